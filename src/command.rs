@@ -1,0 +1,64 @@
+//! What the program does: one file per subcommand.
+
+pub mod dead;
+pub mod submit;
+pub mod worker;
+
+use crate::cli::Command;
+use crate::settings::Invalid;
+
+/// Why the program ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// Something in the settings, noticed before any connection was made.
+    #[error("{0}")]
+    Settings(anyhow::Error),
+    /// Something that happened.
+    #[error("{0:#}")]
+    Running(anyhow::Error),
+}
+
+impl Failed {
+    /// 2 for wrong settings, 1 for everything else.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => 2,
+            Self::Running(_) => 1,
+        }
+    }
+
+    fn settings(error: impl Into<anyhow::Error>) -> Self {
+        Self::Settings(error.into())
+    }
+
+    fn running(error: impl Into<anyhow::Error>) -> Self {
+        Self::Running(error.into())
+    }
+}
+
+impl From<Invalid> for Failed {
+    fn from(invalid: Invalid) -> Self {
+        Self::settings(invalid)
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// Where it failed; the error's exit code tells how.
+pub fn run(command: Command) -> Result<(), Failed> {
+    // Two of the linked libraries could bring a TLS provider each; they share this one. It fails only where one is set.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failed::running)?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Worker(args) => worker::run(*args).await,
+            Command::Submit(args) => submit::run(*args).await,
+            Command::Dead(args) => dead::run(args).await,
+        }
+    });
+    // A run of the model, or a read of standard input, may still hold a thread: nobody waits for it.
+    runtime.shutdown_background();
+    result
+}

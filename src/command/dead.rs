@@ -1,0 +1,144 @@
+//! `tagmill dead`: lists dead letters, sends their jobs back into the queue, or drops them.
+
+mod letters;
+
+use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
+
+use async_nats::jetstream::{self, message::PublishMessage};
+use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
+
+use super::Failed;
+use crate::cli::{DeadChangeArgs, DeadCommand, DeadFilter, NatsArgs};
+use crate::door::stream::answer::ID_HEADER;
+use crate::nats::{self, Nats};
+use crate::settings;
+use crate::telemetry::health::Health;
+use letters::{Letter, Letters};
+
+pub(super) async fn run(command: DeadCommand) -> Result<(), Failed> {
+    match command {
+        DeadCommand::List(args) => {
+            let letters = open(args.nats, &args.filter).await?;
+            list(letters, args.json).await.map_err(Failed::Running)
+        }
+        DeadCommand::Retry(args) => change(*args, Change::Retry).await,
+        DeadCommand::Drop(args) => change(*args, Change::Drop).await,
+    }
+}
+
+async fn open(nats: NatsArgs, filter: &DeadFilter) -> Result<Letters, Failed> {
+    let subjects = settings::subjects(&nats.prefix)?;
+    let settings = nats::Settings::try_from(nats)?;
+    let nats = Nats::connect(&settings, "tagmill dead", &Health::default()).await.map_err(Failed::running)?;
+    let jetstream = jetstream::new(nats.client.clone());
+    Letters::open(jetstream, &subjects, filter).await.map_err(Failed::Running)
+}
+
+async fn list(mut letters: Letters, json: bool) -> anyhow::Result<()> {
+    let mut out = stdout().lock();
+    if !json {
+        writeln!(out, "{:>8}  {:24}  {:19}  {:24}  MESSAGE", "SEQUENCE", "AT", "CODE", "ID")?;
+    }
+    let mut count = 0;
+    while let Some(letter) = letters.next().await? {
+        count += 1;
+        if json {
+            writeln!(out, "{}", serde_json::to_string(&letter)?)?;
+        } else {
+            let Letter { sequence, at, error, id, .. } = &letter;
+            writeln!(out, "{sequence:>8}  {at:24}  {:19}  {id:24}  {}", error.code, error.message)?;
+        }
+    }
+    if !json {
+        eprintln!("{count} dead letters");
+    }
+    Ok(())
+}
+
+/// What is done to selected letters.
+#[derive(Clone, Copy)]
+enum Change {
+    Retry,
+    Drop,
+}
+
+impl Change {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
+    let mut letters = open(args.nats, &args.filter).await?;
+    let mut chosen = Vec::new();
+    let mut missing = args.which.clone();
+    while let Some(letter) = letters.next().await.map_err(Failed::Running)? {
+        let names = [letter.id.clone(), letter.sequence.to_string()];
+        if args.all || names.iter().any(|name| args.which.contains(name)) {
+            missing.retain(|name| !names.contains(name));
+            chosen.push((letter.sequence, names));
+        }
+    }
+    if !missing.is_empty() {
+        return Err(Failed::running(anyhow::anyhow!("no dead letter with the id or sequence {}", missing.join(", "))));
+    }
+    if !chosen.is_empty() && !args.yes {
+        confirm(&format!("{} {} dead letters?", change.verb(), chosen.len()))?;
+    }
+    let mut done = 0;
+    for (sequence, [id, _]) in &chosen {
+        let ended = match change {
+            Change::Retry => retry(&letters, *sequence).await,
+            Change::Drop => Ok(()),
+        };
+        let ended = match ended {
+            Ok(()) => letters.delete(*sequence).await,
+            failed => failed,
+        };
+        match ended {
+            Ok(()) => done += 1,
+            Err(error) => eprintln!("{sequence} ({id}) stays: {error:#}"),
+        }
+    }
+    eprintln!("{} {done} of {} dead letters", change.verb(), chosen.len());
+    if done < chosen.len() {
+        return Err(Failed::running(anyhow::anyhow!("{} dead letters stay", chosen.len() - done)));
+    }
+    Ok(())
+}
+
+/// Publishes a letter's job where it came from; sees it stored, so that the letter can go.
+async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
+    let (letter, carried) = letters.get(sequence).await?;
+    let payload = letter.original_job()?;
+    let mut headers = HeaderMap::new();
+    for (name, values) in carried.iter().filter(|(name, _)| **name != NATS_MESSAGE_ID) {
+        for value in values {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    headers.insert(ID_HEADER, letter.id.as_str());
+    // Of the letter, not the job, so that the stream takes it as new; and the same again should this run be repeated.
+    headers.insert(NATS_MESSAGE_ID, letters.message_id(sequence).as_str());
+    let message = PublishMessage::build().headers(headers).payload(payload);
+    letters.jetstream.send_publish(letter.subject.clone(), message).await?.await?;
+    Ok(())
+}
+
+fn confirm(question: &str) -> Result<(), Failed> {
+    if !stdin().is_terminal() {
+        return Err(Failed::settings(anyhow::anyhow!("{question} say --yes to do it without being asked")));
+    }
+    let mut answer = String::new();
+    eprint!("{question} [y/N] ");
+    let _ = stderr().flush();
+    stdin().lock().read_line(&mut answer).map_err(Failed::running)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Failed::running(anyhow::anyhow!("nothing was changed")))
+    }
+}

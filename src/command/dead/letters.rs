@@ -1,0 +1,125 @@
+//! Reads the stream of dead letters.
+
+use anyhow::{Context as _, bail};
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
+use async_nats::jetstream::{Context, stream::Stream};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::cli::DeadFilter;
+use crate::door::stream::topology::Subjects;
+
+/// A dead letter as it is read; see [`crate::tags::DeadLetter`].
+#[derive(Deserialize, Serialize)]
+pub(super) struct Letter {
+    /// Where it stands in its stream.
+    #[serde(skip_deserializing)]
+    pub(super) sequence: u64,
+    pub(super) id: String,
+    pub(super) subject: String,
+    job: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_sha256: Option<String>,
+    pub(super) error: Error,
+    attempts: u64,
+    worker: String,
+    pub(super) at: String,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(super) struct Error {
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+#[derive(Deserialize)]
+struct Base64 {
+    base64: String,
+}
+
+impl Letter {
+    fn parse(sequence: u64, payload: &[u8]) -> anyhow::Result<Self> {
+        let letter: Self =
+            serde_json::from_slice(payload).with_context(|| format!("message {sequence} is no dead letter"))?;
+        Ok(Self { sequence, ..letter })
+    }
+
+    /// The job's payload as it was published.
+    pub(super) fn original_job(&self) -> anyhow::Result<Bytes> {
+        let Some(job) = &self.job else {
+            bail!("its job was too large to keep; publish it again from where it came");
+        };
+        if let Ok(text) = serde_json::from_str::<String>(job.get()) {
+            return Ok(text.into());
+        }
+        if let Ok(Base64 { base64 }) = serde_json::from_str(job.get()) {
+            return Ok(STANDARD.decode(base64)?.into());
+        }
+        Ok(Bytes::copy_from_slice(job.get().as_bytes()))
+    }
+}
+
+/// The letters a filter lets through, oldest first.
+pub(super) struct Letters {
+    pub(super) jetstream: Context,
+    stream: Stream,
+    code: Option<String>,
+    messages: Option<Ordered>,
+}
+
+impl Letters {
+    pub(super) async fn open(jetstream: Context, subjects: &Subjects, filter: &DeadFilter) -> anyhow::Result<Self> {
+        let name = subjects.dead_stream();
+        let stream = jetstream.get_stream(&name).await.with_context(|| format!("the stream {name} can't be read"))?;
+        let filter_subject = filter.subject.as_deref().map(|subject| subjects.dead_for(subject)).unwrap_or_default();
+        let consumer = stream.create_consumer(OrderedConfig { filter_subject, ..OrderedConfig::default() }).await?;
+        // Without any, its messages would be waited for.
+        let some = consumer.cached_info().num_pending > 0;
+        let messages = if some { Some(consumer.messages().await?) } else { None };
+        Ok(Self { jetstream, stream, code: filter.code.clone(), messages })
+    }
+
+    /// The next letter, or none where there were no more when this began.
+    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Letter>> {
+        while let Some(messages) = &mut self.messages {
+            let Some(message) = messages.next().await.transpose()? else { break };
+            let info = message.info().map_err(anyhow::Error::from_boxed)?;
+            let (sequence, left) = (info.stream_sequence, info.pending);
+            if left == 0 {
+                self.messages = None;
+            }
+            match Letter::parse(sequence, &message.payload) {
+                Ok(letter) if self.code.as_ref().is_none_or(|code| *code == letter.error.code) => {
+                    return Ok(Some(letter));
+                }
+                Ok(_) => {}
+                Err(error) => eprintln!("{error:#}"),
+            }
+        }
+        Ok(None)
+    }
+
+    /// One letter again, whole, with its headers.
+    pub(super) async fn get(&self, sequence: u64) -> anyhow::Result<(Letter, HeaderMap)> {
+        let message = self.stream.get_raw_message(sequence).await?;
+        Ok((Letter::parse(sequence, &message.payload)?, message.headers))
+    }
+
+    pub(super) async fn delete(&self, sequence: u64) -> anyhow::Result<()> {
+        self.stream.delete_message(sequence).await?;
+        Ok(())
+    }
+
+    /// An id for what is published in place of a letter.
+    pub(super) fn message_id(&self, sequence: u64) -> String {
+        let info = self.stream.cached_info();
+        format!("{}-{}-{sequence}", info.config.name, info.created.unix_timestamp())
+    }
+}

@@ -1,0 +1,206 @@
+//! `tagmill worker`: start in order, run until told to stop, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::Failed;
+use crate::cli::WorkerArgs;
+use crate::delivery::Answers;
+use crate::door::stream::{Stream, pull};
+use crate::failure::{Code, Failure};
+use crate::nats::Nats;
+use crate::pipeline::Pipeline;
+use crate::pipeline::tag::Loaded;
+use crate::pipeline::tag::library;
+use crate::pipeline::tag::onnx::{self, CannotLoad};
+use crate::settings;
+use crate::store::Store;
+use crate::store::outage::State;
+use crate::telemetry::health::Health;
+use crate::telemetry::{metrics, server};
+
+/// How often the backlog is looked at.
+const BACKLOG: Duration = Duration::from_secs(5);
+
+/// How long the end of a stop waits for what should take no time.
+const CLOSING: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
+    let settings = settings::Worker::try_from(args)?;
+    let mut signals = Signals::listen().map_err(Failed::running)?;
+    let health = Health::default();
+    let collected = metrics::start().map_err(Failed::running)?;
+    tokio::spawn(fold(collected.clone()));
+    server::start(settings.listen, health.clone(), collected).await.map_err(Failed::running)?;
+    let started = tokio::select! {
+        started = start(&settings, &health) => started?,
+        () = signals.stop() => {
+            tracing::info!("told to stop before the start was done");
+            return Ok(());
+        }
+    };
+    work(settings, started, health, signals).await
+}
+
+/// What a worker works with.
+struct Started {
+    model: Loaded,
+    nats: Nats,
+    stream: Arc<Stream>,
+}
+
+/// Everything that can fail before the first job is taken, in the order in which an operator would look.
+async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, Failed> {
+    let model = load(settings).await?;
+    health.set_model_ready();
+    let name = format!("tagmill {}", settings.name);
+    let nats = Nats::connect(&settings.nats, &name, health).await.map_err(Failed::running)?;
+    let stream = Stream::open(settings.stream.clone(), nats.clone()).await.map_err(Failed::running)?;
+    look_at_stores(&settings.stores).await?;
+    health.set_storage(true);
+    Ok(Started { model, nats, stream })
+}
+
+/// Takes jobs until told to stop or something breaks; then drains.
+async fn work(
+    settings: settings::Worker,
+    Started { model, nats, stream }: Started,
+    health: Health,
+    mut signals: Signals,
+) -> Result<(), Failed> {
+    let stores = settings.stores;
+    for store in &stores {
+        tokio::spawn(watch_store(store.clone(), stores.clone(), health.clone()));
+    }
+    let stop_model = Arc::clone(&model.stop);
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), model, &health);
+    let (answers, stop) = (Answers::new(), CancellationToken::new());
+    tokio::spawn(Arc::clone(&stream).keep_alive());
+    tokio::spawn(Arc::clone(&stream).watch_backlog(BACKLOG));
+    // Held, so that it is the door that says why it closed and not the stages it leads to.
+    let open = entrance.clone();
+    let mut door =
+        tokio::spawn(pull::run(Arc::clone(&stream), stores.clone(), entrance, answers.clone(), stop.clone()));
+    tracing::info!(worker = %settings.name, prefix = %settings.stream.subjects, "working");
+
+    let broken = tokio::select! {
+        () = signals.stop() => None,
+        broken = pipeline.broken() => Some(anyhow::Error::from(broken)),
+        ended = &mut door => Some(match ended {
+            Ok(Ok(())) => anyhow::anyhow!("the stream's door closed by itself"),
+            Ok(Err(gone)) => gone.into(),
+            Err(panicked) => panicked.into(),
+        }),
+    };
+    drop(open);
+    health.set_draining();
+    stop.cancel();
+    if let Some(broken) = broken {
+        stream.hand_back().await;
+        stream.flush().await;
+        stop_model();
+        return Err(Failed::Running(broken));
+    }
+    tracing::info!(timeout = ?settings.drain_timeout, "stopping: finishing what is in hand");
+    for store in &stores {
+        store.abandon();
+    }
+    let drained = async {
+        let _ = door.await;
+        let drained = pipeline.drained().await;
+        answers.arrived().await;
+        drained
+    };
+    tokio::pin!(drained);
+    let in_time = tokio::select! {
+        drained = &mut drained => Some(drained),
+        () = tokio::time::sleep(settings.drain_timeout) => {
+            tracing::warn!("the drain timeout is over");
+            None
+        }
+        () = signals.stop() => {
+            tracing::warn!("told again to stop: stopping at once");
+            None
+        }
+    };
+    // Whatever is still held goes back now, not after the ack wait.
+    stream.hand_back().await;
+    stream.flush().await;
+    if in_time.is_none() {
+        stop_model();
+        let _ = tokio::time::timeout(CLOSING, drained).await;
+    }
+    let _ = tokio::time::timeout(CLOSING, nats.client.drain()).await;
+    in_time.unwrap_or(Ok(())).map_err(Failed::running)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Loads the model on a thread that may block, for large ones take a while.
+async fn load(settings: &settings::Worker) -> Result<Loaded, Failed> {
+    let (files, onnx) = (settings.model.clone(), settings.onnx.clone());
+    let loaded = tokio::task::spawn_blocking(move || onnx::load(&files, &onnx)).await.map_err(Failed::running)?;
+    let loaded = loaded.map_err(|error| match error {
+        CannotLoad::Model(error) => Failed::settings(error),
+        other => Failed::running(other),
+    })?;
+    let library = library::load().map_err(Failed::running)?;
+    tracing::debug!(path = %library.path.display(), "ONNX Runtime");
+    metrics::running(&loaded.model, &library.version);
+    Ok(loaded)
+}
+
+/// Looks at every store: one that does not exist or refuses is an error, one that can't be reached is waited for.
+async fn look_at_stores(stores: &[Store]) -> Result<(), Failed> {
+    for store in stores {
+        let mut delay = Duration::from_secs(1);
+        while let Err(Failure { code, message, .. }) = store.probe().await {
+            if code != Code::StorageUnavailable {
+                return Err(Failed::running(anyhow::anyhow!("a store can't be used (--store): {message}")));
+            }
+            tracing::warn!(%store, error = message, "the store does not answer; waiting for it");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_secs(10));
+        }
+    }
+    Ok(())
+}
+
+/// Keeps readiness up to date with a store's state.
+async fn watch_store(store: Store, all: Vec<Store>, health: Health) {
+    let mut state = store.state();
+    while state.changed().await.is_ok() {
+        health.set_storage(all.iter().all(|store| *store.state().borrow() == State::Well));
+    }
+}
+
+async fn fold(collected: metrics::Collected) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        ticks.tick().await;
+        collected.fold();
+    }
+}
+
+/// The signals that stop a worker.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Ends with the next SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

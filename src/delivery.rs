@@ -1,0 +1,154 @@
+//! The guard that travels with a job and answers its door exactly once.
+//!
+//! A [`Delivery`] that is dropped unanswered (a panic, an early return, a cancelled task) hands its job back, so no path
+//! through the pipeline can lose one. What an answer means is the door's business: the stream acknowledges, delays or
+//! writes a dead letter; a live request is replied to.
+
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use crate::failure::{Code, Failure};
+use crate::tags::TagResult;
+use crate::telemetry::metrics;
+
+/// How a job came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The work queue.
+    Stream,
+}
+
+impl Door {
+    /// As metrics name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub enum Answer {
+    /// It was tagged.
+    Tagged(Box<TagResult>),
+    /// It was not.
+    Failed(Failure),
+}
+
+/// What a door made of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The result is confirmed.
+    Tagged,
+    /// The job is given up, and its client can know.
+    Rejected,
+    /// The job will be tried again.
+    Retried,
+}
+
+impl Outcome {
+    /// As metrics name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tagged => "tagged",
+            Self::Rejected => "rejected",
+            Self::Retried => "retried",
+        }
+    }
+}
+
+/// A door's side of one job.
+pub trait Reply: Send {
+    /// Tells the client, or the queue, what became of the job with this id; ends when that is certain.
+    fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome>;
+}
+
+/// Where answers run that nobody waits for, and what a stop waits for before it closes the connection.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+impl Answers {
+    /// Answers on the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { tasks: TaskTracker::new(), runtime: Handle::current() }
+    }
+
+    /// Ends when every answer given so far has arrived.
+    pub async fn arrived(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One accepted job's claim on an answer.
+pub struct Delivery {
+    /// The job's id: the door's until the job's own is known.
+    pub id: String,
+    door: Door,
+    attempt: u64,
+    accepted: Instant,
+    reply: Option<Box<dyn Reply>>,
+    answers: Answers,
+}
+
+impl Delivery {
+    /// A job that came through `door` as its `attempt`th delivery, from 1.
+    #[must_use]
+    pub fn new(id: String, door: Door, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
+        metrics::job_accepted();
+        Self { id, door, attempt, accepted: Instant::now(), reply: Some(reply), answers }
+    }
+
+    /// Which delivery of the job this is, from 1.
+    #[must_use]
+    pub const fn attempt(&self) -> u64 {
+        self.attempt
+    }
+
+    /// Answers the door; ends when the answer has arrived.
+    pub async fn answer(mut self, answer: Answer) {
+        if let Some(answered) = self.answered(answer) {
+            answered.await;
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let reply = self.reply.take()?;
+        let (id, door, accepted) = (std::mem::take(&mut self.id), self.door, self.accepted);
+        Some(async move {
+            let outcome = reply.answer(id, answer).await;
+            metrics::job_answered(door, outcome, accepted.elapsed());
+        })
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        metrics::job_left();
+        let dropped =
+            Failure::new(Code::InferenceFailed, "the worker dropped the job without an answer; its log says why");
+        if let Some(answered) = self.answered(Answer::Failed(dropped)) {
+            self.answers.tasks.spawn_on(answered, &self.answers.runtime);
+        }
+    }
+}

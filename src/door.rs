@@ -1,0 +1,3 @@
+//! The ways jobs come in. All lead to the same pipeline.
+
+pub mod stream;

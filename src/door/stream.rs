@@ -1,0 +1,95 @@
+//! The work queue: jobs are pulled from JetStream, and every one ends as a result, a dead letter, or back in the queue.
+//!
+//! * [`topology`]: the streams and the consumer, made where missing.
+//! * [`pull`]: takes as many jobs as there is room for, and stops cleanly.
+//! * `suspect`: a job that came too often runs alone.
+//! * [`claims`]: what this worker holds, kept alive by progress acknowledgements.
+//! * [`answer`]: result, dead letter or retry; then the acknowledgement.
+
+pub mod answer;
+pub mod claims;
+pub mod pull;
+mod suspect;
+pub mod topology;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+
+use crate::nats::Nats;
+use claims::Claims;
+use topology::{Subjects, Topology};
+
+/// How the queue is used.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What subjects start with.
+    pub subjects: Subjects,
+    /// Copies of each stream created, in a cluster.
+    pub replicas: usize,
+    /// Bytes the jobs stream holds, where it is created.
+    pub jobs_max_bytes: Option<i64>,
+    /// Deliveries after which an error is final.
+    pub max_attempts: u64,
+    /// Jobs held at once.
+    pub in_flight: usize,
+    /// Jobs asked for at once.
+    pub chunk: usize,
+    /// This worker's name.
+    pub worker: Arc<str>,
+}
+
+/// An open work queue.
+pub struct Stream {
+    settings: Settings,
+    nats: Nats,
+    jetstream: Context,
+    topology: Topology,
+    claims: Arc<Claims>,
+}
+
+impl Stream {
+    /// Finds or makes the streams and the consumer.
+    ///
+    /// # Errors
+    /// Where the server has no JetStream, or what there is can't be used.
+    pub async fn open(settings: Settings, nats: Nats) -> Result<Arc<Self>, topology::Unusable> {
+        let jetstream = async_nats::jetstream::new(nats.client.clone());
+        let topology = Topology::open(&jetstream, &settings).await?;
+        let claims = Arc::new(Claims::new(nats.client.clone()));
+        Ok(Arc::new(Self { settings, nats, jetstream, topology, claims }))
+    }
+
+    /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.
+    pub async fn keep_alive(self: Arc<Self>) {
+        let every = (self.topology.ack_wait / 3).max(Duration::from_millis(10));
+        self.claims.keep(every).await;
+    }
+
+    /// Gives back everything held, at once, for other workers to take.
+    pub async fn hand_back(&self) {
+        self.claims.hand_back_all().await;
+    }
+
+    /// Everything said has reached the server, if it can be reached at all.
+    pub async fn flush(&self) {
+        if tokio::time::timeout(Duration::from_secs(2), self.nats.client.flush()).await.is_err() {
+            tracing::warn!("NATS did not confirm the last acknowledgements; the jobs come again after the ack wait");
+        }
+    }
+
+    /// Tells the metrics what waits in the stream, for as long as the process lives.
+    pub async fn watch_backlog(self: Arc<Self>, every: Duration) {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.nats.up().await;
+            match self.topology.backlog().await {
+                Ok(backlog) => crate::telemetry::metrics::backlog(backlog.waiting, backlog.oldest),
+                Err(error) => tracing::debug!(%error, "the backlog can't be read"),
+            }
+        }
+    }
+}

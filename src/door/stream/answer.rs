@@ -1,0 +1,239 @@
+//! What becomes of a job of the queue: its result or dead letter is published and confirmed, and only then is the job
+//! acknowledged; or it goes back into the queue for another attempt.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::{HeaderMap, Message};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::Stream;
+use super::claims::HAND_BACK;
+use super::pull::Room;
+use crate::delivery::{Answer, Outcome, Reply};
+use crate::failure::{Class, Code, ErrorBody, Failure};
+use crate::model::hex;
+use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
+use crate::telemetry::metrics;
+
+/// A client's id for its job, where the job itself has none.
+pub const ID_HEADER: &str = "Tagmill-Id";
+
+/// The first and the longest wait before another attempt.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The first and the longest wait before an unconfirmed answer is published again.
+const REPUBLISH: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// The stream's side of one job.
+pub struct StreamReply {
+    stream: Arc<Stream>,
+    message: Message,
+    sequence: u64,
+    attempt: u64,
+    /// Room for more jobs, once this is dropped.
+    _room: Room,
+}
+
+impl StreamReply {
+    pub(super) fn new(stream: Arc<Stream>, message: Message, sequence: u64, attempt: u64, room: Room) -> Self {
+        Self { stream, message, sequence, attempt, _room: room }
+    }
+
+    /// What the job is called where it does not say itself.
+    #[must_use]
+    pub fn default_id(&self) -> String {
+        let headers = self.message.headers.as_ref();
+        let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
+        header(ID_HEADER)
+            .or_else(|| header(NATS_MESSAGE_ID.as_ref()))
+            .unwrap_or_else(|| format!("{}-{}", self.stream.topology.identity.stream, self.sequence))
+    }
+
+    async fn settle(self: Box<Self>, id: String, answer: Answer) -> Outcome {
+        let failure = match answer {
+            Answer::Tagged(result) => match self.publish_result(&result).await {
+                Ok(()) => {
+                    self.acknowledge(AckKind::Ack).await;
+                    return Outcome::Tagged;
+                }
+                Err(failure) => failure,
+            },
+            Answer::Failed(failure) => failure,
+        };
+        if failure.code == Code::ShuttingDown {
+            // No error of the job's: however often it was handed back, it is for the next worker.
+            self.acknowledge(AckKind::Nak(Some(HAND_BACK))).await;
+            return Outcome::Retried;
+        }
+        if failure.class() == Class::Retry && self.attempt < self.stream.settings.max_attempts {
+            let delay = retry_delay(self.attempt);
+            tracing::warn!(id, code = %failure.code, error = %failure, attempt = self.attempt, "a job will be tried again");
+            self.acknowledge(AckKind::Nak(Some(delay))).await;
+            return Outcome::Retried;
+        }
+        self.bury(id, &failure).await;
+        Outcome::Rejected
+    }
+
+    async fn acknowledge(&self, kind: AckKind) {
+        self.stream.claims.end(self.sequence, kind).await;
+    }
+
+    async fn publish_result(&self, result: &TagResult) -> Result<(), Failure> {
+        let body = serde_json::to_vec(result).map_err(|error| {
+            Failure::new(Code::InferenceFailed, format!("the result can't be written as JSON: {error}"))
+        })?;
+        let headers = self.headers();
+        let (size, limit) = (wire_size(&headers, body.len()), self.max_payload());
+        if size > limit {
+            return Err(Failure::new(
+                Code::ResultTooLarge,
+                format!(
+                    "the result of {} tags has {size} bytes, over the NATS server's payload limit of {limit}; raise the thresholds, or max_payload in the server",
+                    result.tags.tags.len()
+                ),
+            ));
+        }
+        let subject = self.stream.settings.subjects.result_for(&self.message.subject);
+        self.publish_until_confirmed(subject, headers, body.into()).await;
+        Ok(())
+    }
+
+    /// Writes the dead letter, sees it confirmed, and only then ends the job.
+    async fn bury(&self, id: String, failure: &Failure) {
+        tracing::warn!(id, code = %failure.code, error = %failure, attempts = self.attempt, "a job becomes a dead letter");
+        let payload = &self.message.payload;
+        let mut letter = DeadLetter {
+            id,
+            subject: self.message.subject.to_string(),
+            job: original(payload),
+            error: ErrorBody::from(failure),
+            attempts: self.attempt,
+            worker: self.stream.settings.worker.to_string(),
+            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        };
+        let headers = self.headers();
+        let mut body = serde_json::to_vec(&letter).unwrap_or_default();
+        if wire_size(&headers, body.len()) > self.max_payload() || body.is_empty() {
+            letter.job =
+                OriginalJob::Omitted { job: (), job_bytes: payload.len(), job_sha256: hex(&Sha256::digest(payload)) };
+            body = serde_json::to_vec(&letter).unwrap_or_default();
+        }
+        let subject = self.stream.settings.subjects.dead_for(&self.message.subject);
+        self.publish_until_confirmed(subject, headers, body.into()).await;
+        metrics::dead_letter(failure.code);
+        self.acknowledge(AckKind::Term).await;
+    }
+
+    /// Publishes again and again, under one message id, until the stream has it. The job stays claimed meanwhile; a worker
+    /// that stops leaves it to the next.
+    async fn publish_until_confirmed(&self, subject: String, headers: HeaderMap, body: Bytes) {
+        let mut delay = REPUBLISH.0;
+        loop {
+            let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
+            let sent = self.stream.jetstream.send_publish(subject.clone(), message).await;
+            let confirmed = match sent {
+                Ok(confirmation) => confirmation.await,
+                Err(error) => Err(error),
+            };
+            match confirmed {
+                Ok(_) => return,
+                Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
+                    tracing::error!(
+                        subject,
+                        "no stream takes this subject; the answer waits until one does (restart the worker to have it made)"
+                    );
+                }
+                Err(error) => tracing::warn!(subject, %error, "an answer is not confirmed; publishing it again"),
+            }
+            tokio::time::sleep(jittered(delay)).await;
+            delay = (delay * 2).min(REPUBLISH.1);
+            self.stream.nats.up().await;
+        }
+    }
+
+    /// The job's own headers but the server's, and the id that makes a second answer to this job a duplicate.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, values) in self.message.headers.iter().flat_map(HeaderMap::iter) {
+            let name_text: &str = name.as_ref();
+            let ours = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"));
+            for value in values.iter().filter(|_| !ours) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        headers.insert(NATS_MESSAGE_ID, self.stream.topology.identity.answer_id(self.sequence).as_str());
+        headers
+    }
+
+    fn max_payload(&self) -> usize {
+        self.stream.nats.client.server_info().max_payload
+    }
+}
+
+impl Reply for StreamReply {
+    fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome> {
+        self.settle(id, answer).boxed()
+    }
+}
+
+/// What the server counts against its payload limit: the headers as they are written, and the body.
+fn wire_size(headers: &HeaderMap, body: usize) -> usize {
+    let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    let lines: usize =
+        lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len()).sum();
+    "NATS/1.0\r\n\r\n".len() + lines + body
+}
+
+fn original(payload: &Bytes) -> OriginalJob {
+    match serde_json::from_slice::<Box<RawValue>>(payload) {
+        Ok(job) => OriginalJob::Json { job },
+        Err(_) => match std::str::from_utf8(payload) {
+            Ok(text) => OriginalJob::Text { job: text.to_owned() },
+            Err(_) => OriginalJob::Bytes { job: Base64 { base64: STANDARD.encode(payload) } },
+        },
+    }
+}
+
+/// Doubles with each attempt, with jitter, so that jobs that failed together do not come back together.
+fn retry_delay(attempt: u64) -> Duration {
+    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    jittered((RETRY.0 * 2u32.pow(doublings)).min(RETRY.1))
+}
+
+fn jittered(delay: Duration) -> Duration {
+    delay.mul_f64(rand::random_range(0.8..1.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_original_job_is_kept_as_it_was() {
+        let json =
+            |payload: &'static [u8]| serde_json::to_string(&original(&Bytes::from_static(payload))).expect("JSON");
+        assert_eq!(json(br#"{"image": "a",  "n":1.0}"#), r#"{"job":{"image": "a",  "n":1.0}}"#);
+        assert_eq!(json(b"not json"), r#"{"job":"not json"}"#);
+        assert_eq!(json(b"\xff\x00"), r#"{"job":{"base64":"/wA="}}"#);
+    }
+
+    #[test]
+    fn attempts_are_spread_from_a_second_to_a_minute() {
+        for (attempt, seconds) in [(1, 1.0), (2, 2.0), (4, 8.0), (7, 60.0), (1000, 60.0)] {
+            let delay = retry_delay(attempt).as_secs_f64();
+            assert!((seconds * 0.8..=seconds * 1.2).contains(&delay), "{attempt}: {delay}");
+        }
+    }
+}

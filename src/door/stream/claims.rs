@@ -1,0 +1,77 @@
+//! The jobs this worker holds. One task tells the server that all of them are still being worked on; no job needs a task
+//! or timer of its own.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use async_nats::{Client, Subject};
+
+/// How long a job stays with the server that a stopping worker hands back: as long as the worker's own last requests for
+/// jobs live. Given back at once, it would come straight back through one of them, and each time count as an attempt.
+pub(super) const HAND_BACK: Duration = super::pull::REQUEST;
+
+/// Held jobs by their sequence in the stream.
+#[derive(Debug)]
+pub struct Claims {
+    client: Client,
+    held: Mutex<HashMap<u64, Subject>>,
+}
+
+impl Claims {
+    /// No job is held.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, held: Mutex::default() }
+    }
+
+    /// Holds a job whose acknowledgements go to `reply`. False where it is held already: the server gave it out again
+    /// though it is being worked on, and from now on is answered on the newer delivery.
+    pub fn take(&self, sequence: u64, reply: Subject) -> bool {
+        self.lock().insert(sequence, reply).is_none()
+    }
+
+    /// Ends the claim with this acknowledgement. Nothing is said where it has ended already.
+    pub async fn end(&self, sequence: u64, kind: AckKind) {
+        let reply = self.lock().remove(&sequence);
+        if let Some(reply) = reply {
+            self.say(reply, kind).await;
+        }
+    }
+
+    /// Says of every held job that it is being worked on, again and again.
+    pub async fn keep(&self, every: Duration) {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let held: Vec<Subject> = self.lock().values().cloned().collect();
+            for reply in held {
+                self.say(reply, AckKind::Progress).await;
+            }
+        }
+    }
+
+    /// Gives every held job back.
+    pub async fn hand_back_all(&self) {
+        let held: Vec<Subject> = self.lock().drain().map(|(_, reply)| reply).collect();
+        if !held.is_empty() {
+            tracing::info!(jobs = held.len(), "handing back jobs");
+        }
+        for reply in held {
+            self.say(reply, AckKind::Nak(Some(HAND_BACK))).await;
+        }
+    }
+
+    async fn say(&self, reply: Subject, kind: AckKind) {
+        // Waits while NATS is away and the client's buffer is full. What is lost then, the ack wait makes good.
+        if let Err(error) = self.client.publish(reply, kind.into()).await {
+            tracing::warn!(%error, "an acknowledgement could not be sent; the job comes again after the ack wait");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Subject>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

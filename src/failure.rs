@@ -1,0 +1,161 @@
+//! What can go wrong with one job, as stable codes: whether it is tried again is a property of the code, never of a text.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The stable name of a failure, as it stands in answers, dead letters and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The payload is not a job.
+    BadJob,
+    /// The job names a model this worker does not have.
+    UnknownModel,
+    /// The image lies outside every configured store.
+    ForbiddenLocation,
+    /// The store has no such object.
+    ImageNotFound,
+    /// More bytes or pixels than the operator allows.
+    ImageTooLarge,
+    /// Corrupt, truncated, or no image.
+    ImageUndecodable,
+    /// The result does not fit the server's payload limit.
+    ResultTooLarge,
+    /// The store timed out, throttled, failed or could not be reached.
+    StorageUnavailable,
+    /// The store refused the credentials.
+    StorageDenied,
+    /// One image alone does not fit the device.
+    OutOfMemory,
+    /// The runtime failed for another reason.
+    InferenceFailed,
+    /// Delivered too often without ever being answered.
+    AttemptsExhausted,
+    /// Handed back unstarted by a worker that stops.
+    ShuttingDown,
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The same job would fail again: it becomes a dead letter.
+    Reject,
+    /// Another attempt may succeed.
+    Retry,
+}
+
+impl Code {
+    /// Every code, in the order of the path of a job.
+    pub const ALL: [Self; 13] = [
+        Self::BadJob,
+        Self::UnknownModel,
+        Self::ForbiddenLocation,
+        Self::ImageNotFound,
+        Self::ImageTooLarge,
+        Self::ImageUndecodable,
+        Self::ResultTooLarge,
+        Self::StorageUnavailable,
+        Self::StorageDenied,
+        Self::OutOfMemory,
+        Self::InferenceFailed,
+        Self::AttemptsExhausted,
+        Self::ShuttingDown,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadJob => "bad_job",
+            Self::UnknownModel => "unknown_model",
+            Self::ForbiddenLocation => "forbidden_location",
+            Self::ImageNotFound => "image_not_found",
+            Self::ImageTooLarge => "image_too_large",
+            Self::ImageUndecodable => "image_undecodable",
+            Self::ResultTooLarge => "result_too_large",
+            Self::StorageUnavailable => "storage_unavailable",
+            Self::StorageDenied => "storage_denied",
+            Self::OutOfMemory => "out_of_memory",
+            Self::InferenceFailed => "inference_failed",
+            Self::AttemptsExhausted => "attempts_exhausted",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// Whether another attempt may succeed.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        match self {
+            Self::StorageUnavailable
+            | Self::StorageDenied
+            | Self::OutOfMemory
+            | Self::InferenceFailed
+            | Self::ShuttingDown => Class::Retry,
+            _ => Class::Reject,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a job was not tagged.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The stable code.
+    pub code: Code,
+    /// What happened, to what, and what to do, for a person to read.
+    pub message: String,
+    class: Class,
+}
+
+impl Failure {
+    /// A failure of the class its code has.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), class: code.class() }
+    }
+
+    /// The same failure, worth another attempt whatever its code says: our fault may be the worker's, not the job's.
+    #[must_use]
+    pub fn retriable(self) -> Self {
+        Self { class: Class::Retry, ..self }
+    }
+
+    /// Whether another attempt may succeed.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        self.class
+    }
+}
+
+/// A failure on the wire: `{"code","message"}`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorBody {
+    /// The stable code.
+    pub code: Code,
+    /// For a person to read.
+    pub message: String,
+}
+
+impl From<&Failure> for ErrorBody {
+    fn from(failure: &Failure) -> Self {
+        Self { code: failure.code, message: failure.message.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_written_as_it_is_named() {
+        for code in Code::ALL {
+            assert_eq!(serde_json::to_value(code).expect("a unit variant"), code.as_str());
+        }
+    }
+}

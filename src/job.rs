@@ -1,0 +1,136 @@
+//! The wire contract in: a job, as clients publish it.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::failure::{Code, Failure};
+
+/// What to tag.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Job {
+    /// The client's name for the job; where it gives none, the door has one.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Where the image is: `s3://…`, `file://…`, `data:image/…;base64,…` or a key of the first store.
+    pub image: String,
+    /// The model to use, by name or alias; the worker's own where absent.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// What counts as a tag, where the job differs from the worker.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub thresholds: Thresholds,
+    /// Anything; it comes back unchanged.
+    #[serde(default)]
+    pub meta: Option<Box<RawValue>>,
+}
+
+/// Scores above which a tag is reported, each in 0..=1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+pub struct Thresholds {
+    /// For general tags, and categories without a threshold of their own.
+    #[serde(default, deserialize_with = "unit_interval")]
+    pub general: Option<f32>,
+    /// For character tags.
+    #[serde(default, deserialize_with = "unit_interval")]
+    pub character: Option<f32>,
+}
+
+impl Thresholds {
+    /// These where set, else `fallback`'s.
+    #[must_use]
+    pub fn or(self, fallback: Self) -> Self {
+        Self { general: self.general.or(fallback.general), character: self.character.or(fallback.character) }
+    }
+}
+
+impl Job {
+    /// Reads a job from a message.
+    ///
+    /// # Errors
+    /// `bad_job`, naming the field that is wrong.
+    pub fn parse(payload: &[u8]) -> Result<Self, Failure> {
+        let mut json = serde_json::Deserializer::from_slice(payload);
+        let job: Self = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            let reason = error.into_inner();
+            let field = if path == "." { String::new() } else { format!("field `{path}`: ") };
+            bad_job(format!("{field}{reason}"))
+        })?;
+        json.end().map_err(|error| bad_job(error.to_string()))?;
+        if job.image.is_empty() {
+            return Err(bad_job("field `image` is empty"));
+        }
+        if job.id.as_deref() == Some("") {
+            return Err(bad_job("field `id` is empty; leave it out to have one made"));
+        }
+        Ok(job)
+    }
+}
+
+fn bad_job(reason: impl AsRef<str>) -> Failure {
+    Failure::new(
+        Code::BadJob,
+        format!("not a job: {}; expected JSON such as {{\"image\":\"s3://bucket/key\"}}", reason.as_ref()),
+    )
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(json: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(json)?.unwrap_or_default())
+}
+
+fn unit_interval<'de, D: Deserializer<'de>>(json: D) -> Result<Option<f32>, D::Error> {
+    let value = Option::<f32>::deserialize(json)?;
+    match value {
+        Some(x) if !(0.0..=1.0).contains(&x) => Err(serde::de::Error::custom(format!("{x} is not between 0 and 1"))),
+        other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(payload: &str) -> String {
+        let failure = Job::parse(payload.as_bytes()).expect_err("must be refused");
+        assert_eq!(failure.code, Code::BadJob);
+        failure.message
+    }
+
+    #[test]
+    fn reads_every_field_and_leaves_meta_as_written() {
+        let job = Job::parse(
+            br#"{"id":"42","image":"a.png","model":"m","thresholds":{"general":0.5,"character":null},"meta":{"b": 1.50, "a":12345678901234567890123}}"#,
+        )
+        .expect("a job");
+        assert_eq!(job.id.as_deref(), Some("42"));
+        assert_eq!(job.model.as_deref(), Some("m"));
+        assert_eq!(job.thresholds, Thresholds { general: Some(0.5), character: None });
+        assert_eq!(job.meta.expect("meta").get(), r#"{"b": 1.50, "a":12345678901234567890123}"#);
+    }
+
+    #[test]
+    fn null_is_absent_and_unknown_fields_are_for_newer_clients() {
+        let job = Job::parse(br#"{"id":null,"image":"a","model":null,"thresholds":null,"meta":null,"later":1}"#)
+            .expect("a job");
+        assert!(job.id.is_none() && job.model.is_none());
+        assert_eq!(job.thresholds, Thresholds::default());
+    }
+
+    #[test]
+    fn names_the_field_that_is_wrong() {
+        assert!(reason("{}").contains("`image`"));
+        assert!(reason(r#"{"image":3}"#).contains("field `image`"));
+        assert!(reason(r#"{"image":""}"#).contains("field `image`"));
+        assert!(reason(r#"{"image":"a","id":7}"#).contains("field `id`"));
+        assert!(reason(r#"{"image":"a","thresholds":{"general":1.5}}"#).contains("field `thresholds.general`"));
+        assert!(reason(r#"{"image":"a","thresholds":{"character":"x"}}"#).contains("field `thresholds.character`"));
+    }
+
+    #[test]
+    fn refuses_what_is_not_json() {
+        for payload in ["", "hello", "[]", "null", r#"{"image":"a"} {"image":"b"}"#, "{\"image\":\"\u{0}"] {
+            reason(payload);
+        }
+        assert!(Job::parse(&[0xff, 0xfe]).is_err());
+    }
+}

@@ -1,0 +1,191 @@
+//! The connection to NATS, and whether it stands.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use tokio::sync::watch;
+
+use crate::secret::Secret;
+use crate::telemetry::health::Health;
+
+/// How long a start waits for the server.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest wait between two attempts to reconnect.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(8);
+
+/// Where NATS is, and how to be let in. Not `Debug`: a server's URL may hold a password.
+#[derive(Clone)]
+pub struct Settings {
+    /// The servers of one cluster.
+    pub servers: Vec<ServerAddr>,
+    /// What identifies us.
+    pub login: Login,
+    /// Certificates to trust, besides the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// What identifies us to the server.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// Nothing, or what the URL holds.
+    None,
+    /// A credentials file.
+    Creds(PathBuf),
+    /// A user and password.
+    User(String, Secret),
+    /// A token.
+    Token(Secret),
+}
+
+/// A connection that waits for its server when that goes away.
+#[derive(Clone, Debug)]
+pub struct Nats {
+    /// The client.
+    pub client: Client,
+    connections: watch::Receiver<Connection>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Connection {
+    up: bool,
+    /// How often it was made.
+    count: u64,
+}
+
+/// The server can't be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// The credentials file can't be read.
+    #[error("the credentials file `{}` can't be read (--nats-creds): {source}", path.display())]
+    Creds {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No connection within the time a start waits.
+    #[error("can't connect to NATS at {servers} within {} s (--nats-url): {source}", PATIENCE.as_secs())]
+    Connect {
+        /// The servers, without passwords.
+        servers: String,
+        /// The last attempt's error.
+        source: async_nats::ConnectError,
+    },
+}
+
+impl Settings {
+    fn shown(&self) -> String {
+        // Without what a URL may hold of users and passwords.
+        self.servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Nats {
+    /// Connects, and stays connected as long as the process lives.
+    ///
+    /// # Errors
+    /// Where no server can be reached, or it does not let us in.
+    pub async fn connect(settings: &Settings, name: &str, health: &Health) -> Result<Self, Unreachable> {
+        let (sender, connections) = watch::channel(Connection::default());
+        let sender = Arc::new(sender);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let options = options(settings, name, health.clone(), Arc::clone(&sender)).await?;
+            match options.connect(&settings.servers[..]).await {
+                Ok(client) => {
+                    tracing::info!(servers = settings.shown(), "connected to NATS");
+                    return Ok(Self { client, connections });
+                }
+                Err(source) if tokio::time::Instant::now() + Duration::from_secs(1) >= deadline => {
+                    return Err(Unreachable::Connect { servers: settings.shown(), source });
+                }
+                Err(error) => {
+                    tracing::warn!(servers = settings.shown(), %error, "NATS can't be reached; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    /// Ends when the connection stands.
+    pub async fn up(&self) {
+        let _ = self.connections.clone().wait_for(|connection| connection.up).await;
+    }
+
+    /// Ends when a connection later than the present one stands: what was asked of the server before is forgotten.
+    pub async fn renewed(&self) {
+        let mut connections = self.connections.clone();
+        let now = connections.borrow_and_update().count;
+        let _ = connections.wait_for(|connection| connection.count > now).await;
+    }
+}
+
+async fn options(
+    settings: &Settings,
+    name: &str,
+    health: Health,
+    connections: Arc<watch::Sender<Connection>>,
+) -> Result<ConnectOptions, Unreachable> {
+    let options = match &settings.login {
+        Login::None => ConnectOptions::new(),
+        Login::User(user, password) => {
+            ConnectOptions::with_user_and_password(user.clone(), password.reveal().to_owned())
+        }
+        Login::Token(token) => ConnectOptions::with_token(token.reveal().to_owned()),
+        Login::Creds(path) => ConnectOptions::with_credentials_file(path)
+            .await
+            .map_err(|source| Unreachable::Creds { path: path.clone(), source })?,
+    };
+    let options = match &settings.ca {
+        Some(ca) => options.add_root_certificates(ca.clone()),
+        None => options,
+    };
+    let attempts = AtomicU32::new(0);
+    Ok(options
+        .name(name)
+        .connection_timeout(Duration::from_secs(5))
+        .ping_interval(Duration::from_secs(10))
+        .max_reconnects(None)
+        .reconnect_delay_callback(move |attempt| {
+            attempts.store(u32::try_from(attempt).unwrap_or(u32::MAX), Ordering::Relaxed);
+            reconnect_delay(attempt)
+        })
+        .event_callback(move |event| {
+            heard(&event, &health, &connections);
+            std::future::ready(())
+        }))
+}
+
+fn heard(event: &Event, health: &Health, connections: &watch::Sender<Connection>) {
+    match event {
+        Event::Connected => {
+            connections.send_modify(|connection| *connection = Connection { up: true, count: connection.count + 1 });
+            if connections.borrow().count > 1 {
+                tracing::info!("connected to NATS again");
+            }
+            health.set_nats(true);
+        }
+        Event::Disconnected => {
+            connections.send_modify(|connection| connection.up = false);
+            health.set_nats(false);
+            tracing::warn!("NATS is gone; waiting for it");
+        }
+        // Our own doing, at the end.
+        Event::Draining | Event::Closed => {}
+        other => tracing::warn!(event = %other, "NATS"),
+    }
+}
+
+/// Doubles from a tenth of a second, with jitter: a fleet must not come back all at once.
+fn reconnect_delay(attempt: usize) -> Duration {
+    if attempt <= 1 {
+        return Duration::from_millis(rand::random_range(0..100));
+    }
+    let exponent = u32::try_from(attempt.min(10)).unwrap_or(10);
+    let delay = (Duration::from_millis(50) * 2u32.pow(exponent)).min(MAX_RECONNECT_DELAY);
+    delay.mul_f64(rand::random_range(0.5..1.0))
+}

@@ -1,0 +1,155 @@
+//! The stages wired together: bounded channels, last stage to first; then stop, drain, deadline.
+
+pub mod accept;
+pub mod batch;
+pub mod decode;
+pub mod fetch;
+pub mod publish;
+pub mod tag;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::delivery::Delivery;
+use crate::failure::{Code, Failure};
+use crate::job::Job;
+use crate::store::Store;
+use crate::tags::Seconds;
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::{self, Stage};
+
+use batch::Lane;
+
+/// A stage ended while the others still ran: the worker can't go on.
+#[derive(Debug, thiserror::Error)]
+#[error("the {stage} stage ended: {reason}")]
+pub struct StageEnded {
+    stage: &'static str,
+    reason: String,
+}
+
+/// Settings of every stage.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Of `fetch`.
+    pub fetch: fetch::Settings,
+    /// Of `decode`.
+    pub decode: decode::Settings,
+    /// Of `batch`.
+    pub batch: batch::Settings,
+    /// Of `publish`.
+    pub publish: publish::Settings,
+}
+
+/// A job on its way: what every stage needs of it.
+pub struct Flight {
+    /// The job as it was published.
+    pub job: Job,
+    /// The image as answers name it.
+    pub image: String,
+    /// The model that tags it.
+    pub model: Arc<tag::Model>,
+    /// Where the time went so far.
+    pub seconds: Seconds,
+    /// The claim on an answer.
+    pub delivery: Delivery,
+}
+
+/// The running stages.
+pub struct Pipeline {
+    stages: JoinSet<(Stage, Result<(), String>)>,
+}
+
+impl Pipeline {
+    /// Starts every stage; jobs go in through the sender returned, and the pipeline ends after it was dropped.
+    #[must_use]
+    pub fn start(
+        settings: &Settings,
+        stores: Vec<Store>,
+        model: tag::Loaded,
+        health: &Health,
+    ) -> (mpsc::Sender<accept::Incoming>, Self) {
+        let mut stages = JoinSet::new();
+        // Last to first. Queues are short: what waits in them waits nowhere better, and every job in them is held from
+        // other workers. Only answers get room, so that no stage waits for the broker.
+        let (publish, finished) = mpsc::channel(256);
+        stages.spawn(ended(Stage::Publish, publish::run(settings.publish.clone(), finished)));
+        let (tag, batches) = mpsc::channel(1);
+        let (lane, rows) = Lane::new(Arc::clone(&model.model));
+        let traffic = lane.traffic();
+        stages.spawn(ended(Stage::Batch, batch::run(settings.batch.clone(), rows, Arc::clone(&traffic), tag)));
+        stages.spawn(ended(Stage::Tag, tag::run(model, batches, traffic, publish.clone(), health.clone())));
+        let (decode, fetched) = mpsc::channel(1);
+        stages.spawn(ended(Stage::Decode, decode::run(settings.decode.clone(), fetched, publish.clone())));
+        let (fetch, accepted) = mpsc::channel(1);
+        stages.spawn(ended(Stage::Fetch, fetch::run(settings.fetch.clone(), accepted, decode, publish.clone())));
+        let (entrance, incoming) = mpsc::channel(1);
+        let accept = accept::Accept { stores, lane };
+        stages.spawn(ended(Stage::Accept, accept::run(accept, incoming, fetch, publish)));
+        (entrance, Self { stages })
+    }
+
+    /// Waits for the next stage to end while jobs still come in, which none should.
+    ///
+    /// Cancel safe.
+    pub async fn broken(&mut self) -> StageEnded {
+        match self.stages.join_next().await {
+            Some(Ok((stage, Ok(())))) => StageEnded { stage: stage.as_str(), reason: "its input closed".into() },
+            Some(Ok((stage, Err(reason)))) => StageEnded { stage: stage.as_str(), reason },
+            Some(Err(error)) => StageEnded { stage: "unknown", reason: error.to_string() },
+            None => StageEnded { stage: "last", reason: "all others had ended".into() },
+        }
+    }
+
+    /// Waits until every stage has ended, after the entrance was dropped.
+    ///
+    /// # Errors
+    /// Where a stage ended otherwise than by its input closing.
+    pub async fn drained(mut self) -> Result<(), StageEnded> {
+        while let Some(ended) = self.stages.join_next().await {
+            match ended {
+                Ok((_, Ok(()))) => {}
+                Ok((stage, Err(reason))) => return Err(StageEnded { stage: stage.as_str(), reason }),
+                Err(error) => return Err(StageEnded { stage: "unknown", reason: error.to_string() }),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a stage as a task of its own, so that its panic is its result.
+async fn ended(
+    stage: Stage,
+    run: impl Future<Output = Result<(), String>> + Send + 'static,
+) -> (Stage, Result<(), String>) {
+    let result = match tokio::spawn(run).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => Err(format!("it panicked: {}", panic_message(&*error.into_panic()))),
+        Err(error) => Err(error.to_string()),
+    };
+    (stage, result)
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}
+
+/// The failure of a job whose stage panicked: worth another attempt, for the fault may be the worker's.
+pub(crate) fn panicked(code: Code, doing: &str, panic: &(dyn Any + Send)) -> Failure {
+    let message = panic_message(panic);
+    tracing::error!(doing, message, "panicked over one job; the worker goes on");
+    Failure::new(code, format!("the worker panicked while {doing}: {message}")).retriable()
+}
+
+/// Sends to the next stage and counts the time that took; `Err` gives back what the stage did not take.
+pub(crate) async fn pass<T>(stage: Stage, next: &mpsc::Sender<T>, item: T) -> Result<(), T> {
+    let waiting = metrics::backpressure(stage);
+    let sent = next.send(item).await;
+    drop(waiting);
+    sent.map_err(|mpsc::error::SendError(item)| item)
+}

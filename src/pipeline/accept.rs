@@ -1,0 +1,95 @@
+//! **accept**: [`Incoming`] messages become [`Accepted`] jobs: the payload is read, the image located, the model found.
+//! Fails with `bad_job`, `unknown_model` or `forbidden_location`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+use super::batch::{Heading, Lane};
+use super::publish::Finished;
+use super::{Flight, pass};
+use crate::delivery::Delivery;
+use crate::failure::{Code, Failure};
+use crate::job::Job;
+use crate::store::Store;
+use crate::store::location::Location;
+use crate::tags::Seconds;
+use crate::telemetry::metrics::{self, Stage};
+
+/// A message from a door.
+pub struct Incoming {
+    /// The job, as JSON.
+    pub payload: Bytes,
+    /// How long it waited before it came.
+    pub queued: Duration,
+    /// The claim on an answer.
+    pub delivery: Delivery,
+}
+
+/// A job that can be worked on.
+pub struct Accepted {
+    /// The job.
+    pub flight: Flight,
+    /// The lane it goes to.
+    pub heading: Heading,
+    /// Where its image is.
+    pub location: Location,
+}
+
+/// What jobs are checked against.
+pub struct Accept {
+    /// The stores, default first.
+    pub stores: Vec<Store>,
+    /// The one loaded model's lane.
+    pub lane: Arc<Lane>,
+}
+
+/// Accepts until `incoming` closes.
+///
+/// # Errors
+/// None of its own.
+pub async fn run(
+    accept: Accept,
+    mut incoming: Receiver<Incoming>,
+    fetch: Sender<Accepted>,
+    publish: Sender<Finished>,
+) -> Result<(), String> {
+    while let Some(Incoming { payload, queued, mut delivery }) = incoming.recv().await {
+        metrics::stage_seconds("queue", queued);
+        match accept.check(&payload, &mut delivery) {
+            Ok((job, location)) => {
+                let image = job.image.clone();
+                let seconds = Seconds { queue: queued.as_secs_f64(), ..Seconds::default() };
+                let flight = Flight { job, image, model: Arc::clone(&accept.lane.model), seconds, delivery };
+                let accepted = Accepted { flight, heading: Heading::to(&accept.lane), location };
+                if pass(Stage::Accept, &fetch, accepted).await.is_err() {
+                    return Err("the fetch stage is gone".into());
+                }
+            }
+            Err(failure) => {
+                metrics::failed(Stage::Accept, failure.code);
+                let _ = publish.send(Finished::failed(delivery, failure)).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Accept {
+    fn check(&self, payload: &[u8], delivery: &mut Delivery) -> Result<(Job, Location), Failure> {
+        let mut job = Job::parse(payload)?;
+        if let Some(id) = job.id.take() {
+            delivery.id = id;
+        }
+        if let Some(name) = job.model.as_deref() {
+            let known = &self.lane.model.id.name;
+            if name != known {
+                return Err(Failure::new(Code::UnknownModel, format!("no model `{name}`; this worker has `{known}`")));
+            }
+        }
+        let location = Location::find(&job.image, &self.stores)?;
+        Ok((job, location))
+    }
+}

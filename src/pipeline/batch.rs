@@ -1,0 +1,173 @@
+//! **batch**: [`Ready`] rows of one model become [`Batch`]es. The rule is [`window`]'s; this is the shell around it that
+//! has the clock and the channels. Fails no job.
+
+pub mod window;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use super::decode::Ready;
+use super::tag::Model;
+use super::{Flight, pass};
+use crate::telemetry::metrics::{self, Stage};
+use window::{Decision, Flush, Room, Window};
+
+/// How rows are gathered.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Rows a batch has at most.
+    pub limit: usize,
+    /// How long a row waits for company.
+    pub window: Duration,
+}
+
+/// Rows that run together.
+pub struct Batch {
+    /// The rows, oldest first.
+    pub rows: Vec<Row>,
+}
+
+/// One row of a batch.
+pub struct Row {
+    /// The job.
+    pub flight: Flight,
+    /// RGB, `side * side * 3` bytes.
+    pub row: Box<[u8]>,
+    /// When it was ready.
+    pub ready: Instant,
+}
+
+/// The way to one loaded model: where its rows go, and what is on its way there.
+pub struct Lane {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Where ready rows go.
+    pub rows: Sender<Ready>,
+    traffic: Arc<Traffic>,
+}
+
+/// What happens around a lane's queue, for its window to decide by.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    coming: AtomicUsize,
+    running: AtomicUsize,
+    changed: Notify,
+}
+
+/// A job on its way to a lane.
+pub struct Heading {
+    /// Where it goes.
+    pub lane: Arc<Lane>,
+    /// Counts it as coming.
+    pub approach: Approach,
+}
+
+/// Counts one job as on its way to a lane, until dropped.
+#[derive(Debug)]
+pub struct Approach(Arc<Traffic>);
+
+impl Lane {
+    /// A lane, and the rows that come out of it.
+    #[must_use]
+    pub fn new(model: Arc<Model>) -> (Arc<Self>, Receiver<Ready>) {
+        let (rows, ready) = mpsc::channel(1);
+        (Arc::new(Self { model, rows, traffic: Arc::default() }), ready)
+    }
+
+    /// What its window decides by.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+}
+
+impl Heading {
+    /// Heads for this lane.
+    #[must_use]
+    pub fn to(lane: &Arc<Lane>) -> Self {
+        let traffic = lane.traffic();
+        traffic.coming.fetch_add(1, Ordering::AcqRel);
+        Self { lane: Arc::clone(lane), approach: Approach(traffic) }
+    }
+}
+
+impl Drop for Approach {
+    fn drop(&mut self) {
+        self.0.coming.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Traffic {
+    fn room(&self) -> Room {
+        match self.running.load(Ordering::Acquire) {
+            0 => Room::Now,
+            1 => Room::Ahead,
+            _ => Room::None,
+        }
+    }
+
+    /// A batch has left the device.
+    pub fn batch_done(&self) {
+        self.running.fetch_sub(1, Ordering::AcqRel);
+        self.changed.notify_one();
+    }
+}
+
+/// Batches until `ready` closes, then flushes what is left.
+///
+/// # Errors
+/// Where the tag stage is gone.
+pub async fn run(
+    settings: Settings,
+    mut ready: Receiver<Ready>,
+    traffic: Arc<Traffic>,
+    tag: Sender<Batch>,
+) -> Result<(), String> {
+    let mut window = Window::new(settings.window, settings.limit);
+    loop {
+        let now = Instant::now();
+        let deadline = match window.decide(now, traffic.room(), traffic.coming.load(Ordering::Acquire)) {
+            Decision::Flush(reason) => {
+                flush(&mut window, reason, &traffic, &tag).await?;
+                continue;
+            }
+            Decision::Until(time) => Some(time),
+            Decision::Wait => None,
+        };
+        tokio::select! {
+            // With a full batch waiting, more rows only wait where they are: that is what holds the stages before back.
+            row = ready.recv(), if window.len() < settings.limit => match row {
+                Some(Ready { flight, approach, row }) => {
+                    window.push(Instant::now(), (flight, row));
+                    drop(approach);
+                }
+                None => break,
+            },
+            () = traffic.changed.notified() => {}
+            () = tokio::time::sleep_until(deadline.unwrap_or(now).into()), if deadline.is_some() => {}
+        }
+    }
+    while !window.is_empty() {
+        flush(&mut window, Flush::Drain, &traffic, &tag).await?;
+    }
+    Ok(())
+}
+
+async fn flush(
+    window: &mut Window<(Flight, Box<[u8]>)>,
+    reason: Flush,
+    traffic: &Traffic,
+    tag: &Sender<Batch>,
+) -> Result<(), String> {
+    let rows: Vec<Row> = window.take().into_iter().map(|(ready, (flight, row))| Row { flight, row, ready }).collect();
+    if let Some(row) = rows.first() {
+        metrics::batch(&row.flight.model.id.name, reason, rows.len());
+    }
+    traffic.running.fetch_add(1, Ordering::AcqRel);
+    pass(Stage::Batch, tag, Batch { rows }).await.map_err(|_| "the tag stage is gone".to_owned())
+}

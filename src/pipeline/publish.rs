@@ -1,0 +1,95 @@
+//! **publish**: what came of every job is told to its door: scores become a result, failures an error, and the
+//! delivery answers. Fails a job only with what its door says (`result_too_large`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc::Receiver;
+use tokio::task::JoinSet;
+
+use super::Flight;
+use crate::delivery::{Answer, Delivery};
+use crate::failure::Failure;
+use crate::tags::TagResult;
+use crate::telemetry::metrics;
+
+/// What answers say of this worker.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name.
+    pub worker: Arc<str>,
+}
+
+/// A job that is through.
+pub enum Finished {
+    /// The model has scored it.
+    Tagged(Box<Scored>),
+    /// It failed on the way.
+    Failed(Box<(Delivery, Failure)>),
+}
+
+/// A job with its scores.
+pub struct Scored {
+    /// The job.
+    pub flight: Flight,
+    /// One per label, 0..=1.
+    pub scores: Vec<f32>,
+    /// How many images ran together.
+    pub batch: usize,
+}
+
+impl Finished {
+    /// A job that failed on the way.
+    #[must_use]
+    pub fn failed(delivery: Delivery, failure: Failure) -> Self {
+        Self::Failed(Box::new((delivery, failure)))
+    }
+}
+
+/// Answers until `finished` closes and every answer has arrived.
+///
+/// # Errors
+/// None of its own.
+pub async fn run(settings: Settings, mut finished: Receiver<Finished>) -> Result<(), String> {
+    let mut answers = JoinSet::new();
+    while let Some(finished) = finished.recv().await {
+        let worker = Arc::clone(&settings.worker);
+        // Answers wait for the broker's confirmation side by side; jobs in flight are what bounds them.
+        answers.spawn(async move {
+            let began = Instant::now();
+            match finished {
+                Finished::Tagged(scored) => {
+                    let model = scored.flight.model.id.name.clone();
+                    let (delivery, result) = result(*scored, &worker);
+                    delivery.answer(Answer::Tagged(Box::new(result))).await;
+                    metrics::image_tagged(&model);
+                }
+                Finished::Failed(failed) => {
+                    let (delivery, failure) = *failed;
+                    delivery.answer(Answer::Failed(failure)).await;
+                }
+            }
+            metrics::stage_seconds("publish", began.elapsed());
+        });
+        while answers.try_join_next().is_some() {}
+    }
+    while answers.join_next().await.is_some() {}
+    Ok(())
+}
+
+fn result(scored: Scored, worker: &str) -> (Delivery, TagResult) {
+    let Scored { flight, scores, batch } = scored;
+    let Flight { job, image, model, seconds, delivery } = flight;
+    let result = TagResult {
+        id: delivery.id.clone(),
+        image,
+        model: model.id.clone(),
+        tags: model.labels.select(&scores, job.thresholds.or(model.thresholds)),
+        meta: job.meta,
+        worker: worker.to_owned(),
+        attempt: delivery.attempt(),
+        batch,
+        seconds,
+    };
+    (delivery, result)
+}

@@ -1,0 +1,171 @@
+//! **tag**: [`Batch`]es become scores, on the thread that owns the model. A batch that fails as a whole is split until the
+//! culprit stands alone. Fails with `out_of_memory` or `inference_failed`.
+
+pub mod device;
+pub mod labels;
+pub mod library;
+pub mod onnx;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc::{Receiver, Sender};
+
+use super::batch::{Batch, Row, Traffic};
+use super::panicked;
+use super::publish::{Finished, Scored};
+use crate::failure::{Code, Failure};
+use crate::job::Thresholds;
+use crate::tags::ModelId;
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::{self, Stage};
+use labels::Labels;
+
+/// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
+const SICK: u32 = 3;
+
+/// What is known of a loaded model.
+#[derive(Debug)]
+pub struct Model {
+    /// As answers name it.
+    pub id: ModelId,
+    /// Width and height of its input.
+    pub side: u32,
+    /// What its output means.
+    pub labels: Labels,
+    /// What it counts as a tag where the job says nothing else.
+    pub thresholds: Thresholds,
+    /// What it runs on.
+    pub device: String,
+}
+
+/// Something that scores rows: a model's session. It has one owner, and blocks.
+pub trait Runtime: Send {
+    /// Scores of each row, one per label.
+    ///
+    /// # Errors
+    /// Where the batch as a whole failed; smaller ones may not.
+    fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure>;
+}
+
+/// Ends the run in progress, and every later one, with `shutting_down`: a process must not exit under a running model.
+pub type Stopper = Arc<dyn Fn() + Send + Sync>;
+
+/// A model with its session.
+pub struct Loaded {
+    /// What is known of it.
+    pub model: Arc<Model>,
+    /// Its session.
+    pub runtime: Box<dyn Runtime>,
+    /// Stops the session.
+    pub stop: Stopper,
+}
+
+/// Tags until `batches` closes.
+///
+/// # Errors
+/// Where the thread can't be started, or batch after batch failed.
+pub async fn run(
+    loaded: Loaded,
+    mut batches: Receiver<Batch>,
+    traffic: Arc<Traffic>,
+    publish: Sender<Finished>,
+    health: Health,
+) -> Result<(), String> {
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let name = format!("tag-{}", loaded.model.id.name);
+    let mut runtime = loaded.runtime;
+    let thread = move || {
+        let mut failed_in_a_row = 0;
+        while let Some(batch) = batches.blocking_recv() {
+            let tagged = tag(&mut *runtime, batch, &traffic, &publish);
+            health.set_inference(tagged > 0);
+            failed_in_a_row = if tagged == 0 { failed_in_a_row + 1 } else { 0 };
+            if failed_in_a_row == SICK {
+                let _ = done
+                    .send(Err(format!("{SICK} batches in a row failed without one image tagged; the log says how")));
+                return;
+            }
+        }
+        let _ = done.send(Ok(()));
+    };
+    std::thread::Builder::new().name(name).spawn(thread).map_err(|error| format!("can't start its thread: {error}"))?;
+    ended.await.unwrap_or_else(|_| Err("its thread died".into()))
+}
+
+/// Runs one batch and passes on every row's outcome; how many were tagged.
+fn tag(runtime: &mut dyn Runtime, batch: Batch, traffic: &Traffic, publish: &Sender<Finished>) -> usize {
+    let began = Instant::now();
+    let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.row).collect();
+    let mut outcomes = Vec::with_capacity(rows.len());
+    run_or_split(runtime, &rows, &mut outcomes);
+    let infer = metrics::stage_seconds("infer", began.elapsed());
+    traffic.batch_done();
+    let size = rows.len();
+    let mut tagged = 0;
+    for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
+        flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
+        flight.seconds.infer = infer;
+        let finished = match outcome {
+            Ok(scores) => {
+                tagged += 1;
+                Finished::Tagged(Box::new(Scored { flight, scores, batch: size }))
+            }
+            Err(failure) => {
+                metrics::failed(Stage::Tag, failure.code);
+                Finished::failed(flight.delivery, failure)
+            }
+        };
+        // Refused only where the publish stage is gone: the delivery inside hands its job back.
+        drop(publish.blocking_send(finished));
+    }
+    tagged
+}
+
+/// Runs the rows together, or in halves where that fails, so that a bad one fails alone.
+fn run_or_split(runtime: &mut dyn Runtime, rows: &[&[u8]], outcomes: &mut Vec<Result<Vec<f32>, Failure>>) {
+    let run = catch_unwind(AssertUnwindSafe(|| runtime.run(rows)));
+    match run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a batch", &*panic))) {
+        Ok(scores) => outcomes.extend(scores.into_iter().map(Ok)),
+        Err(failure) if rows.len() == 1 || failure.code == Code::ShuttingDown => {
+            outcomes.extend(rows.iter().map(|_| Err(failure.clone())));
+        }
+        Err(failure) => {
+            tracing::warn!(code = %failure.code, error = %failure, rows = rows.len(), "a batch failed; it is split");
+            let (left, right) = rows.split_at(rows.len() / 2);
+            run_or_split(runtime, left, outcomes);
+            run_or_split(runtime, right, outcomes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scores a row by its first byte; fails or panics for any batch that holds a row of 13 or 99.
+    struct Faulty;
+
+    impl Runtime for Faulty {
+        fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+            assert!(rows.iter().all(|row| row[0] != 99), "a row of 99");
+            if rows.iter().any(|row| row[0] == 13) {
+                return Err(Failure::new(Code::InferenceFailed, "a row of 13"));
+            }
+            Ok(rows.iter().map(|row| vec![f32::from(row[0])]).collect())
+        }
+    }
+
+    #[test]
+    fn one_bad_row_fails_alone_and_the_others_keep_their_place() {
+        let bytes = [[1], [2], [13], [4], [99], [6], [7], [8]];
+        let rows: Vec<&[u8]> = bytes.iter().map(<[u8; 1]>::as_slice).collect();
+        let mut outcomes = Vec::new();
+        run_or_split(&mut Faulty, &rows, &mut outcomes);
+        let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.code)).collect();
+        let ok = |score: f32| Ok(vec![score]);
+        let failed = || Err(Code::InferenceFailed);
+        assert_eq!(outcomes, [ok(1.0), ok(2.0), failed(), ok(4.0), failed(), ok(6.0), ok(7.0), ok(8.0)]);
+    }
+}

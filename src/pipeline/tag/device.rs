@@ -1,0 +1,74 @@
+//! Which device a model is asked to run on.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A device as `--device` names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// A GPU where one can be used, else the CPU; the choice is logged.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU through CUDA, by number.
+    Cuda(i32),
+    /// An NVIDIA GPU through TensorRT, by number.
+    TensorRt(i32),
+}
+
+/// Not a device.
+#[derive(Debug, thiserror::Error)]
+#[error("use auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")]
+pub struct InvalidDevice;
+
+impl FromStr for Device {
+    type Err = InvalidDevice;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDevice> {
+        let (kind, number) = match text.split_once(':') {
+            Some((kind, number)) => (kind, Some(number)),
+            None => (text, None),
+        };
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = match number {
+            Some(number) if digits(number) => Some(number.parse().map_err(|_| InvalidDevice)?),
+            Some(_) => return Err(InvalidDevice),
+            None => None,
+        };
+        match (kind, number) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("cuda", number) => Ok(Self::Cuda(number.unwrap_or(0))),
+            ("tensorrt", number) => Ok(Self::TensorRt(number.unwrap_or(0))),
+            _ => Err(InvalidDevice),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::TensorRt(number) => write!(f, "tensorrt:{number}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes_and_nothing_else() {
+        for device in [Device::Auto, Device::Cpu, Device::Cuda(0), Device::Cuda(3), Device::TensorRt(1)] {
+            assert_eq!(device.to_string().parse::<Device>().expect("a device"), device);
+        }
+        assert_eq!("cuda".parse::<Device>().expect("a device"), Device::Cuda(0));
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cpu:0", "auto:1", "CUDA"] {
+            assert!(text.parse::<Device>().is_err(), "{text}");
+        }
+    }
+}

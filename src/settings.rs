@@ -1,0 +1,174 @@
+//! From arguments to the settings of each part, all checked before anything starts.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::ServerAddr;
+
+use crate::cli::{NatsArgs, TaggingArgs, WorkerArgs};
+use crate::door::stream;
+use crate::job::Thresholds;
+use crate::model::{self, ModelFiles, NoModel};
+use crate::nats::{self, Login};
+use crate::pipeline::tag::onnx;
+use crate::pipeline::{self, batch, decode, fetch, publish};
+use crate::store::{InvalidStore, Store};
+
+/// A setting that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    /// A store.
+    #[error(transparent)]
+    Store(#[from] InvalidStore),
+    /// The model, or the folder it is in.
+    #[error(transparent)]
+    Model(#[from] NoModel),
+    /// A server's address. The text is not shown: it may hold a password.
+    #[error("the NATS address can't be used (--nats-url): {0}; expected nats://host:port")]
+    NatsUrl(std::io::Error),
+    /// The prefix.
+    #[error("`{prefix}` can't be a prefix (--prefix): {source}")]
+    Prefix {
+        /// As given.
+        prefix: String,
+        /// Why.
+        source: stream::topology::InvalidPrefix,
+    },
+    /// A number out of range.
+    #[error("--{flag} is {value}: it must be {expected}")]
+    Range {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+/// Settings of `tagmill worker`.
+pub struct Worker {
+    /// Where images may be read from.
+    pub stores: Vec<Store>,
+    /// What to tag with.
+    pub model: ModelFiles,
+    /// How it runs.
+    pub onnx: onnx::Settings,
+    /// Of the stages.
+    pub pipeline: pipeline::Settings,
+    /// Where the queue is.
+    pub nats: nats::Settings,
+    /// How it is used.
+    pub stream: stream::Settings,
+    /// Where to serve metrics.
+    pub listen: std::net::SocketAddr,
+    /// How long a stop waits.
+    pub drain_timeout: Duration,
+    /// This worker's name.
+    pub name: Arc<str>,
+}
+
+impl TryFrom<WorkerArgs> for Worker {
+    type Error = Invalid;
+
+    fn try_from(args: WorkerArgs) -> Result<Self, Invalid> {
+        let WorkerArgs { tagging, nats, queue, drain_timeout, listen, log: _ } = args;
+        let name: Arc<str> = worker_name().into();
+        let (onnx, pipeline) = stages(&tagging, &name)?;
+        let batch = onnx.batch;
+        let stream = stream::Settings {
+            subjects: subjects(&nats.prefix)?,
+            replicas: queue.replicas.into(),
+            jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
+            max_attempts: queue.max_attempts,
+            // One batch runs, one is assembled, and as many again are on their way there.
+            in_flight: 4 * batch,
+            chunk: batch,
+            worker: Arc::clone(&name),
+        };
+        let nats = nats::Settings::try_from(nats)?;
+        let stores = tagging.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+        let model = model::choose(&tagging.models, tagging.model.as_deref())?;
+        Ok(Self { stores, model, onnx, pipeline, nats, stream, listen, drain_timeout, name })
+    }
+}
+
+fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(onnx::Settings, pipeline::Settings), Invalid> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let batch_size = at_least_one("batch-size", args.batch_size)?;
+    let onnx = onnx::Settings {
+        device: args.device,
+        threads: at_least_one("infer-threads", args.infer_threads.unwrap_or(cores))?,
+        batch: batch_size,
+        thresholds: Thresholds {
+            general: unit_interval("general-threshold", args.general_threshold)?,
+            character: unit_interval("character-threshold", args.character_threshold)?,
+        },
+    };
+    let pipeline = pipeline::Settings {
+        fetch: fetch::Settings { concurrency: 4 * batch_size, max_image_bytes: args.max_image_bytes.as_u64() },
+        decode: decode::Settings {
+            threads: at_least_one("decode-threads", args.decode_threads.unwrap_or(cores))?,
+            picture: decode::picture::Settings {
+                max_pixels: args.max_image_pixels,
+                ignore_orientation: args.ignore_orientation,
+            },
+        },
+        batch: batch::Settings { limit: batch_size, window: args.window },
+        publish: publish::Settings { worker: Arc::clone(worker) },
+    };
+    Ok((onnx, pipeline))
+}
+
+impl TryFrom<NatsArgs> for nats::Settings {
+    type Error = Invalid;
+
+    fn try_from(args: NatsArgs) -> Result<Self, Invalid> {
+        let given = args.nats_url.iter().map(|url| url.reveal().to_owned()).collect::<Vec<_>>();
+        let urls = if given.is_empty() {
+            let url = std::env::var("NATS_URL").unwrap_or_else(|_| "nats://127.0.0.1:4222".to_owned());
+            url.split(',').map(str::to_owned).collect()
+        } else {
+            given
+        };
+        let servers = urls.iter().map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<_, _>>();
+        let login = match (args.nats_creds, args.nats_user, args.nats_password, args.nats_token) {
+            (Some(path), ..) => Login::Creds(path),
+            (_, Some(user), Some(password), _) => Login::User(user, password),
+            (.., Some(token)) => Login::Token(token),
+            _ => Login::None,
+        };
+        Ok(Self { servers: servers.map_err(Invalid::NatsUrl)?, login, ca: args.nats_ca })
+    }
+}
+
+/// The subjects of a prefix.
+///
+/// # Errors
+/// Where it is not one.
+pub fn subjects(prefix: &str) -> Result<stream::topology::Subjects, Invalid> {
+    prefix.parse().map_err(|source| Invalid::Prefix { prefix: prefix.to_owned(), source })
+}
+
+fn at_least_one(flag: &'static str, value: usize) -> Result<usize, Invalid> {
+    let allowed = 1..=65_536;
+    if allowed.contains(&value) {
+        return Ok(value);
+    }
+    Err(Invalid::Range { flag, value: value.to_string(), expected: "from 1 to 65536" })
+}
+
+fn unit_interval(flag: &'static str, value: Option<f32>) -> Result<Option<f32>, Invalid> {
+    match value {
+        Some(value) if !(0.0..=1.0).contains(&value) => {
+            Err(Invalid::Range { flag, value: value.to_string(), expected: "from 0 to 1" })
+        }
+        other => Ok(other),
+    }
+}
+
+/// The host's name, and something that tells the workers of one host apart.
+fn worker_name() -> String {
+    format!("{}-{:04x}", gethostname::gethostname().to_string_lossy(), rand::random::<u16>())
+}

@@ -1,0 +1,144 @@
+//! The configured stores: the only places images are read from.
+
+mod head;
+pub mod location;
+mod open;
+pub mod outage;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::failure::{Code, Failure};
+
+use head::HeadBucket;
+pub use open::InvalidStore;
+use outage::Outage;
+
+/// One store: a bucket, or a folder.
+#[derive(Clone)]
+pub struct Store {
+    place: Place,
+    objects: Arc<dyn ObjectStore>,
+    outage: Outage,
+}
+
+#[derive(Clone)]
+enum Place {
+    /// Objects of a bucket whose keys start with the prefix.
+    Bucket { bucket: String, prefix: Path, head: HeadBucket },
+    /// Files below a folder, its path resolved.
+    Folder { root: PathBuf },
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Bucket { bucket, prefix, .. } if prefix.as_ref().is_empty() => write!(f, "s3://{bucket}"),
+            Place::Bucket { bucket, prefix, .. } => write!(f, "s3://{bucket}/{prefix}"),
+            Place::Folder { root } => write!(f, "file://{}", root.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({self})")
+    }
+}
+
+impl Store {
+    /// Reads an object of at most `limit` bytes whole.
+    ///
+    /// # Errors
+    /// `image_not_found`, `image_too_large` (known before anything is read), `forbidden_location` (a link that leads out of
+    /// the folder), `storage_denied` or `storage_unavailable`.
+    pub async fn read(&self, path: &Path, limit: u64) -> Result<Bytes, Failure> {
+        let path = self.resolve(path).await?;
+        let failed = |error| failure(&path, self, &error);
+        let object = self.objects.get(&path).await.map_err(failed)?;
+        let size = object.meta.size;
+        if size > limit {
+            return Err(too_large(size, limit));
+        }
+        object.bytes().await.map_err(failed)
+    }
+
+    /// Asks whether the store is there and lets us in.
+    ///
+    /// # Errors
+    /// `image_not_found` where the bucket or folder does not exist, `storage_denied` or `storage_unavailable`.
+    pub async fn probe(&self) -> Result<(), Failure> {
+        match &self.place {
+            Place::Folder { root } => match tokio::fs::read_dir(root).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(io_failure(&Path::default(), self, &error)),
+            },
+            Place::Bucket { head, .. } => head.ask(self).await,
+        }
+    }
+
+    /// In a folder, follows links and sees that the file they lead to is still inside.
+    async fn resolve(&self, path: &Path) -> Result<Path, Failure> {
+        let Place::Folder { root } = &self.place else { return Ok(path.clone()) };
+        let file = root.join(path.as_ref());
+        let real = tokio::fs::canonicalize(&file).await.map_err(|error| io_failure(path, self, &error))?;
+        let inside = real.strip_prefix(root).map_err(|_| {
+            Failure::new(Code::ForbiddenLocation, format!("`{path}` is a link that leads out of the store {self}"))
+        })?;
+        inside.to_str().and_then(|inside| Path::parse(inside).ok()).ok_or_else(|| {
+            Failure::new(Code::ImageNotFound, format!("`{path}` in {self} has a name that is not UTF-8"))
+        })
+    }
+}
+
+fn io_failure(path: &Path, store: &Store, error: &std::io::Error) -> Failure {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => not_found(path, store),
+        ErrorKind::PermissionDenied => denied(path, store, error),
+        _ => unavailable(path, store, error),
+    }
+}
+
+fn failure(path: &Path, store: &Store, error: &object_store::Error) -> Failure {
+    use object_store::Error;
+    match error {
+        Error::NotFound { .. } => not_found(path, store),
+        Error::PermissionDenied { source, .. } | Error::Unauthenticated { source, .. } => denied(path, store, source),
+        other => unavailable(path, store, other),
+    }
+}
+
+/// More bytes than allowed, whatever they are.
+pub(crate) fn too_large(size: u64, limit: u64) -> Failure {
+    Failure::new(
+        Code::ImageTooLarge,
+        format!("the image has {size} bytes, over the limit of {limit} (--max-image-bytes)"),
+    )
+}
+
+/// What is spoken of: an object, or with no path the store itself.
+fn what(path: &Path, store: &Store) -> String {
+    if path.as_ref().is_empty() { store.to_string() } else { format!("`{path}` in {store}") }
+}
+
+fn not_found(path: &Path, store: &Store) -> Failure {
+    Failure::new(Code::ImageNotFound, format!("{} does not exist", what(path, store)))
+}
+
+fn denied(path: &Path, store: &Store, error: &dyn fmt::Display) -> Failure {
+    let what = what(path, store);
+    Failure::new(
+        Code::StorageDenied,
+        format!("access to {what} is refused ({error}); check its credentials and permissions"),
+    )
+}
+
+fn unavailable(path: &Path, store: &Store, error: &dyn fmt::Display) -> Failure {
+    Failure::new(Code::StorageUnavailable, format!("{} can't be read: {error}", what(path, store)))
+}

@@ -1,0 +1,48 @@
+//! S3's `HeadBucket`: is the bucket there, and does it let us in? The object store crate asks for objects only, and hides
+//! the status of what it lists; so the request is signed there and sent from here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3;
+use object_store::path::Path;
+use object_store::signer::Signer;
+use reqwest::{Method, StatusCode};
+
+use super::{Store, denied, not_found, unavailable};
+use crate::failure::Failure;
+
+/// Asks one bucket.
+#[derive(Clone)]
+pub(super) struct HeadBucket {
+    signer: Arc<AmazonS3>,
+    http: reqwest::Client,
+}
+
+impl HeadBucket {
+    pub(super) fn new(signer: Arc<AmazonS3>) -> reqwest::Result<Self> {
+        let patience = Duration::from_secs(5);
+        let http = reqwest::Client::builder().connect_timeout(patience).timeout(2 * patience).build()?;
+        Ok(Self { signer, http })
+    }
+
+    /// Asks; `store` is for the error's text.
+    pub(super) async fn ask(&self, store: &Store) -> Result<(), Failure> {
+        let bucket = Path::default();
+        let signed = self.signer.signed_url(Method::HEAD, &bucket, Duration::from_secs(60)).await;
+        let url = signed.map_err(|error| unavailable(&bucket, store, &error))?;
+        // Without the URL, which holds the signature.
+        let answer =
+            self.http.head(url).send().await.map_err(|error| unavailable(&bucket, store, &error.without_url()))?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            StatusCode::NOT_FOUND => Err(not_found(&bucket, store)),
+            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
+                Err(unavailable(&bucket, store, &status))
+            }
+            // Moved permanently and bad request are what a wrong region looks like.
+            status if status.is_redirection() || status.is_client_error() => Err(denied(&bucket, store, &status)),
+            status => Err(unavailable(&bucket, store, &status)),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! From the `image` of a job to a place inside a configured store, or to bytes the job brings along.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use object_store::path::Path;
+use url::Url;
+
+use super::{Place, Store, too_large};
+use crate::failure::{Code, Failure};
+
+/// Where an image is.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// An object of a configured store.
+    Stored {
+        /// The store.
+        store: Store,
+        /// The object's key, or the file's path below the folder.
+        path: Path,
+    },
+    /// In the job itself, as a data URI.
+    Inline(DataUri),
+}
+
+/// An image inside the job: `data:<media type>;base64,<data>`.
+#[derive(Clone, Debug)]
+pub struct DataUri {
+    /// Such as `image/png`; what the image really is, its bytes tell.
+    pub media_type: String,
+    base64: String,
+}
+
+impl Location {
+    /// Finds `image` among the stores. Looks at names only; nothing is read.
+    ///
+    /// # Errors
+    /// `forbidden_location` where no store holds it, `bad_job` where a data URI is malformed.
+    pub fn find(image: &str, stores: &[Store]) -> Result<Self, Failure> {
+        if let Some(rest) = image.strip_prefix("data:") {
+            return DataUri::parse(rest).map(Self::Inline);
+        }
+        let found = if let Some(rest) = image.strip_prefix("s3://") {
+            stores.iter().find_map(|store| store.holds_object(rest))
+        } else if image.starts_with("file:") {
+            stores.iter().find_map(|store| store.holds_file(image))
+        } else if image.contains("://") {
+            None
+        } else {
+            stores.first().and_then(|store| store.holds_key(image))
+        };
+        let (store, path) = found.ok_or_else(|| forbidden(image, stores))?;
+        Ok(Self::Stored { store: store.clone(), path })
+    }
+}
+
+impl Store {
+    fn holds_object(&self, bucket_and_key: &str) -> Option<(&Self, Path)> {
+        let Place::Bucket { bucket, prefix, .. } = &self.place else { return None };
+        let key = bucket_and_key.strip_prefix(bucket.as_str())?.strip_prefix('/')?;
+        let path = object_path(key)?;
+        // By whole segments: the prefix `a/b` holds `a/b/c` but not `a/bc`.
+        let inside = path.prefix_match(prefix)?.next().is_some();
+        inside.then_some((self, path))
+    }
+
+    fn holds_file(&self, url: &str) -> Option<(&Self, Path)> {
+        let Place::Folder { root } = &self.place else { return None };
+        let file = Url::parse(url).ok()?.to_file_path().ok()?;
+        let path = file.strip_prefix(root).ok()?.to_str()?;
+        Some((self, object_path(path)?))
+    }
+
+    fn holds_key(&self, key: &str) -> Option<(&Self, Path)> {
+        let path = object_path(key)?;
+        let path = match &self.place {
+            Place::Bucket { prefix, .. } if !prefix.as_ref().is_empty() => {
+                Path::parse(format!("{prefix}/{path}")).ok()?
+            }
+            _ => path,
+        };
+        Some((self, path))
+    }
+}
+
+/// A key as it is written, with no empty, `.` or `..` segments, so that it means one object and stays where it starts.
+fn object_path(key: &str) -> Option<Path> {
+    let plain = !key.is_empty() && !key.starts_with('/') && !key.ends_with('/');
+    if plain { Path::parse(key).ok() } else { None }
+}
+
+fn forbidden(image: &str, stores: &[Store]) -> Failure {
+    let allowed = stores.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let shown: String = image.chars().take(200).collect();
+    Failure::new(
+        Code::ForbiddenLocation,
+        format!(
+            "`{shown}` is in none of the configured stores ({allowed}); start the worker with a --store that holds it"
+        ),
+    )
+}
+
+impl DataUri {
+    fn parse(rest: &str) -> Result<Self, Failure> {
+        let malformed =
+            || Failure::new(Code::BadJob, "field `image`: a data URI must read data:image/<type>;base64,<data>");
+        let (head, base64) = rest.split_once(',').ok_or_else(malformed)?;
+        let media_type = head.strip_suffix(";base64").ok_or_else(malformed)?;
+        if !media_type.starts_with("image/") {
+            return Err(malformed());
+        }
+        Ok(Self { media_type: media_type.to_owned(), base64: base64.to_owned() })
+    }
+
+    /// The image's bytes, at most `limit` of them.
+    ///
+    /// # Errors
+    /// `image_too_large`, known before anything is decoded; `bad_job` where the data is not base64.
+    pub fn decode(&self, limit: u64) -> Result<Bytes, Failure> {
+        let size = self.base64.len() as u64 / 4 * 3;
+        if size > limit.saturating_add(2) {
+            return Err(too_large(size, limit));
+        }
+        let bytes = STANDARD.decode(&self.base64).map_err(|error| {
+            Failure::new(Code::BadJob, format!("field `image`: the data URI's base64 is broken: {error}"))
+        })?;
+        if bytes.len() as u64 > limit {
+            return Err(too_large(bytes.len() as u64, limit));
+        }
+        Ok(bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = format!("file://{}", folder.path().display()).parse().expect("a store");
+        (folder, store)
+    }
+
+    fn bucket(url: &str) -> Store {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        url.parse().expect("a store")
+    }
+
+    fn found(image: &str, stores: &[Store]) -> Option<String> {
+        match Location::find(image, stores) {
+            Ok(Location::Stored { path, .. }) => Some(path.to_string()),
+            Ok(Location::Inline(_)) => panic!("not inline"),
+            Err(failure) => {
+                assert_eq!(failure.code, Code::ForbiddenLocation);
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_bucket_holds_its_prefix_by_whole_segments() {
+        let stores = [bucket("s3://images/a/b")];
+        assert_eq!(found("s3://images/a/b/c d%20é.png", &stores).as_deref(), Some("a/b/c d%20é.png"));
+        assert_eq!(found("x/y.png", &stores).as_deref(), Some("a/b/x/y.png"));
+        for outside in
+            ["s3://images/a/bc", "s3://images/a/b", "s3://images2/a/b/c", "s3://images/a/b/../c", "s3://images"]
+        {
+            assert_eq!(found(outside, &stores), None, "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_folder_holds_files_below_it() {
+        let (folder, store) = folder();
+        let root = folder.path().canonicalize().expect("it exists");
+        let stores = [store];
+        assert_eq!(found(&format!("file://{}/a/b c.png", root.display()), &stores).as_deref(), Some("a/b c.png"));
+        assert_eq!(found("a/b.png", &stores).as_deref(), Some("a/b.png"));
+        for outside in
+            ["file:///etc/passwd", "/etc/passwd", "../x", "a/../../x", "http://host/a.png", "file://host/a", "a//b"]
+        {
+            assert_eq!(found(outside, &stores), None, "{outside}");
+        }
+        assert_eq!(found(&format!("file://{}/../x", root.display()), &stores), None);
+    }
+
+    #[test]
+    fn a_data_uri_brings_its_bytes_within_the_limit() {
+        let Ok(Location::Inline(uri)) = Location::find("data:image/png;base64,aGVsbG8=", &[]) else { panic!("inline") };
+        assert_eq!(uri.media_type, "image/png");
+        assert_eq!(uri.decode(5).expect("five bytes"), "hello");
+        assert_eq!(uri.decode(4).expect_err("too many").code, Code::ImageTooLarge);
+        for malformed in ["data:", "data:text/html;base64,aGk=", "data:image/png,hi"] {
+            assert_eq!(Location::find(malformed, &[]).expect_err("malformed").code, Code::BadJob);
+        }
+        let Ok(Location::Inline(uri)) = Location::find("data:image/png;base64,???", &[]) else { panic!("inline") };
+        assert_eq!(uri.decode(100).expect_err("not base64").code, Code::BadJob);
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_leads_out_of_a_folder(segments in proptest::collection::vec("(\\.|\\.\\.|[a-z%2e]{1,4}|)", 0..8), url: bool) {
+            let (folder, store) = folder();
+            let root = folder.path().canonicalize().expect("it exists");
+            let name = segments.join("/");
+            let image = if url { format!("file://{}/{name}", root.display()) } else { name };
+            if let Ok(Location::Stored { path, .. }) = Location::find(&image, &[store]) {
+                prop_assert!(path.as_ref().split('/').all(|segment| !segment.is_empty() && segment != "." && segment != ".."));
+            }
+        }
+    }
+}

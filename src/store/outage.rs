@@ -1,0 +1,144 @@
+//! A store in trouble is waited for: jobs must not spend their attempts on what is no fault of theirs.
+//!
+//! When a read fails with a storage code, the store itself is asked. If it does not answer either, or several reads in a
+//! row failed and none went well, the trouble is the store's: it is said once, nothing is read until the store answers
+//! again, and the jobs in hand wait. Otherwise the trouble is the object's, and its job alone is tried again later.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use tokio::sync::watch;
+
+use super::Store;
+use crate::failure::{Code, Failure};
+use crate::telemetry::metrics::{self, Stage};
+
+/// Reads that fail in a row before the store is at fault, even where it answers when asked.
+const IN_A_ROW: u32 = 8;
+
+/// The first and the longest wait between two questions to a store in trouble.
+const ASK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Whether a store can be read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// As far as is known.
+    Well,
+    /// It is being waited for.
+    Troubled,
+    /// It is in trouble and the worker stops: waiting is over.
+    Abandoned,
+}
+
+/// What is known of a store's state, shared by all its copies.
+#[derive(Clone, Debug)]
+pub(super) struct Outage {
+    state: Arc<watch::Sender<State>>,
+    failed_in_a_row: Arc<AtomicU32>,
+}
+
+impl Default for Outage {
+    fn default() -> Self {
+        Self { state: Arc::new(watch::channel(State::Well).0), failed_in_a_row: Arc::default() }
+    }
+}
+
+impl Store {
+    /// Reads an object of at most `limit` bytes whole, as [`Store::read`]; waits as long as the store is in trouble.
+    ///
+    /// # Errors
+    /// As `read`; and `shutting_down` where the worker stops meanwhile.
+    pub async fn read_patiently(&self, path: &Path, limit: u64) -> Result<Bytes, Failure> {
+        loop {
+            self.well().await?;
+            let failure = match self.read(path, limit).await {
+                Err(failure) if is_storage(failure.code) => failure,
+                answered => {
+                    self.outage.failed_in_a_row.store(0, Ordering::Relaxed);
+                    return answered;
+                }
+            };
+            if !self.is_troubled(&failure).await {
+                return Err(failure);
+            }
+            metrics::failed(Stage::Fetch, failure.code);
+        }
+    }
+
+    /// Ends when the store can be read from.
+    ///
+    /// # Errors
+    /// `shutting_down` where the worker stops first.
+    pub async fn well(&self) -> Result<(), Failure> {
+        let mut state = self.outage.state.subscribe();
+        match state.wait_for(|state| *state != State::Troubled).await.map(|state| *state) {
+            Ok(State::Abandoned) => {
+                Err(Failure::new(Code::ShuttingDown, format!("the worker stops while {self} does not answer")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The state, now and as it changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.outage.state.subscribe()
+    }
+
+    /// Lets those who wait for a store in trouble hand their jobs back.
+    pub fn abandon(&self) {
+        self.outage.state.send_if_modified(|state| {
+            let troubled = *state == State::Troubled;
+            if troubled {
+                *state = State::Abandoned;
+            }
+            troubled
+        });
+    }
+
+    /// Whether a failed read is the store's fault; if so, somebody waits for the store from now on.
+    async fn is_troubled(&self, failure: &Failure) -> bool {
+        let in_a_row = self.outage.failed_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+        if *self.outage.state.borrow() != State::Well {
+            return true;
+        }
+        let answers = self.probe().await.is_ok();
+        if answers && in_a_row < IN_A_ROW {
+            return false;
+        }
+        let newly = self.outage.state.send_if_modified(|state| {
+            let well = *state == State::Well;
+            if well {
+                *state = State::Troubled;
+            }
+            well
+        });
+        if newly {
+            tracing::error!(store = %self, code = %failure.code, error = %failure, "the store is in trouble; waiting for it");
+            tokio::spawn(self.clone().recover(in_a_row));
+        }
+        true
+    }
+
+    /// Asks until the store answers. One that answers questions but fails reads is given longer and longer.
+    async fn recover(self, in_a_row: u32) {
+        let doublings = (in_a_row / IN_A_ROW).min(5);
+        let mut delay = (ASK.0 * 2u32.pow(doublings)).min(ASK.1);
+        loop {
+            tokio::time::sleep(delay.mul_f64(rand::random_range(0.8..1.2))).await;
+            if self.probe().await.is_ok() {
+                break;
+            }
+            delay = (delay * 2).min(ASK.1);
+        }
+        tracing::info!(store = %self, "the store answers again");
+        let _ = self.outage.state.send_replace(State::Well);
+    }
+}
+
+fn is_storage(code: Code) -> bool {
+    matches!(code, Code::StorageUnavailable | Code::StorageDenied)
+}

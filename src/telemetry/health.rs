@@ -1,0 +1,90 @@
+//! Whether this worker should be sent work: `/readyz`, and the gauge `tagmill_ready`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+
+use super::metrics;
+
+/// The state of everything readiness needs, shared by those who know and those who ask.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    model: AtomicBool,
+    nats: AtomicBool,
+    storage: AtomicBool,
+    inference: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// What `/readyz` answers.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Readiness {
+    /// Whether all of the below are as they should be.
+    pub ready: bool,
+    /// The model is warmed up.
+    pub model: bool,
+    /// NATS is connected.
+    pub nats: bool,
+    /// Every store answers.
+    pub storage: bool,
+    /// The last batch had an image that was tagged.
+    pub inference: bool,
+    /// The worker is stopping.
+    pub draining: bool,
+}
+
+impl Health {
+    /// The model is warmed up, and inference thereby proven.
+    pub fn set_model_ready(&self) {
+        self.0.inference.store(true, Ordering::Relaxed);
+        self.set(&self.0.model, true);
+    }
+
+    /// NATS is connected, or not.
+    pub fn set_nats(&self, connected: bool) {
+        metrics::nats_connected(connected);
+        self.set(&self.0.nats, connected);
+    }
+
+    /// Every store answers, or not.
+    pub fn set_storage(&self, answering: bool) {
+        self.set(&self.0.storage, answering);
+    }
+
+    /// The last batch went well, or not.
+    pub fn set_inference(&self, fine: bool) {
+        self.set(&self.0.inference, fine);
+    }
+
+    /// The worker stops.
+    pub fn set_draining(&self) {
+        self.set(&self.0.draining, true);
+    }
+
+    fn set(&self, flag: &AtomicBool, value: bool) {
+        flag.store(value, Ordering::Relaxed);
+        metrics::ready(self.readiness().ready);
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let State { model, nats, storage, inference, draining } = &*self.0;
+        let (model, nats, storage, inference, draining) =
+            (is(model), is(nats), is(storage), is(inference), is(draining));
+        Readiness {
+            ready: model && nats && storage && inference && !draining,
+            model,
+            nats,
+            storage,
+            inference,
+            draining,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Every metric there is: its name, what it counts, its labels' values, and the one function that records it.
+
+use std::time::{Duration, Instant};
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::delivery::{Door, Outcome};
+use crate::failure::Code;
+use crate::pipeline::batch::window::Flush;
+use crate::pipeline::tag::Model;
+
+const JOBS: &str = "tagmill_jobs_total";
+const IMAGES_TAGGED: &str = "tagmill_images_tagged_total";
+const FAILURES: &str = "tagmill_failures_total";
+const DEAD_LETTERS: &str = "tagmill_dead_letters_total";
+const JOB_SECONDS: &str = "tagmill_job_seconds";
+const STAGE_SECONDS: &str = "tagmill_stage_seconds";
+const BACKPRESSURE: &str = "tagmill_backpressure_seconds_total";
+const BATCH_SIZE: &str = "tagmill_batch_size";
+const BATCHES: &str = "tagmill_batches_total";
+const INFLIGHT: &str = "tagmill_inflight_jobs";
+const BACKLOG: &str = "tagmill_backlog_jobs";
+const OLDEST_JOB: &str = "tagmill_oldest_job_seconds";
+const REDELIVERIES: &str = "tagmill_redeliveries_total";
+const READY: &str = "tagmill_ready";
+const NATS_CONNECTED: &str = "tagmill_nats_connected";
+const MODEL_INFO: &str = "tagmill_model_info";
+const BUILD_INFO: &str = "tagmill_build_info";
+
+/// From a featherweight's tenth of a millisecond to a minute of waiting.
+const SECONDS: [f64; 18] =
+    [0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+const BATCH_SIZES: [f64; 10] = [1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Stages as metrics name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading the job.
+    Accept,
+    /// Reading the image.
+    Fetch,
+    /// Decoding and fitting it.
+    Decode,
+    /// Gathering rows.
+    Batch,
+    /// Running the model.
+    Tag,
+    /// Telling the door.
+    Publish,
+}
+
+impl Stage {
+    /// As labels have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Fetch => "fetch",
+            Self::Decode => "decode",
+            Self::Batch => "batch",
+            Self::Tag => "tag",
+            Self::Publish => "publish",
+        }
+    }
+}
+
+/// What was collected, for Prometheus to read.
+#[derive(Clone)]
+pub struct Collected(PrometheusHandle);
+
+impl Collected {
+    /// In the text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        metrics_process::Collector::default().collect();
+        // Counters of the `metrics` crate hold whole numbers. This one counts fractions of seconds, so it is kept as a
+        // gauge that only grows, and shown as the counter it is.
+        let (gauge, counter) = (format!("# TYPE {BACKPRESSURE} gauge"), format!("# TYPE {BACKPRESSURE} counter"));
+        self.0.render().replace(&gauge, &counter)
+    }
+
+    /// Folds what was recorded into the histograms; without it memory grows until the next scrape.
+    pub fn fold(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+/// Starts collecting.
+///
+/// # Errors
+/// Where the process collects already.
+pub fn start() -> Result<Collected, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(BATCH_SIZE.into()), &BATCH_SIZES)?
+        .install_recorder()?;
+    describe();
+    for door in [Door::Stream] {
+        for outcome in [Outcome::Tagged, Outcome::Rejected, Outcome::Retried] {
+            counter!(JOBS, "door" => door.as_str(), "outcome" => outcome.as_str()).absolute(0);
+        }
+    }
+    for code in Code::ALL {
+        counter!(DEAD_LETTERS, "code" => code.as_str()).absolute(0);
+    }
+    counter!(REDELIVERIES).absolute(0);
+    gauge!(INFLIGHT).set(0.0);
+    gauge!(READY).set(0.0);
+    gauge!(NATS_CONNECTED).set(0.0);
+    Ok(Collected(handle))
+}
+
+fn describe() {
+    describe_counter!(JOBS, "Jobs answered, by door and outcome (tagged, rejected, retried).");
+    describe_counter!(IMAGES_TAGGED, "Images whose result was confirmed, by model.");
+    describe_counter!(FAILURES, "Failures, by the stage that noticed and the code.");
+    describe_counter!(DEAD_LETTERS, "Dead letters written, by code.");
+    describe_histogram!(JOB_SECONDS, Unit::Seconds, "From accepted to answered, by door.");
+    describe_histogram!(
+        STAGE_SECONDS,
+        Unit::Seconds,
+        "Time jobs spend per stage: queue (before acceptance), fetch, decode, wait (for a batch), infer (per batch), publish."
+    );
+    describe_gauge!(BACKPRESSURE, Unit::Seconds, "Time a stage waited for room in the next.");
+    describe_histogram!(BATCH_SIZE, Unit::Count, "Images per batch, by model.");
+    describe_counter!(BATCHES, "Batches, by model and why they were closed (full, window, idle, drain).");
+    describe_gauge!(INFLIGHT, "Jobs accepted and not yet answered.");
+    describe_gauge!(
+        BACKLOG,
+        "Jobs in the stream not yet delivered to any worker (the fleet's: take the max over workers)."
+    );
+    describe_gauge!(
+        OLDEST_JOB,
+        Unit::Seconds,
+        "Age of the oldest job not yet answered (the fleet's: take the max over workers)."
+    );
+    describe_counter!(REDELIVERIES, "Jobs that came with an earlier delivery.");
+    describe_gauge!(READY, "1 where this worker should get work, else 0.");
+    describe_gauge!(NATS_CONNECTED, "1 while NATS is connected, else 0.");
+    describe_gauge!(MODEL_INFO, "1, with the model, its hash and what it really runs on.");
+    describe_gauge!(BUILD_INFO, "1, with the versions of tagmill and ONNX Runtime.");
+    metrics_process::Collector::default().describe();
+}
+
+/// A job came in.
+pub fn job_accepted() {
+    gauge!(INFLIGHT).increment(1.0);
+}
+
+/// A job left, whatever became of it.
+pub fn job_left() {
+    gauge!(INFLIGHT).decrement(1.0);
+}
+
+/// A job was answered, `age` after it came in.
+pub fn job_answered(door: Door, outcome: Outcome, age: Duration) {
+    counter!(JOBS, "door" => door.as_str(), "outcome" => outcome.as_str()).increment(1);
+    histogram!(JOB_SECONDS, "door" => door.as_str()).record(age);
+}
+
+/// An image's result was confirmed.
+pub fn image_tagged(model: &str) {
+    counter!(IMAGES_TAGGED, "model" => model.to_owned()).increment(1);
+}
+
+/// A stage failed a job.
+pub fn failed(stage: Stage, code: Code) {
+    counter!(FAILURES, "stage" => stage.as_str(), "code" => code.as_str()).increment(1);
+}
+
+/// A dead letter was written.
+pub fn dead_letter(code: Code) {
+    counter!(DEAD_LETTERS, "code" => code.as_str()).increment(1);
+}
+
+#[expect(clippy::must_use_candidate, reason = "it records; the seconds are there for whoever reports them too")]
+/// A job spent this long in `stage` (queue, fetch, decode, wait, infer, publish); gives back the seconds.
+pub fn stage_seconds(stage: &'static str, spent: Duration) -> f64 {
+    histogram!(STAGE_SECONDS, "stage" => stage).record(spent);
+    spent.as_secs_f64()
+}
+
+/// Counts the time from now until the guard is dropped as waiting for room in the next stage.
+#[must_use]
+pub fn backpressure(stage: Stage) -> Backpressure {
+    Backpressure { stage, since: Instant::now() }
+}
+
+/// See [`backpressure`].
+#[derive(Debug)]
+pub struct Backpressure {
+    stage: Stage,
+    since: Instant,
+}
+
+impl Drop for Backpressure {
+    fn drop(&mut self) {
+        gauge!(BACKPRESSURE, "stage" => self.stage.as_str()).increment(self.since.elapsed().as_secs_f64());
+    }
+}
+
+/// A batch of `size` was closed.
+pub fn batch(model: &str, flush: Flush, size: usize) {
+    counter!(BATCHES, "model" => model.to_owned(), "flush" => flush.as_str()).increment(1);
+    #[expect(clippy::cast_precision_loss, reason = "batches are small")]
+    histogram!(BATCH_SIZE, "model" => model.to_owned()).record(size as f64);
+}
+
+/// A job came with an earlier delivery.
+pub fn redelivered() {
+    counter!(REDELIVERIES).increment(1);
+}
+
+/// What waits in the stream.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn backlog(jobs: u64, oldest: Duration) {
+    gauge!(BACKLOG).set(jobs as f64);
+    gauge!(OLDEST_JOB).set(oldest.as_secs_f64());
+}
+
+/// Whether this worker should get work.
+pub fn ready(ready: bool) {
+    gauge!(READY).set(f64::from(u8::from(ready)));
+}
+
+/// Whether NATS is connected.
+pub fn nats_connected(connected: bool) {
+    gauge!(NATS_CONNECTED).set(f64::from(u8::from(connected)));
+}
+
+/// What runs here.
+pub fn running(model: &Model, onnxruntime: &str) {
+    let id = &model.id;
+    gauge!(MODEL_INFO, "model" => id.name.clone(), "sha256" => id.sha256.clone(), "device" => model.device.clone())
+        .set(1.0);
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "onnxruntime" => onnxruntime.to_owned()).set(1.0);
+}

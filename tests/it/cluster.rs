@@ -1,0 +1,82 @@
+//! A cluster of three servers loses one.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
+
+use crate::support::client::Client;
+use crate::support::nats::NatsServer;
+use crate::support::until;
+use crate::support::worker::Worker;
+
+const JOBS: usize = 400;
+
+/// Three servers that know each other, with JetStream.
+async fn cluster() -> Vec<NatsServer> {
+    // Routes must be known beforehand; the listeners that found the ports free are closed only when all are found.
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect();
+    drop(listeners);
+    let routes = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>();
+    let start = |number: usize| {
+        let name = format!("node-{number}");
+        let (own, all) = (&routes[number], routes.join(","));
+        NatsServer::start_with(&[
+            "--jetstream",
+            "--server_name",
+            &name,
+            "--cluster_name",
+            "tagmill",
+            "--cluster",
+            own,
+            "--routes",
+            &all,
+        ])
+    };
+    let servers: Vec<_> = (0..3).map(start).collect();
+    let client = Client::connect(&servers[0]).await;
+    // Only a leader knows that there is no such stream.
+    until("the cluster to have a leader", || async {
+        let error = client.jetstream.get_stream("none").await.err()?;
+        let GetStreamErrorKind::JetStream(reply) = error.kind() else { return None };
+        (reply.error_code() == ErrorCode::STREAM_NOT_FOUND).then_some(())
+    })
+    .await;
+    servers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_loses_a_server_loses_no_job() {
+    let mut servers = cluster().await;
+    let others = format!("{},{}", servers[1].url(), servers[2].url());
+    let arguments = ["--replicas", "3", "--nats-url", &others];
+    // Acknowledgements on their way to the lost server are lost with it: their jobs come again after the ack wait.
+    Client::connect(&servers[0]).await.make_queue(Duration::from_secs(2), 3).await;
+    let worker = Worker::start_with(&servers[0], &crate::support::samples(), &arguments, &[]);
+    let client = Client::connect(&servers[1]).await;
+    let results = client.jetstream.get_stream("TAGMILL_RESULTS").await.expect("the worker made it");
+    assert_eq!(results.cached_info().config.num_replicas, 3);
+    client.submit_samples(JOBS / 2).await;
+    client.results(20).await;
+
+    // The one the worker is connected to.
+    servers[0].kill();
+    let client = Client::connect(&servers[1]).await;
+    for number in JOBS / 2..JOBS {
+        until("the job to be stored", || async {
+            let job = serde_json::json!({ "id": number.to_string(), "image": "night-sky.png" }).to_string();
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", format!("job-{number}"));
+            client.try_publish("tagmill.jobs", headers, job).await.then_some(())
+        })
+        .await;
+    }
+    client.queue_is_empty().await;
+    let results = client.results(JOBS).await;
+    let ids: std::collections::HashSet<_> = results.iter().map(|result| result.id().to_owned()).collect();
+    assert_eq!(ids.len(), JOBS);
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0);
+    assert_eq!(worker.get("/readyz").await.0, 200);
+}

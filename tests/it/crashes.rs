@@ -1,0 +1,170 @@
+//! Workers and servers that stop, and jobs that outlive them.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Answer, Client};
+use crate::support::nats::NatsServer;
+use crate::support::s3::S3Server;
+use crate::support::worker::Worker;
+use crate::support::{repository, until};
+
+const JOBS: usize = 1500;
+
+/// Every job has a result, and the queue is empty.
+async fn all_answered(client: &Client) {
+    client.queue_is_empty().await;
+    let results = client.results(JOBS).await;
+    let ids: HashSet<_> = results.iter().map(Answer::id).collect();
+    assert_eq!(ids.len(), JOBS, "a job was lost or answered twice");
+    assert_eq!(client.count("TAGMILL_RESULTS").await, JOBS as u64);
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_stop_finishes_what_it_has_and_leaves_the_rest() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let mut worker = Worker::start(&nats);
+    client.submit_samples(JOBS / 2).await;
+    client.results(20).await;
+    worker.signal("TERM");
+    let told = Instant::now();
+    let submitting = client.submit_samples_from(JOBS / 2, JOBS);
+    submitting.await;
+    assert!(worker.ended().success(), "{}", worker.log());
+    assert!(told.elapsed() < Duration::from_secs(25));
+    let consumer = client.consumer().await;
+    assert_eq!(consumer.num_ack_pending, 0, "a stopped worker holds nothing");
+    assert!(consumer.num_pending > 0, "there is something left to do");
+    let _other = Worker::start(&nats);
+    all_answered(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_a_killed_worker_go_to_another() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(2), 1).await;
+    let worker = Worker::start(&nats);
+    client.submit_samples(JOBS).await;
+    client.results(20).await;
+    worker.signal("KILL");
+    drop(worker);
+    assert!(client.consumer().await.num_ack_pending > 0, "it was killed with jobs in hand");
+    let other = Worker::start(&nats);
+    all_answered(&client).await;
+    assert!(other.metric("tagmill_redeliveries_total").await > Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_is_waited_for() {
+    let mut nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    client.submit("before", "orange-sunset.jpg").await;
+    client.results(1).await;
+    assert_eq!(worker.get("/readyz").await.0, 200);
+
+    nats.kill();
+    until("the worker to notice", || async { (worker.get("/readyz").await.0 == 503).then_some(()) }).await;
+    assert_eq!(worker.metric("tagmill_nats_connected").await, Some(0.0));
+    assert_eq!(worker.metric("tagmill_ready").await, Some(0.0));
+    assert_eq!(worker.get("/healthz").await.0, 200, "waiting is no reason to be restarted");
+
+    nats.restart();
+    let client = Client::connect(&nats).await;
+    client.submit("after", "orange-sunset.jpg").await;
+    let results = client.results(2).await;
+    assert_eq!(results[1].id(), "after");
+    assert_eq!(worker.metric("tagmill_nats_connected").await, Some(1.0));
+    assert_eq!(worker.get("/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_trouble_is_waited_for_and_costs_no_attempt() {
+    let (nats, mut s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
+    let worker = Worker::start_with(&nats, "s3://images", &["--max-attempts", "1"], &s3.environment());
+    let client = Client::connect(&nats).await;
+    s3.stop();
+    for number in 0..30 {
+        client.submit(&number.to_string(), "sunset.jpg").await;
+    }
+    worker.logged("the store is in trouble");
+    until("the worker to be unready", || async { (worker.get("/readyz").await.0 == 503).then_some(()) }).await;
+    assert_eq!(worker.log().matches("the store is in trouble").count(), 1, "said once, not per job");
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0);
+
+    s3.resume().await;
+    let results = client.results(30).await;
+    assert!(results.iter().all(|result| result.json["attempt"] == 1), "waiting is not an attempt");
+    client.queue_is_empty().await;
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0);
+    assert_eq!(worker.get("/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_waits_for_a_store_hands_its_jobs_back_at_once_when_told_to_stop() {
+    let (nats, mut s3) = (NatsServer::start(), S3Server::start("images").await);
+    let mut worker = Worker::start_with(&nats, "s3://images", &[], &s3.environment());
+    let client = Client::connect(&nats).await;
+    s3.stop();
+    client.submit("one", "sunset.jpg").await;
+    worker.logged("the store is in trouble");
+    worker.signal("TERM");
+    let told = Instant::now();
+    assert!(worker.ended().success(), "{}", worker.log());
+    assert!(told.elapsed() < Duration::from_secs(15), "it need not wait for the drain timeout");
+    // It comes again long before the ack wait of half a minute.
+    client.take_without_answer(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_never_answered_ends_as_a_dead_letter() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    client.submit("poison", "orange-sunset.jpg").await;
+    // Six workers that took it and died.
+    client.take_without_answer(6).await;
+    let _worker = Worker::start_with(&nats, &crate::support::samples(), &["--max-attempts", "3"], &[]);
+    let letter = client.dead(1).await.remove(0);
+    assert_eq!((letter.id(), letter.code()), ("TAGMILL_JOBS-1", "attempts_exhausted"));
+    assert_eq!(letter.json["attempts"], 7);
+    assert_eq!(letter.json["job"]["id"], "poison");
+    client.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspects_run_alone_and_are_tagged_like_any_other() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    for number in 0..20 {
+        client.submit(&format!("suspect-{number}"), "orange-sunset.jpg").await;
+    }
+    client.take_without_answer(2).await;
+    for number in 0..40 {
+        client.submit(&format!("fresh-{number}"), "orange-sunset.jpg").await;
+    }
+    let worker = Worker::start(&nats);
+    let results = client.results(60).await;
+    let suspects: Vec<_> = results.iter().filter(|result| result.id().starts_with("suspect")).collect();
+    assert_eq!(suspects.len(), 20);
+    for suspect in suspects {
+        assert_eq!((&suspect.json["attempt"], &suspect.json["batch"]), (&3.into(), &1.into()), "alone in its batch");
+    }
+    client.queue_is_empty().await;
+    assert_eq!(worker.metric("tagmill_redeliveries_total").await, Some(20.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_deleted_ends_the_worker_with_a_clear_error() {
+    let nats = NatsServer::start();
+    let mut worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    client.jetstream.delete_stream("TAGMILL_JOBS").await.expect("it is there");
+    assert_eq!(worker.ended().code(), Some(1));
+    assert!(worker.log().contains("TAGMILL_JOBS is gone"), "{}", worker.log());
+}

@@ -1,0 +1,68 @@
+//! `tagmill dead`.
+
+use std::process::Output;
+
+use async_nats::HeaderMap;
+use serde_json::Value;
+
+use crate::support::client::Client;
+use crate::support::nats::NatsServer;
+use crate::support::worker::{Worker, tagmill};
+use crate::support::{repository, until};
+
+fn dead(nats: &NatsServer, arguments: &[&str]) -> (i32, String, String) {
+    let url = nats.url();
+    let Output { status, stdout, stderr } =
+        tagmill(&[&["dead"], arguments, &["--nats-url", &url]].concat()).output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("it exits"), text(stdout), text(stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_listed_retried_and_dropped() {
+    let nats = NatsServer::start();
+    let store = tempfile::tempdir().expect("a folder");
+    let _worker = Worker::start_with(&nats, &format!("file://{}", store.path().display()), &[], &[]);
+    let client = Client::connect(&nats).await;
+    let mut headers = HeaderMap::new();
+    headers.insert("traceparent", "00-trace");
+    headers.insert("Nats-Msg-Id", "upload-1");
+    client.publish("tagmill.jobs.shop", headers, r#"{"image":"late.jpg"}"#).await;
+    client.publish("tagmill.jobs", HeaderMap::new(), "not json").await;
+    client.submit("gone", "missing.jpg").await;
+    client.dead(3).await;
+
+    let (code, table, _) = dead(&nats, &["list"]);
+    assert_eq!((code, table.lines().count()), (0, 4), "a heading and three letters:\n{table}");
+    let (_, json, _) = dead(&nats, &["list", "--json", "--subject", "tagmill.jobs.shop"]);
+    let letter: Value = serde_json::from_str(&json).expect("one letter");
+    assert_eq!((&letter["id"], &letter["error"]["code"]), (&"upload-1".into(), &"image_not_found".into()));
+    assert_eq!(letter["job"], serde_json::json!({ "image": "late.jpg" }));
+    let (_, json, _) = dead(&nats, &["list", "--json", "--code", "bad_job"]);
+    assert_eq!(json.lines().count(), 1);
+
+    // Without a terminal to ask on, and without --yes, nothing happens.
+    let (code, _, message) = dead(&nats, &["drop", "--all"]);
+    assert_eq!((code, client.count("TAGMILL_DEAD").await), (2, 3), "{message}");
+    let (code, _, message) = dead(&nats, &["retry", "nobody", "--yes"]);
+    assert_eq!(code, 1);
+    assert!(message.contains("nobody"), "{message}");
+
+    std::fs::copy(repository("samples/orange-sunset.jpg"), store.path().join("late.jpg")).expect("a copy");
+    let (code, _, message) = dead(&nats, &["retry", "upload-1", "--yes"]);
+    assert_eq!(code, 0, "{message}");
+    let result = client.results(1).await.remove(0);
+    assert_eq!((result.id(), result.subject.as_str()), ("upload-1", "tagmill.results.shop"));
+    assert!(result.headers.get("traceparent").is_some(), "a job's headers stay with it");
+    until("the letter to be gone", || async { (client.count("TAGMILL_DEAD").await == 2).then_some(()) }).await;
+
+    // What fails again comes back as a new letter, not swallowed as a duplicate.
+    let (code, _, message) = dead(&nats, &["retry", "--all", "--code", "image_not_found", "--yes"]);
+    assert_eq!(code, 0, "{message}");
+    until("a new letter", || async { (client.count("TAGMILL_DEAD").await == 2).then_some(()) }).await;
+
+    let (code, _, message) = dead(&nats, &["drop", "--all", "--yes"]);
+    assert_eq!((code, client.count("TAGMILL_DEAD").await), (0, 0), "{message}");
+    let (code, table, _) = dead(&nats, &["list"]);
+    assert_eq!((code, table.lines().count()), (0, 1), "{table}");
+}

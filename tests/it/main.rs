@@ -1,0 +1,13 @@
+//! Integration tests, all in one program: real workers, a real nats-server, a real S3 protocol server, ONNX Runtime itself.
+#![expect(unreachable_pub, reason = "there is nobody outside to reach it")]
+
+mod bad_jobs;
+mod chaos;
+mod cluster;
+mod crashes;
+mod dead;
+mod startup;
+mod stream;
+mod submit;
+mod support;
+mod telemetry;

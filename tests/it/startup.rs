@@ -1,0 +1,176 @@
+//! What keeps a worker from starting is said in one clear message, with the right exit code.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{consumer, stream};
+
+use crate::support::client::Client;
+use crate::support::nats::NatsServer;
+use crate::support::s3::S3Server;
+use crate::support::worker::tagmill;
+use crate::support::{repository, samples};
+
+/// Runs a worker that must not start; its exit code and last line.
+fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, String) {
+    let (models, samples) = (repository("models").display().to_string(), samples());
+    let mut arguments = vec!["worker", "--listen", "127.0.0.1:0"];
+    for (flag, value) in [("--store", samples.as_str()), ("--models", models.as_str())] {
+        if !change.contains(&flag) {
+            arguments.extend([flag, value]);
+        }
+    }
+    arguments.extend(change);
+    // Stopped after a minute, so that a worker that starts or waits after all fails the test instead of hanging it.
+    let mut command = Command::new("timeout");
+    let tagmill = tagmill(&arguments);
+    command.arg("15").arg(tagmill.get_program()).args(tagmill.get_args()).env_clear().stdin(Stdio::null());
+    command.envs(tagmill.get_envs().filter_map(|(name, value)| Some((name, value?)))).envs(environment.iter().cloned());
+    command.env("PATH", "/usr/bin:/bin");
+    let Output { status, stderr, .. } = command.output().expect("it runs");
+    let text = String::from_utf8(stderr).expect("UTF-8");
+    let last = text.lines().rfind(|line| line.starts_with("tagmill:") || line.starts_with("error:")).unwrap_or(&text);
+    (status.code().expect("it exits"), last.to_owned())
+}
+
+#[test]
+fn wrong_settings_are_exit_code_2() {
+    let empty = tempfile::tempdir().expect("a folder");
+    let empty = empty.path().to_str().expect("UTF-8");
+    let cases: [(&[&str], &str); 11] = [
+        (&["--store", "ftp://host/x"], "ftp://host/x"),
+        (&["--store", "images"], "s3://bucket"),
+        (&["--store", "file:///no/such/folder"], "/no/such/folder"),
+        (&["--models", "/no/such/folder"], "/no/such/folder"),
+        (&["--models", empty], "model.onnx"),
+        (&["--model", "nameless"], "demo"),
+        (&["--batch-size", "0"], "--batch-size"),
+        (&["--general-threshold", "1.5"], "--general-threshold"),
+        (&["--prefix", "a b"], "--prefix"),
+        (&["--device", "gpu"], "--device"),
+        (&["--no-such-flag"], "--no-such-flag"),
+    ];
+    for (change, named) in cases {
+        let (code, message) = refused(change, &[]);
+        assert_eq!(code, 2, "{change:?}: {message}");
+        assert!(message.contains(named), "{change:?}: {message}");
+    }
+}
+
+#[test]
+fn a_broken_model_is_named_with_what_is_wrong() {
+    let models = tempfile::tempdir().expect("a folder");
+    let model = models.path().join("broken");
+    std::fs::create_dir(&model).expect("a folder");
+    let with = |onnx: &[u8], labels: &str| {
+        std::fs::write(model.join("model.onnx"), onnx).expect("a file");
+        std::fs::write(model.join("selected_tags.csv"), labels).expect("a file");
+        refused(&["--models", models.path().to_str().expect("UTF-8")], &[])
+    };
+    let onnx = std::fs::read(repository("models/demo/model.onnx")).expect("the demo model");
+    for (onnx, labels, named) in [
+        (&b"not a graph"[..], "tag_id,name,category,count\n1,a,0,1\n", "broken"),
+        (&onnx, "tag_id,name,category,count\n1,a,0,1\n", "1 labels"),
+        (&onnx, "name\n", "no labels"),
+    ] {
+        let (code, message) = with(onnx, labels);
+        assert_eq!(code, 2, "{message}");
+        assert!(message.contains("`broken`") && message.contains(named), "{message}");
+    }
+}
+
+#[test]
+fn a_device_that_was_asked_for_is_used_or_refused() {
+    let nats = NatsServer::start();
+    let (code, message) = refused(&["--device", "cuda", "--nats-url", &nats.url()], &[]);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("cuda:0") && message.contains("--device"), "{message}");
+}
+
+#[test]
+fn a_missing_runtime_says_how_to_get_it() {
+    let (code, message) = refused(&[], &[("ORT_DYLIB_PATH", "/no/such/library.so".into())]);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("/no/such/library.so") && message.contains("pip download"), "{message}");
+}
+
+#[test]
+fn an_unreachable_server_is_given_up_after_ten_seconds_and_its_password_not_shown() {
+    let began = Instant::now();
+    let (code, message) = refused(&["--nats-url", "nats://user:hush@127.0.0.1:1"], &[]);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("127.0.0.1:1") && !message.contains("hush"), "{message}");
+    assert!(began.elapsed() > Duration::from_secs(8) && began.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_server_without_jetstream_is_named_as_such() {
+    let nats = NatsServer::start_with(&[]);
+    let (code, message) = refused(&["--nats-url", &nats.url()], &[]);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("no JetStream"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_would_lose_or_keep_jobs_is_refused() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let config = stream::Config {
+        name: "TAGMILL_JOBS".into(),
+        subjects: vec!["tagmill.jobs".into()],
+        ..stream::Config::default()
+    };
+    client.jetstream.create_stream(config.clone()).await.expect("a stream");
+    let (code, message) = refused(&["--nats-url", &nats.url()], &[]);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("TAGMILL_JOBS") && message.contains("retention"), "{message}");
+
+    client.jetstream.delete_stream("TAGMILL_JOBS").await.expect("it is there");
+    let queue = stream::Config { retention: stream::RetentionPolicy::WorkQueue, ..config };
+    let queue = client.jetstream.create_stream(queue).await.expect("a stream");
+    for (config, setting) in [
+        (consumer::pull::Config { max_deliver: 3, ..workers() }, "max_deliver"),
+        (consumer::pull::Config { ack_policy: consumer::AckPolicy::None, ..workers() }, "ack policy"),
+    ] {
+        // A work queue takes no other policy than explicit; where the server refuses it, there is nothing to test.
+        if queue.create_consumer(config).await.is_ok() {
+            let (code, message) = refused(&["--nats-url", &nats.url()], &[]);
+            assert_eq!(code, 1, "{message}");
+            assert!(message.contains("workers") && message.contains(setting), "{message}");
+            queue.delete_consumer("workers").await.expect("it is there");
+        }
+    }
+}
+
+fn workers() -> consumer::pull::Config {
+    consumer::pull::Config { durable_name: Some("workers".into()), ..consumer::pull::Config::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_does_not_exist_or_refuses_is_named() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    let mut environment = s3.environment();
+    let url = nats.url();
+    let start = async |environment: Vec<_>, store: &'static str| {
+        let url = url.clone();
+        let run = move || refused(&["--store", store, "--nats-url", &url], &environment);
+        tokio::task::spawn_blocking(run).await.expect("no panic")
+    };
+    let (code, message) = start(environment.clone(), "s3://nowhere").await;
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("s3://nowhere"), "{message}");
+
+    for (name, value) in &mut environment {
+        if *name == "AWS_SECRET_ACCESS_KEY" {
+            *value = "wrong-secret".into();
+        }
+    }
+    let (code, message) = start(environment.clone(), "s3://images").await;
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("s3://images") && !message.contains("wrong-secret"), "{message}");
+
+    environment.retain(|(name, _)| *name != "AWS_ALLOW_HTTP");
+    let (code, message) = start(environment, "s3://images").await;
+    assert_eq!(code, 2, "{message}");
+    assert!(message.contains("AWS_ALLOW_HTTP"), "{message}");
+}

@@ -1,0 +1,184 @@
+//! A client of the wire contract, as anyone could write one.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::{self, Context};
+use async_nats::{HeaderMap, Message};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use super::PATIENCE;
+use super::nats::NatsServer;
+
+pub struct Client {
+    pub jetstream: Context,
+}
+
+/// A result or a dead letter.
+#[derive(Debug)]
+pub struct Answer {
+    pub subject: String,
+    pub headers: HeaderMap,
+    pub json: Value,
+}
+
+impl Client {
+    pub async fn connect(server: &NatsServer) -> Self {
+        let nats = async_nats::connect(server.url()).await.expect("it runs");
+        Self { jetstream: jetstream::new(nats) }
+    }
+
+    /// Publishes a payload to the queue and sees it stored.
+    pub async fn publish(&self, subject: &str, headers: HeaderMap, payload: impl Into<bytes::Bytes>) {
+        let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.into()).await;
+        sent.expect("it is sent").await.expect("it is stored");
+    }
+
+    /// Publishes a payload; whether the server has it.
+    pub async fn try_publish(&self, subject: &str, headers: HeaderMap, payload: String) -> bool {
+        let publish = async {
+            let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.into()).await.ok()?;
+            sent.await.ok()
+        };
+        matches!(tokio::time::timeout(Duration::from_secs(2), publish).await, Ok(Some(_)))
+    }
+
+    /// Publishes a job with this id for this image.
+    pub async fn submit(&self, id: &str, image: &str) {
+        self.publish("tagmill.jobs", HeaderMap::new(), json!({ "id": id, "image": image }).to_string()).await;
+    }
+
+    /// Publishes `count` jobs for the sample images, named by number.
+    pub async fn submit_samples(&self, count: usize) {
+        self.submit_samples_from(0, count).await;
+    }
+
+    /// The same, for a part of the numbers.
+    pub async fn submit_samples_from(&self, first: usize, end: usize) {
+        for number in first..end {
+            let image = ["orange-sunset.jpg", "blue-ocean.webp", "red-strawberry.png", "night-sky.png"][number % 4];
+            self.submit(&number.to_string(), image).await;
+        }
+    }
+
+    /// Waits until a stream holds `count` answers, and reads them.
+    async fn answers(&self, stream: &str, count: usize) -> Vec<Answer> {
+        // A cluster that has just lost a server answers after a while.
+        let mut messages = super::until("a consumer of answers", || async {
+            let stream = self.jetstream.get_stream(stream).await.ok()?;
+            let consumer = stream.create_consumer(OrderedConfig::default()).await.ok()?;
+            consumer.messages().await.ok()
+        })
+        .await;
+        let mut answers = Vec::new();
+        while answers.len() < count {
+            let next = tokio::time::timeout(PATIENCE, messages.next()).await;
+            let next = next.unwrap_or_else(|_| panic!("only {} of {count} answers: {answers:#?}", answers.len()));
+            answers.push(Answer::from(next.expect("an endless stream").expect("a message").message));
+        }
+        answers
+    }
+
+    /// Waits for `count` results.
+    pub async fn results(&self, count: usize) -> Vec<Answer> {
+        self.answers("TAGMILL_RESULTS", count).await
+    }
+
+    /// Waits for `count` dead letters.
+    pub async fn dead(&self, count: usize) -> Vec<Answer> {
+        self.answers("TAGMILL_DEAD", count).await
+    }
+
+    /// Has the stream of results take these subjects and no others, as soon as there is one.
+    pub async fn take_results(&self, subjects: &[&str]) {
+        super::until("the stream of results", || async {
+            let stream = self.jetstream.get_stream("TAGMILL_RESULTS").await.ok()?;
+            let subjects = subjects.iter().map(ToString::to_string).collect();
+            let config = jetstream::stream::Config { subjects, ..stream.cached_info().config.clone() };
+            self.jetstream.update_stream(config).await.ok()
+        })
+        .await;
+    }
+
+    /// How many messages a stream holds.
+    pub async fn count(&self, stream: &str) -> u64 {
+        super::until("the stream", || async {
+            let stream = self.jetstream.get_stream(stream).await.ok()?;
+            Some(stream.cached_info().state.messages)
+        })
+        .await
+    }
+
+    /// The state of the workers' consumer.
+    pub async fn consumer(&self) -> jetstream::consumer::Info {
+        let consumer: jetstream::consumer::PullConsumer =
+            self.jetstream.get_consumer_from_stream("workers", "TAGMILL_JOBS").await.expect("a worker made it");
+        consumer.cached_info().clone()
+    }
+
+    /// Waits until no job is left in the queue.
+    pub async fn queue_is_empty(&self) {
+        super::until("an empty queue", || async { (self.count("TAGMILL_JOBS").await == 0).then_some(()) }).await;
+    }
+
+    /// Takes every job that waits `times` times and gives it back without an answer, as workers do that are killed.
+    pub async fn take_without_answer(&self, times: usize) {
+        let consumer: jetstream::consumer::PullConsumer =
+            self.jetstream.get_consumer_from_stream("workers", "TAGMILL_JOBS").await.expect("it was made");
+        let jobs = usize::try_from(self.count("TAGMILL_JOBS").await).expect("a few");
+        for _ in 0..times {
+            let batch = consumer.batch().max_messages(jobs).expires(Duration::from_secs(10)).messages().await;
+            let taken: Vec<_> = batch.expect("a request").collect().await;
+            assert_eq!(taken.len(), jobs);
+            for job in taken {
+                job.expect("a job").double_ack_with(jetstream::AckKind::Nak(None)).await.expect("it is given back");
+            }
+        }
+    }
+
+    /// Makes the queue and its consumer before any worker does, with another ack wait.
+    pub async fn make_queue(&self, ack_wait: Duration, replicas: usize) {
+        let stream = self
+            .jetstream
+            .create_stream(jetstream::stream::Config {
+                name: "TAGMILL_JOBS".into(),
+                subjects: vec!["tagmill.jobs".into(), "tagmill.jobs.>".into()],
+                retention: jetstream::stream::RetentionPolicy::WorkQueue,
+                num_replicas: replicas,
+                ..Default::default()
+            })
+            .await
+            .expect("a stream");
+        let config =
+            jetstream::consumer::pull::Config { durable_name: Some("workers".into()), ack_wait, ..Default::default() };
+        stream.create_consumer(config).await.expect("a consumer");
+    }
+}
+
+impl Answer {
+    pub fn id(&self) -> &str {
+        self.json["id"].as_str().expect("every answer has an id")
+    }
+
+    pub fn code(&self) -> &str {
+        self.json["error"]["code"].as_str().expect("every dead letter has a code")
+    }
+
+    /// The score of a tag or rating, zero where it is not reported.
+    pub fn score(&self, name: &str) -> f64 {
+        let tags = self.json["tags"].as_array().expect("every result has tags");
+        let tag = tags.iter().find(|tag| tag["name"] == name).map(|tag| &tag["score"]);
+        tag.unwrap_or(&self.json["rating"][name]).as_f64().unwrap_or_default()
+    }
+}
+
+impl From<Message> for Answer {
+    fn from(message: Message) -> Self {
+        Self {
+            subject: message.subject.to_string(),
+            headers: message.headers.unwrap_or_default(),
+            json: serde_json::from_slice(&message.payload).expect("answers are JSON"),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A real nats-server on a free port with a store of its own, killed on drop.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::PATIENCE;
+
+pub struct NatsServer {
+    process: Process,
+    program: String,
+    arguments: Vec<String>,
+    folder: TempDir,
+    pub port: u16,
+}
+
+impl NatsServer {
+    /// With JetStream.
+    pub fn start() -> Self {
+        Self::start_with(&["--jetstream"])
+    }
+
+    /// With these arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::start_program("nats-server".to_owned(), arguments, folder)
+    }
+
+    /// The current release instead of Debian's, with every message on disk before it is confirmed.
+    pub fn start_current() -> Self {
+        let program = std::env::var("TAGMILL_TEST_NATS_SERVER").expect("run the tests with `make test`");
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("nats.conf");
+        std::fs::write(&config, "jetstream { sync_interval: always }").expect("a file");
+        let config = config.display().to_string();
+        Self::start_program(program, &["--jetstream", "--config", &config], folder)
+    }
+
+    fn start_program(program: String, arguments: &[&str], folder: TempDir) -> Self {
+        let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let (process, port) = spawn(&program, folder.path(), &arguments, -1);
+        Self { process, program, arguments, folder, port }
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends the server as a crash would.
+    pub fn kill(&mut self) {
+        self.process.end();
+    }
+
+    /// Starts it again on the same store and port.
+    pub fn restart(&mut self) {
+        let (process, port) = spawn(&self.program, self.folder.path(), &self.arguments, self.port.into());
+        assert_eq!(port, self.port);
+        self.process = process;
+    }
+}
+
+/// Killed on drop.
+struct Process(Child);
+
+impl Process {
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Starts a server and waits until it has written down its port.
+fn spawn(program: &str, folder: &Path, arguments: &[String], port: i32) -> (Process, u16) {
+    for entry in std::fs::read_dir(folder).expect("the folder").flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "ports") {
+            std::fs::remove_file(entry.path()).expect("an old ports file");
+        }
+    }
+    let process = Command::new(program)
+        .args(arguments)
+        .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
+        .arg("--store_dir")
+        .arg(folder.join("store"))
+        .arg("--ports_file_dir")
+        .arg(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let process = Process(process.expect("nats-server is installed by `make test`"));
+    // Named after the program's own file name.
+    let name = Path::new(program).file_name().and_then(|name| name.to_str()).expect("a program");
+    let file = folder.join(format!("{name}_{}.ports", process.0.id()));
+    let began = Instant::now();
+    loop {
+        if let Some(port) = std::fs::read(&file).ok().and_then(|json| port_in(&json)) {
+            return (process, port);
+        }
+        assert!(began.elapsed() < PATIENCE, "nats-server did not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn port_in(json: &[u8]) -> Option<u16> {
+    let ports: serde_json::Value = serde_json::from_slice(json).ok()?;
+    ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+}

@@ -1,0 +1,135 @@
+//! The real program, as a process.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{PATIENCE, nats::NatsServer, repository, samples};
+
+/// A command that runs tagmill, with nothing of the caller's settings.
+pub fn tagmill(arguments: &[&str]) -> Command {
+    let library = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH: run the tests with `make test`");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tagmill"));
+    command.args(arguments).env_clear().env("ORT_DYLIB_PATH", library).stdin(Stdio::null());
+    command
+}
+
+/// A running worker, killed on drop.
+pub struct Worker {
+    process: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// On the samples and the demo model, ready for jobs.
+    pub fn start(nats: &NatsServer) -> Self {
+        Self::start_with(nats, &samples(), &[], &[])
+    }
+
+    /// On this store, with more arguments and environment; ready for jobs.
+    pub fn start_with(
+        nats: &NatsServer,
+        store: &str,
+        arguments: &[&str],
+        environment: &[(&'static str, String)],
+    ) -> Self {
+        let worker = Self::spawn(nats, store, arguments, environment);
+        worker.logged("working");
+        worker
+    }
+
+    /// The same, without waiting for it to be ready.
+    pub fn spawn(nats: &NatsServer, store: &str, arguments: &[&str], environment: &[(&'static str, String)]) -> Self {
+        let (models, url) = (repository("models"), nats.url());
+        let mut command = tagmill(&["worker", "--store", store, "--nats-url", &url, "--listen", "127.0.0.1:0"]);
+        command.arg("--models").arg(models).args(arguments).envs(environment.iter().cloned());
+        let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, sink) = (BufReader::new(process.stderr.take().expect("piped")).lines(), Arc::clone(&log));
+        let reader = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sink.lock().expect("no panic").push(line);
+            }
+        });
+        Self { process, log, reader: Some(reader) }
+    }
+
+    /// The first line of the log that holds `text`, once there is one.
+    pub fn logged(&self, text: &str) -> String {
+        let began = Instant::now();
+        loop {
+            let log = self.log.lock().expect("no panic");
+            if let Some(line) = log.iter().find(|line| line.contains(text)) {
+                return line.clone();
+            }
+            assert!(began.elapsed() < PATIENCE, "never logged {text:?}, but:\n{}", log.join("\n"));
+            drop(log);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic").join("\n")
+    }
+
+    /// What it answers to GET.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let line = self.logged("address");
+        let (_, address) = line.split_once("127.0.0.1:").expect("the address");
+        let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+        // The HTTP client wants a TLS provider, even where it uses none.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let response = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await.expect("an answer");
+        (response.status().as_u16(), response.text().await.expect("text"))
+    }
+
+    /// The value of a metric, with its labels as they are written.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().expect("kill runs");
+        assert!(status.success(), "the worker is gone:\n{}", self.log());
+    }
+
+    /// Sends a signal by name, if it still runs.
+    pub fn try_signal(&mut self, name: &str) {
+        if self.is_running() {
+            let id = self.process.id().to_string();
+            let _ = Command::new("kill").args(["-s", name, &id]).status();
+        }
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("it was started").is_none()
+    }
+
+    /// Waits for its end, and for the end of its log.
+    pub fn ended(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().expect("it was started") {
+                self.reader.take().map(JoinHandle::join);
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,75 @@
+//! What operators see.
+
+use serde_json::Value;
+
+use crate::support::client::Client;
+use crate::support::nats::NatsServer;
+use crate::support::samples;
+use crate::support::worker::Worker;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_the_names_of_the_contract_and_count_what_happened() {
+    let nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    client.submit_samples(20).await;
+    client.submit("bad", "missing.png").await;
+    client.results(20).await;
+    client.dead(1).await;
+    client.queue_is_empty().await;
+    let (status, text) = worker.get("/metrics").await;
+    assert_eq!(status, 200);
+    for (series, value) in [
+        (r#"tagmill_jobs_total{door="stream",outcome="tagged"}"#, 20.0),
+        (r#"tagmill_jobs_total{door="stream",outcome="rejected"}"#, 1.0),
+        (r#"tagmill_jobs_total{door="stream",outcome="retried"}"#, 0.0),
+        (r#"tagmill_images_tagged_total{model="demo"}"#, 20.0),
+        (r#"tagmill_failures_total{stage="fetch",code="image_not_found"}"#, 1.0),
+        (r#"tagmill_dead_letters_total{code="image_not_found"}"#, 1.0),
+        (r#"tagmill_job_seconds_count{door="stream"}"#, 21.0),
+        (r#"tagmill_stage_seconds_count{stage="queue"}"#, 21.0),
+        (r#"tagmill_stage_seconds_count{stage="fetch"}"#, 21.0),
+        (r#"tagmill_stage_seconds_count{stage="decode"}"#, 20.0),
+        (r#"tagmill_stage_seconds_count{stage="wait"}"#, 20.0),
+        (r#"tagmill_stage_seconds_count{stage="publish"}"#, 21.0),
+        (r#"tagmill_batch_size_sum{model="demo"}"#, 20.0),
+        ("tagmill_inflight_jobs", 0.0),
+        ("tagmill_redeliveries_total", 0.0),
+        ("tagmill_ready", 1.0),
+        ("tagmill_nats_connected", 1.0),
+    ] {
+        assert_eq!(worker.metric(series).await, Some(value), "{series} in\n{text}");
+    }
+    for family in [
+        "# TYPE tagmill_batches_total counter",
+        "# TYPE tagmill_backpressure_seconds_total counter",
+        "# TYPE tagmill_backlog_jobs gauge",
+        "# TYPE tagmill_oldest_job_seconds gauge",
+        "# TYPE tagmill_stage_seconds histogram",
+        "tagmill_model_info{model=\"demo\",sha256=\"",
+        "tagmill_build_info{version=\"",
+        "# TYPE process_resident_memory_bytes gauge",
+    ] {
+        assert!(text.contains(family), "{family} in\n{text}");
+    }
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let name = line.split(' ').next().expect("a name");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help text");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_can_be_json_and_say_nothing_per_tagged_job() {
+    let nats = NatsServer::start();
+    let worker = Worker::start_with(&nats, &samples(), &["--log-format", "json"], &[]);
+    let client = Client::connect(&nats).await;
+    let before = worker.log().lines().count();
+    client.submit_samples(10).await;
+    client.results(10).await;
+    let log = worker.log();
+    assert_eq!(log.lines().count(), before, "{log}");
+    for line in log.lines() {
+        let json: Value = serde_json::from_str(line).expect("every line is JSON");
+        assert!(json["level"].is_string() && json["message"].is_string(), "{line}");
+    }
+}
