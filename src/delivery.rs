@@ -152,3 +152,71 @@ impl Drop for Delivery {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    use super::*;
+
+    /// A door that notes down what it is told.
+    struct Notebook(UnboundedSender<(String, Answer)>);
+
+    impl Reply for Notebook {
+        fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome> {
+            let noted = self.0.send((id, answer));
+            Box::pin(async move { if noted.is_ok() { Outcome::Retried } else { Outcome::Rejected } })
+        }
+    }
+
+    /// A first delivery, and what its door is told.
+    pub(crate) fn noted(id: &str) -> (Delivery, UnboundedReceiver<(String, Answer)>) {
+        let (notes, told) = unbounded_channel();
+        (Delivery::new(id.to_owned(), Door::Stream, 1, Box::new(Notebook(notes)), Answers::new()), told)
+    }
+
+    fn failed(answer: Option<(String, Answer)>) -> (String, Code) {
+        match answer {
+            Some((id, Answer::Failed(failure))) => (id, failure.code),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_given_once() {
+        let (delivery, mut told) = noted("one");
+        delivery.answer(Answer::Failed(Failure::new(Code::ImageNotFound, "gone"))).await;
+        assert_eq!(failed(told.recv().await), ("one".to_owned(), Code::ImageNotFound));
+        assert!(told.recv().await.is_none(), "and not again on drop");
+    }
+
+    #[tokio::test]
+    async fn dropped_without_an_answer_it_hands_the_job_back() {
+        for way in ["dropped", "panicked", "cancelled"] {
+            let (delivery, mut told) = noted(way);
+            let holding = tokio::spawn(async move {
+                match way {
+                    "dropped" => drop(delivery),
+                    "panicked" => panic!("holding {}", delivery.id),
+                    _ => std::future::pending::<()>().await,
+                }
+            });
+            if way == "cancelled" {
+                holding.abort();
+            }
+            let (id, code) = failed(told.recv().await);
+            assert_eq!((id.as_str(), code), (way, Code::InferenceFailed));
+            assert_eq!(code.class(), crate::failure::Class::Retry);
+            assert!(told.recv().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_can_wait_for_the_answers_of_dropped_jobs() {
+        let (delivery, mut told) = noted("one");
+        let answers = delivery.answers.clone();
+        drop(delivery);
+        answers.arrived().await;
+        assert!(told.try_recv().is_ok());
+    }
+}

@@ -103,6 +103,9 @@ impl fmt::Display for Code {
     }
 }
 
+/// Bytes a failure's text has at most: it may quote the job, and must fit where the job did not.
+const LONGEST: usize = 1000;
+
 /// Why a job was not tagged.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -117,7 +120,12 @@ pub struct Failure {
 impl Failure {
     /// A failure of the class its code has.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), class: code.class() }
+        let mut message = message.into();
+        if message.len() > LONGEST {
+            let end = (0..=LONGEST).rfind(|&end| message.is_char_boundary(end)).unwrap_or(0);
+            message.replace_range(end.., "…");
+        }
+        Self { code, message, class: code.class() }
     }
 
     /// The same failure, worth another attempt whatever its code says: our fault may be the worker's, not the job's.
@@ -151,6 +159,12 @@ impl From<&Failure> for ErrorBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_quotes_the_job_stays_short() {
+        let failure = Failure::new(Code::BadJob, "ä".repeat(1_000_000));
+        assert!(failure.message.len() < LONGEST + 10 && failure.message.ends_with("ä…"));
+    }
 
     #[test]
     fn a_code_is_written_as_it_is_named() {

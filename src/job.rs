@@ -5,6 +5,9 @@ use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure};
 
+/// Bytes an id has at most, so that every answer has room for it.
+const LONGEST_ID: usize = 1024;
+
 /// What to tag.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Job {
@@ -44,6 +47,16 @@ impl Thresholds {
 }
 
 impl Job {
+    /// The id alone, even of a message that is no job for another reason.
+    #[must_use]
+    pub fn id_in(payload: &[u8]) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Id {
+            id: String,
+        }
+        serde_json::from_slice::<Id>(payload).ok().map(|Id { id }| id).filter(|id| (1..=LONGEST_ID).contains(&id.len()))
+    }
+
     /// Reads a job from a message.
     ///
     /// # Errors
@@ -60,10 +73,11 @@ impl Job {
         if job.image.is_empty() {
             return Err(bad_job("field `image` is empty"));
         }
-        if job.id.as_deref() == Some("") {
-            return Err(bad_job("field `id` is empty; leave it out to have one made"));
+        match job.id.as_deref().map(str::len) {
+            Some(0) => Err(bad_job("field `id` is empty; leave it out to have one made")),
+            Some(long) if long > LONGEST_ID => Err(bad_job(format!("field `id` has {long} bytes, over {LONGEST_ID}"))),
+            _ => Ok(job),
         }
-        Ok(job)
     }
 }
 
@@ -122,8 +136,17 @@ mod tests {
         assert!(reason(r#"{"image":3}"#).contains("field `image`"));
         assert!(reason(r#"{"image":""}"#).contains("field `image`"));
         assert!(reason(r#"{"image":"a","id":7}"#).contains("field `id`"));
+        assert!(reason(&format!(r#"{{"image":"a","id":"{}"}}"#, "x".repeat(1025))).contains("field `id` has 1025"));
         assert!(reason(r#"{"image":"a","thresholds":{"general":1.5}}"#).contains("field `thresholds.general`"));
         assert!(reason(r#"{"image":"a","thresholds":{"character":"x"}}"#).contains("field `thresholds.character`"));
+    }
+
+    #[test]
+    fn the_id_of_a_bad_job_is_known() {
+        assert_eq!(Job::id_in(br#"{"id":"42","image":7}"#).as_deref(), Some("42"));
+        for none in ["", "[]", r#"{"id":7}"#, r#"{"id":""}"#, r#"{"image":"a"}"#] {
+            assert_eq!(Job::id_in(none.as_bytes()), None, "{none}");
+        }
     }
 
     #[test]

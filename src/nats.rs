@@ -31,7 +31,7 @@ pub struct Settings {
 /// What identifies us to the server.
 #[derive(Clone, Debug)]
 pub enum Login {
-    /// Nothing, or what the URL holds.
+    /// Nothing.
     None,
     /// A credentials file.
     Creds(PathBuf),

@@ -31,6 +31,15 @@ pub struct StageEnded {
     reason: String,
 }
 
+/// Why a stage ended before its input did.
+#[derive(Debug)]
+pub enum Ended {
+    /// The stage after it is gone, and says why.
+    NextGone,
+    /// Something is wrong with it.
+    Broken(String),
+}
+
 /// Settings of every stage.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -60,7 +69,7 @@ pub struct Flight {
 
 /// The running stages.
 pub struct Pipeline {
-    stages: JoinSet<(Stage, Result<(), String>)>,
+    stages: JoinSet<(Stage, Result<(), Ended>)>,
 }
 
 impl Pipeline {
@@ -96,11 +105,14 @@ impl Pipeline {
     ///
     /// Cancel safe.
     pub async fn broken(&mut self) -> StageEnded {
-        match self.stages.join_next().await {
-            Some(Ok((stage, Ok(())))) => StageEnded { stage: stage.as_str(), reason: "its input closed".into() },
-            Some(Ok((stage, Err(reason)))) => StageEnded { stage: stage.as_str(), reason },
-            Some(Err(error)) => StageEnded { stage: "unknown", reason: error.to_string() },
-            None => StageEnded { stage: "last", reason: "all others had ended".into() },
+        loop {
+            return match self.stages.join_next().await {
+                Some(Ok((_, Err(Ended::NextGone)))) => continue,
+                Some(Ok((stage, Ok(())))) => StageEnded { stage: stage.as_str(), reason: "its input closed".into() },
+                Some(Ok((stage, Err(Ended::Broken(reason))))) => StageEnded { stage: stage.as_str(), reason },
+                Some(Err(error)) => StageEnded { stage: "unknown", reason: error.to_string() },
+                None => StageEnded { stage: "last", reason: "all others had ended".into() },
+            };
         }
     }
 
@@ -111,8 +123,8 @@ impl Pipeline {
     pub async fn drained(mut self) -> Result<(), StageEnded> {
         while let Some(ended) = self.stages.join_next().await {
             match ended {
-                Ok((_, Ok(()))) => {}
-                Ok((stage, Err(reason))) => return Err(StageEnded { stage: stage.as_str(), reason }),
+                Ok((_, Ok(()) | Err(Ended::NextGone))) => {}
+                Ok((stage, Err(Ended::Broken(reason)))) => return Err(StageEnded { stage: stage.as_str(), reason }),
                 Err(error) => return Err(StageEnded { stage: "unknown", reason: error.to_string() }),
             }
         }
@@ -123,13 +135,14 @@ impl Pipeline {
 /// Runs a stage as a task of its own, so that its panic is its result.
 async fn ended(
     stage: Stage,
-    run: impl Future<Output = Result<(), String>> + Send + 'static,
-) -> (Stage, Result<(), String>) {
-    let result = match tokio::spawn(run).await {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => Err(format!("it panicked: {}", panic_message(&*error.into_panic()))),
-        Err(error) => Err(error.to_string()),
-    };
+    run: impl Future<Output = Result<(), Ended>> + Send + 'static,
+) -> (Stage, Result<(), Ended>) {
+    let result = tokio::spawn(run).await.unwrap_or_else(|error| {
+        Err(Ended::Broken(match error.try_into_panic() {
+            Ok(panic) => format!("it panicked: {}", panic_message(&*panic)),
+            Err(cancelled) => cancelled.to_string(),
+        }))
+    });
     (stage, result)
 }
 

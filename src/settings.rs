@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
+use percent_encoding::percent_decode_str;
 
 use crate::cli::{NatsArgs, TaggingArgs, WorkerArgs};
 use crate::door::stream;
@@ -82,8 +83,9 @@ impl TryFrom<WorkerArgs> for Worker {
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
-            // One batch runs, one is assembled, and as many again are on their way there.
-            in_flight: 4 * batch,
+            // One batch runs, and two more are on their way: what waits longer waits better in the queue, where any worker
+            // can take it.
+            in_flight: 3 * batch,
             chunk: batch,
             worker: Arc::clone(&name),
         };
@@ -107,7 +109,7 @@ fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(onnx::Settings, pipe
         },
     };
     let pipeline = pipeline::Settings {
-        fetch: fetch::Settings { concurrency: 4 * batch_size, max_image_bytes: args.max_image_bytes.as_u64() },
+        fetch: fetch::Settings { concurrency: 3 * batch_size, max_image_bytes: args.max_image_bytes.as_u64() },
         decode: decode::Settings {
             threads: at_least_one("decode-threads", args.decode_threads.unwrap_or(cores))?,
             picture: decode::picture::Settings {
@@ -132,15 +134,26 @@ impl TryFrom<NatsArgs> for nats::Settings {
         } else {
             given
         };
-        let servers = urls.iter().map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<_, _>>();
+        let servers = urls.iter().map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
+        let servers = servers.map_err(Invalid::NatsUrl)?;
         let login = match (args.nats_creds, args.nats_user, args.nats_password, args.nats_token) {
             (Some(path), ..) => Login::Creds(path),
             (_, Some(user), Some(password), _) => Login::User(user, password),
             (.., Some(token)) => Login::Token(token),
-            _ => Login::None,
+            _ => servers.iter().find_map(login_in).unwrap_or(Login::None),
         };
-        Ok(Self { servers: servers.map_err(Invalid::NatsUrl)?, login, ca: args.nats_ca })
+        Ok(Self { servers, login, ca: args.nats_ca })
     }
+}
+
+/// What a server's URL says of who we are, which the client itself leaves alone: `user:password@`, or `token@`.
+fn login_in(server: &ServerAddr) -> Option<Login> {
+    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let user = plain(server.username()?);
+    Some(match server.password() {
+        Some(password) => Login::User(user, plain(password).into()),
+        None => Login::Token(user.into()),
+    })
 }
 
 /// The subjects of a prefix.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::batch::{Heading, Lane};
 use super::publish::Finished;
-use super::{Flight, pass};
+use super::{Ended, Flight, pass};
 use crate::delivery::Delivery;
 use crate::failure::{Code, Failure};
 use crate::job::Job;
@@ -55,7 +55,7 @@ pub async fn run(
     mut incoming: Receiver<Incoming>,
     fetch: Sender<Accepted>,
     publish: Sender<Finished>,
-) -> Result<(), String> {
+) -> Result<(), Ended> {
     while let Some(Incoming { payload, queued, mut delivery }) = incoming.recv().await {
         metrics::stage_seconds("queue", queued);
         match accept.check(&payload, &mut delivery) {
@@ -65,7 +65,7 @@ pub async fn run(
                 let flight = Flight { job, image, model: Arc::clone(&accept.lane.model), seconds, delivery };
                 let accepted = Accepted { flight, heading: Heading::to(&accept.lane), location };
                 if pass(Stage::Accept, &fetch, accepted).await.is_err() {
-                    return Err("the fetch stage is gone".into());
+                    return Err(Ended::NextGone);
                 }
             }
             Err(failure) => {
@@ -79,10 +79,13 @@ pub async fn run(
 
 impl Accept {
     fn check(&self, payload: &[u8], delivery: &mut Delivery) -> Result<(Job, Location), Failure> {
-        let mut job = Job::parse(payload)?;
-        if let Some(id) = job.id.take() {
+        let mut parsed = Job::parse(payload);
+        // A job that is wrong elsewhere is still answered under its own name.
+        let id = parsed.as_mut().map_or_else(|_| Job::id_in(payload), |job| job.id.take());
+        if let Some(id) = id {
             delivery.id = id;
         }
+        let job = parsed?;
         if let Some(name) = job.model.as_deref() {
             let known = &self.lane.model.id.name;
             if name != known {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::decode::Ready;
 use super::tag::Model;
-use super::{Flight, pass};
+use super::{Ended, Flight, pass};
 use crate::telemetry::metrics::{self, Stage};
 use window::{Decision, Flush, Room, Window};
 
@@ -127,7 +127,7 @@ pub async fn run(
     mut ready: Receiver<Ready>,
     traffic: Arc<Traffic>,
     tag: Sender<Batch>,
-) -> Result<(), String> {
+) -> Result<(), Ended> {
     let mut window = Window::new(settings.window, settings.limit);
     loop {
         let now = Instant::now();
@@ -163,11 +163,11 @@ async fn flush(
     reason: Flush,
     traffic: &Traffic,
     tag: &Sender<Batch>,
-) -> Result<(), String> {
+) -> Result<(), Ended> {
     let rows: Vec<Row> = window.take().into_iter().map(|(ready, (flight, row))| Row { flight, row, ready }).collect();
     if let Some(row) = rows.first() {
         metrics::batch(&row.flight.model.id.name, reason, rows.len());
     }
     traffic.running.fetch_add(1, Ordering::AcqRel);
-    pass(Stage::Batch, tag, Batch { rows }).await.map_err(|_| "the tag stage is gone".to_owned())
+    pass(Stage::Batch, tag, Batch { rows }).await.map_err(|_| Ended::NextGone)
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::batch::{Approach, Heading};
 use super::fetch::Fetched;
 use super::publish::Finished;
-use super::{Flight, panicked};
+use super::{Ended, Flight, panicked};
 use crate::failure::{Code, Failure};
 use crate::telemetry::metrics::{self, Stage};
 use fit::Fitter;
@@ -41,11 +41,11 @@ pub struct Ready {
 ///
 /// # Errors
 /// Where a decoding thread can't be started, or died.
-pub async fn run(settings: Settings, fetched: Receiver<Fetched>, publish: Sender<Finished>) -> Result<(), String> {
+pub async fn run(settings: Settings, fetched: Receiver<Fetched>, publish: Sender<Finished>) -> Result<(), Ended> {
     let fetched = Arc::new(Mutex::new(fetched));
     let mut threads = tokio::task::JoinSet::new();
     for number in 0..settings.threads {
-        let worker = Worker { picture: settings.picture.clone(), publish: publish.clone(), fitter: None };
+        let worker = Worker { decode, picture: settings.picture.clone(), publish: publish.clone(), fitter: None };
         let fetched = Arc::clone(&fetched);
         let (done, ended) = tokio::sync::oneshot::channel::<()>();
         std::thread::Builder::new()
@@ -54,19 +54,23 @@ pub async fn run(settings: Settings, fetched: Receiver<Fetched>, publish: Sender
                 worker.run(&fetched);
                 let _ = done.send(());
             })
-            .map_err(|error| format!("can't start a thread: {error}"))?;
+            .map_err(|error| Ended::Broken(format!("can't start a thread: {error}")))?;
         threads.spawn(ended);
     }
     drop(publish);
     while let Some(ended) = threads.join_next().await {
         if !matches!(ended, Ok(Ok(()))) {
-            return Err("one of its threads died".into());
+            return Err(Ended::Broken("one of its threads died".into()));
         }
     }
     Ok(())
 }
 
+/// What a thread does with each image.
+type Decode = fn(&[u8], &picture::Settings, &mut Fitter) -> Result<Box<[u8]>, Failure>;
+
 struct Worker {
+    decode: Decode,
     picture: picture::Settings,
     publish: Sender<Finished>,
     fitter: Option<Fitter>,
@@ -87,10 +91,11 @@ impl Worker {
         let began = Instant::now();
         let side = flight.model.side;
         let fitter = self.fitter.get_or_insert_with(|| Fitter::new(side, [255; 3]));
-        let row = catch_unwind(AssertUnwindSafe(|| decode(&bytes, &self.picture, fitter))).unwrap_or_else(|panic| {
-            self.fitter = None; // Its buffers may be half written.
-            Err(panicked(Code::ImageUndecodable, "decoding an image", &*panic))
-        });
+        let row =
+            catch_unwind(AssertUnwindSafe(|| (self.decode)(&bytes, &self.picture, fitter))).unwrap_or_else(|panic| {
+                self.fitter = None; // Its buffers may be half written.
+                Err(panicked(Code::ImageUndecodable, "decoding an image", &*panic))
+            });
         flight.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
         match row {
             Ok(row) => {
@@ -110,4 +115,57 @@ impl Worker {
 fn decode(bytes: &[u8], settings: &picture::Settings, fitter: &mut Fitter) -> Result<Box<[u8]>, Failure> {
     let picture = picture::decode(bytes, settings)?;
     Ok(fitter.fit(&picture.as_picture()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::delivery::tests::noted;
+    use crate::failure::Class;
+    use crate::job::{Job, Thresholds};
+    use crate::pipeline::batch::Lane;
+    use crate::pipeline::tag::Model;
+    use crate::pipeline::tag::labels::Labels;
+    use crate::tags::{ModelId, Seconds};
+
+    fn lane() -> (Arc<Lane>, Receiver<Ready>) {
+        let labels = Labels::read("tag_id,name,category,count\n1,a,0,1\n".as_bytes()).expect("labels");
+        let id = ModelId { name: "m".into(), sha256: String::new() };
+        let model = Model { id, side: 2, labels, thresholds: Thresholds::default(), device: "cpu".into() };
+        Lane::new(Arc::new(model))
+    }
+
+    fn fetched(lane: &Arc<Lane>, bytes: &'static [u8]) -> Fetched {
+        let (delivery, _) = noted("job");
+        let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
+        let flight =
+            Flight { job, image: "a".into(), model: Arc::clone(&lane.model), seconds: Seconds::default(), delivery };
+        Fetched { flight, heading: Heading::to(lane), bytes: Bytes::from_static(bytes) }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
+        let (publish, mut finished) = mpsc::channel(2);
+        let (lane, mut rows) = lane();
+        let decode: Decode = |bytes, _, _| {
+            assert_ne!(bytes, b"bad", "this image");
+            Ok(Box::from(bytes))
+        };
+        let picture = picture::Settings { max_pixels: 1, ignore_orientation: false };
+        let (send, jobs) = mpsc::channel(2);
+        for bytes in [b"bad".as_slice(), b"good"] {
+            assert!(send.send(fetched(&lane, bytes)).await.is_ok());
+        }
+        drop(send);
+        let worker = Worker { decode, picture, publish, fitter: None };
+        let thread = std::thread::spawn(move || worker.run(&Mutex::new(jobs)));
+        let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
+        assert!(failed.1.message.contains("this image"), "{}", failed.1);
+        assert_eq!((failed.1.code, failed.1.class()), (Code::ImageUndecodable, Class::Retry));
+        assert_eq!(&*rows.recv().await.expect("the other image").row, b"good");
+        thread.join().expect("it ends with its input");
+    }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::accept::Accepted;
 use super::batch::Heading;
 use super::publish::Finished;
-use super::{Flight, pass};
+use super::{Ended, Flight, pass};
 use crate::failure::Failure;
 use crate::store::location::{DataUri, Location};
 use crate::telemetry::metrics::{self, Stage};
@@ -47,7 +47,7 @@ pub async fn run(
     mut accepted: Receiver<Accepted>,
     decode: Sender<Fetched>,
     publish: Sender<Finished>,
-) -> Result<(), String> {
+) -> Result<(), Ended> {
     let room = Arc::new(Semaphore::new(settings.concurrency));
     let limit = settings.max_image_bytes;
     let mut fetches = JoinSet::new();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
-use super::Flight;
+use super::{Ended, Flight};
 use crate::delivery::{Answer, Delivery};
 use crate::failure::Failure;
 use crate::tags::TagResult;
@@ -50,7 +50,7 @@ impl Finished {
 ///
 /// # Errors
 /// None of its own.
-pub async fn run(settings: Settings, mut finished: Receiver<Finished>) -> Result<(), String> {
+pub async fn run(settings: Settings, mut finished: Receiver<Finished>) -> Result<(), Ended> {
     let mut answers = JoinSet::new();
     while let Some(finished) = finished.recv().await {
         let worker = Arc::clone(&settings.worker);

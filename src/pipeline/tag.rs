@@ -13,8 +13,9 @@ use std::time::Instant;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::batch::{Batch, Row, Traffic};
-use super::panicked;
+use super::decode::fit::CHANNELS;
 use super::publish::{Finished, Scored};
+use super::{Ended, panicked};
 use crate::failure::{Code, Failure};
 use crate::job::Thresholds;
 use crate::tags::ModelId;
@@ -72,26 +73,42 @@ pub async fn run(
     traffic: Arc<Traffic>,
     publish: Sender<Finished>,
     health: Health,
-) -> Result<(), String> {
+) -> Result<(), Ended> {
     let (done, ended) = tokio::sync::oneshot::channel();
     let name = format!("tag-{}", loaded.model.id.name);
-    let mut runtime = loaded.runtime;
+    let (mut runtime, side) = (loaded.runtime, loaded.model.side);
     let thread = move || {
         let mut failed_in_a_row = 0;
         while let Some(batch) = batches.blocking_recv() {
+            // A job that comes again may be what fails.
+            let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
             let tagged = tag(&mut *runtime, batch, &traffic, &publish);
-            health.set_inference(tagged > 0);
-            failed_in_a_row = if tagged == 0 { failed_in_a_row + 1 } else { 0 };
+            health.set_inference(tagged > 0 || blank(&mut *runtime, side));
+            match (tagged, fresh) {
+                (0, true) => failed_in_a_row += 1,
+                (0, false) => {}
+                _ => failed_in_a_row = 0,
+            }
             if failed_in_a_row == SICK {
-                let _ = done
-                    .send(Err(format!("{SICK} batches in a row failed without one image tagged; the log says how")));
+                let _ = done.send(Err(Ended::Broken(format!(
+                    "{SICK} batches in a row failed without one image tagged; the log says how"
+                ))));
                 return;
             }
         }
         let _ = done.send(Ok(()));
     };
-    std::thread::Builder::new().name(name).spawn(thread).map_err(|error| format!("can't start its thread: {error}"))?;
-    ended.await.unwrap_or_else(|_| Err("its thread died".into()))
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(thread)
+        .map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
+    ended.await.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))
+}
+
+/// Whether the runtime can score a blank image: if not, it is at fault and not the images.
+fn blank(runtime: &mut dyn Runtime, side: u32) -> bool {
+    let side = side as usize;
+    runtime.run(&[&vec![255; side * side * CHANNELS]]).is_ok()
 }
 
 /// Runs one batch and passes on every row's outcome; how many were tagged.

@@ -83,7 +83,9 @@ fn bucket_store(url: &str, bucket: &str, prefix: Path) -> Result<Store, InvalidS
     };
     let client = ClientOptions::new()
         .with_connect_timeout(Duration::from_secs(5))
-        .with_timeout(Duration::from_secs(30))
+        // A read that stands still is given up; one that moves has time.
+        .with_read_timeout(Duration::from_secs(10))
+        .with_timeout(Duration::from_secs(60))
         .with_allow_http(allowed);
     let objects = builder
         .with_bucket_name(bucket)

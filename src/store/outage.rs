@@ -5,8 +5,8 @@
 //! again, and the jobs in hand wait. Otherwise the trouble is the object's, and its job alone is tried again later.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -21,6 +21,9 @@ const IN_A_ROW: u32 = 8;
 
 /// The first and the longest wait between two questions to a store in trouble.
 const ASK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// How long an answer to the question whether the store is there is believed.
+const BELIEVED: Duration = Duration::from_secs(1);
 
 /// Whether a store can be read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +41,16 @@ pub enum State {
 pub(super) struct Outage {
     state: Arc<watch::Sender<State>>,
     failed_in_a_row: Arc<AtomicU32>,
+    /// When it last answered the question whether it is there.
+    seen: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    /// Nobody waits any more, whatever becomes of it.
+    abandoned: Arc<AtomicBool>,
 }
 
 impl Default for Outage {
     fn default() -> Self {
-        Self { state: Arc::new(watch::channel(State::Well).0), failed_in_a_row: Arc::default() }
+        let state = Arc::new(watch::channel(State::Well).0);
+        Self { state, failed_in_a_row: Arc::default(), seen: Arc::default(), abandoned: Arc::default() }
     }
 }
 
@@ -56,6 +64,8 @@ impl Store {
             self.well().await?;
             let failure = match self.read(path, limit).await {
                 Err(failure) if is_storage(failure.code) => failure,
+                // No object can be found in a bucket or folder that is gone.
+                Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => failure,
                 answered => {
                     self.outage.failed_in_a_row.store(0, Ordering::Relaxed);
                     return answered;
@@ -88,8 +98,9 @@ impl Store {
         self.outage.state.subscribe()
     }
 
-    /// Lets those who wait for a store in trouble hand their jobs back.
+    /// Lets those who wait for a store in trouble, now or later, hand their jobs back.
     pub fn abandon(&self) {
+        self.outage.abandoned.store(true, Ordering::Release);
         self.outage.state.send_if_modified(|state| {
             let troubled = *state == State::Troubled;
             if troubled {
@@ -99,20 +110,31 @@ impl Store {
         });
     }
 
+    /// Whether the bucket or folder exists, as far as can be told: asked at most once a second.
+    async fn is_there(&self) -> bool {
+        let mut seen = self.outage.seen.lock().await;
+        if seen.is_some_and(|time| time.elapsed() < BELIEVED) {
+            return true;
+        }
+        let there = self.probe().await.is_ok();
+        *seen = there.then(Instant::now);
+        there
+    }
+
     /// Whether a failed read is the store's fault; if so, somebody waits for the store from now on.
     async fn is_troubled(&self, failure: &Failure) -> bool {
         let in_a_row = self.outage.failed_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
         if *self.outage.state.borrow() != State::Well {
             return true;
         }
-        let answers = self.probe().await.is_ok();
-        if answers && in_a_row < IN_A_ROW {
+        if in_a_row < IN_A_ROW && self.probe().await.is_ok() {
             return false;
         }
         let newly = self.outage.state.send_if_modified(|state| {
             let well = *state == State::Well;
             if well {
-                *state = State::Troubled;
+                let abandoned = self.outage.abandoned.load(Ordering::Acquire);
+                *state = if abandoned { State::Abandoned } else { State::Troubled };
             }
             well
         });

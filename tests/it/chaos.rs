@@ -138,8 +138,11 @@ async fn judge(client: &Client, jobs: &HashMap<String, (String, Expected)>, seed
     let letters = client.dead(usize::try_from(letters).expect("a few")).await;
     let tagged: HashSet<&str> = results.iter().map(Answer::id).collect();
     let dead: HashMap<&str, &str> = letters.iter().map(|letter| (letter.id(), letter.code())).collect();
-    assert_eq!(tagged.len(), results.len(), "a job has two results (seed {seed})");
-    assert_eq!(dead.len(), letters.len(), "a job has two dead letters (seed {seed})");
+    // By the job's place in the queue, not its id: a server killed before it confirmed a job may take it a second time, for
+    // it forgets the ids of jobs that are done.
+    let answers = || results.iter().chain(&letters);
+    let jobs_answered: HashSet<_> = answers().map(Answer::message_id).collect();
+    assert_eq!(jobs_answered.len(), answers().count(), "a job has two answers (seed {seed})");
     assert!(tagged.contains("fresh"), "a fresh job still flows (seed {seed})");
     for (id, (_, expected)) in jobs {
         let became = (tagged.contains(id.as_str()), dead.get(id.as_str()).copied());

@@ -25,6 +25,8 @@ async fn all_answered(client: &Client) {
 async fn a_worker_told_to_stop_finishes_what_it_has_and_leaves_the_rest() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
+    // So long that what it did not hand back would be missed.
+    client.make_queue(Duration::from_secs(600), 1).await;
     let mut worker = Worker::start(&nats);
     client.submit_samples(JOBS / 2).await;
     client.results(20).await;
@@ -34,9 +36,7 @@ async fn a_worker_told_to_stop_finishes_what_it_has_and_leaves_the_rest() {
     submitting.await;
     assert!(worker.ended().success(), "{}", worker.log());
     assert!(told.elapsed() < Duration::from_secs(25));
-    let consumer = client.consumer().await;
-    assert_eq!(consumer.num_ack_pending, 0, "a stopped worker holds nothing");
-    assert!(consumer.num_pending > 0, "there is something left to do");
+    assert!(client.consumer().await.num_pending > 0, "there is something left to do");
     let _other = Worker::start(&nats);
     all_answered(&client).await;
 }
@@ -130,7 +130,7 @@ async fn a_job_that_is_never_answered_ends_as_a_dead_letter() {
     client.take_without_answer(6).await;
     let _worker = Worker::start_with(&nats, &crate::support::samples(), &["--max-attempts", "3"], &[]);
     let letter = client.dead(1).await.remove(0);
-    assert_eq!((letter.id(), letter.code()), ("TAGMILL_JOBS-1", "attempts_exhausted"));
+    assert_eq!((letter.id(), letter.code()), ("poison", "attempts_exhausted"));
     assert_eq!(letter.json["attempts"], 7);
     assert_eq!(letter.json["job"]["id"], "poison");
     client.queue_is_empty().await;

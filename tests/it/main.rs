@@ -6,6 +6,7 @@ mod chaos;
 mod cluster;
 mod crashes;
 mod dead;
+mod faults;
 mod startup;
 mod stream;
 mod submit;

@@ -1,6 +1,7 @@
 //! Jobs of the queue become results.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use base64::Engine;
@@ -8,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
-use crate::support::s3::S3Server;
+use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::Worker;
-use crate::support::{repository, samples};
+use crate::support::{repository, samples, until};
 
 /// What Python says of the sample images (`tests/parity/reference.py`).
 fn reference() -> HashMap<String, HashMap<String, f64>> {
@@ -124,4 +125,24 @@ async fn two_workers_share_the_queue() {
         *shares.entry(&result.json["worker"]).or_default() += 1;
     }
     assert!(shares.len() == 2 && shares.values().all(|&share| share >= 40), "{shares:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_backlog_spreads_over_the_workers_there_are() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    for number in 0..30 {
+        client.submit(&number.to_string(), "slow.jpg").await;
+    }
+    // No job is done for a while, so what a worker takes it keeps.
+    s3.fault("slow.jpg", Fault::Stalled);
+    let start = || Worker::spawn(&nats, "s3://images", &["--batch-size", "4"], &s3.environment());
+    let workers = [start(), start(), start()];
+    until("all jobs to be taken", || async { (client.consumer().await.num_pending == 0).then_some(()) }).await;
+    for worker in &workers {
+        worker.logged("working");
+        let held = until("jobs to be held", || worker.metric("tagmill_inflight_jobs")).await;
+        assert!((6.0..=12.0).contains(&held), "three batches of four at most, the rest for others: {held}");
+    }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::AckKind;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{HeaderMap, Message};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -94,20 +95,16 @@ impl StreamReply {
         let body = serde_json::to_vec(result).map_err(|error| {
             Failure::new(Code::InferenceFailed, format!("the result can't be written as JSON: {error}"))
         })?;
-        let headers = self.headers();
-        let (size, limit) = (wire_size(&headers, body.len()), self.max_payload());
-        if size > limit {
-            return Err(Failure::new(
+        let (size, tags) = (body.len(), result.tags.tags.len());
+        let subject = self.stream.settings.subjects.result_for(&self.message.subject);
+        self.publish_until_confirmed(&subject, &self.headers(), body.into()).await.map_err(|TooLarge| {
+            Failure::new(
                 Code::ResultTooLarge,
                 format!(
-                    "the result of {} tags has {size} bytes, over the NATS server's payload limit of {limit}; raise the thresholds, or max_payload in the server",
-                    result.tags.tags.len()
+                    "the result of {tags} tags has {size} bytes, over what the NATS server takes (max_payload, or max_msg_size of the stream); raise the thresholds, or the limit"
                 ),
-            ));
-        }
-        let subject = self.stream.settings.subjects.result_for(&self.message.subject);
-        self.publish_until_confirmed(subject, headers, body.into()).await;
-        Ok(())
+            )
+        })
     }
 
     /// Writes the dead letter, sees it confirmed, and only then ends the job.
@@ -123,32 +120,38 @@ impl StreamReply {
             worker: self.stream.settings.worker.to_string(),
             at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         };
-        let headers = self.headers();
-        let mut body = serde_json::to_vec(&letter).unwrap_or_default();
-        if wire_size(&headers, body.len()) > self.max_payload() || body.is_empty() {
+        let subject = self.stream.settings.subjects.dead_for(&self.message.subject);
+        let mut headers = self.headers();
+        while let Err(TooLarge) = self.publish_until_confirmed(&subject, &headers, written(&letter)).await {
+            if matches!(letter.job, OriginalJob::Omitted { .. }) {
+                tracing::error!(subject, "the server takes no message even of this size; the dead letter waits");
+                tokio::time::sleep(REPUBLISH.1).await;
+                headers = self.own_headers();
+            }
             letter.job =
                 OriginalJob::Omitted { job: (), job_bytes: payload.len(), job_sha256: hex(&Sha256::digest(payload)) };
-            body = serde_json::to_vec(&letter).unwrap_or_default();
         }
-        let subject = self.stream.settings.subjects.dead_for(&self.message.subject);
-        self.publish_until_confirmed(subject, headers, body.into()).await;
         metrics::dead_letter(failure.code);
         self.acknowledge(AckKind::Term).await;
     }
 
     /// Publishes again and again, under one message id, until the stream has it. The job stays claimed meanwhile; a worker
     /// that stops leaves it to the next.
-    async fn publish_until_confirmed(&self, subject: String, headers: HeaderMap, body: Bytes) {
+    async fn publish_until_confirmed(&self, subject: &str, headers: &HeaderMap, body: Bytes) -> Result<(), TooLarge> {
+        if wire_size(headers, body.len()) > self.stream.nats.client.server_info().max_payload {
+            return Err(TooLarge);
+        }
         let mut delay = REPUBLISH.0;
         loop {
             let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
-            let sent = self.stream.jetstream.send_publish(subject.clone(), message).await;
+            let sent = self.stream.jetstream.send_publish(subject.to_owned(), message).await;
             let confirmed = match sent {
                 Ok(confirmation) => confirmation.await,
                 Err(error) => Err(error),
             };
             match confirmed {
-                Ok(_) => return,
+                Ok(_) => return Ok(()),
+                Err(error) if is_too_large(&error) => return Err(TooLarge),
                 Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
                     tracing::error!(
                         subject,
@@ -163,22 +166,24 @@ impl StreamReply {
         }
     }
 
-    /// The job's own headers but the server's, and the id that makes a second answer to this job a duplicate.
+    /// The job's headers but the server's, and the answer's own.
     fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+        let mut headers = self.own_headers();
         for (name, values) in self.message.headers.iter().flat_map(HeaderMap::iter) {
             let name_text: &str = name.as_ref();
-            let ours = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"));
-            for value in values.iter().filter(|_| !ours) {
+            let servers = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"));
+            for value in values.iter().filter(|_| !servers) {
                 headers.append(name.clone(), value.clone());
             }
         }
-        headers.insert(NATS_MESSAGE_ID, self.stream.topology.identity.answer_id(self.sequence).as_str());
         headers
     }
 
-    fn max_payload(&self) -> usize {
-        self.stream.nats.client.server_info().max_payload
+    /// The id that makes a second answer to this job a duplicate.
+    fn own_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, self.stream.topology.identity.answer_id(self.sequence).as_str());
+        headers
     }
 }
 
@@ -186,6 +191,20 @@ impl Reply for StreamReply {
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome> {
         self.settle(id, answer).boxed()
     }
+}
+
+/// The server will never take this message.
+struct TooLarge;
+
+fn is_too_large(error: &PublishError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    let code = source.map(jetstream::Error::error_code);
+    error.kind() == PublishErrorKind::MaxPayloadExceeded || code == Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
+}
+
+fn written(letter: &DeadLetter) -> Bytes {
+    // Nothing in it can fail to be written: it came from JSON, or is text.
+    serde_json::to_vec(letter).unwrap_or_default().into()
 }
 
 /// What the server counts against its payload limit: the headers as they are written, and the body.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -20,12 +20,16 @@ use super::suspect;
 use super::topology::CONSUMER;
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
+use crate::job::Job;
 use crate::pipeline::accept::Incoming;
 use crate::store::Store;
 use crate::telemetry::metrics::{self, Stage};
 
 /// How long the server keeps a request for jobs.
 pub(super) const REQUEST: Duration = Duration::from_secs(1);
+
+/// How long room for one job waits for room for more, so that a batch that is done is asked for again as one.
+const COMPANY: Duration = Duration::from_millis(5);
 
 /// How long to wait before asking again a server that refused.
 const REFUSED: Duration = Duration::from_secs(1);
@@ -86,7 +90,7 @@ pub async fn run(
                 // While a store is in trouble, jobs are better off in the queue.
                 let _ = store.well().await;
             }
-            Arc::clone(&room).acquire_many_owned(chunk).await
+            places_for_some(&room, chunk).await
         };
         tokio::select! {
             biased;
@@ -104,6 +108,22 @@ pub async fn run(
     drop(puller);
     let _ = alone.await;
     ended
+}
+
+/// Waits for room for one job, and a moment for room for as many as are asked for at once. It must not insist on more than
+/// one: suspects that wait to run alone may hold all the others, and would wait for this one for ever.
+async fn places_for_some(room: &Arc<Semaphore>, chunk: u32) -> Result<OwnedSemaphorePermit, AcquireError> {
+    let mut places = Arc::clone(room).acquire_owned().await?;
+    let more = Arc::clone(room).acquire_many_owned(chunk - 1);
+    if let Ok(more) = tokio::time::timeout(COMPANY, more).await {
+        places.merge(more?);
+        return Ok(places);
+    }
+    let free = u32::try_from(room.available_permits()).unwrap_or(u32::MAX).min(chunk - 1);
+    if let Ok(more) = Arc::clone(room).try_acquire_many_owned(free) {
+        places.merge(more);
+    }
+    Ok(places)
 }
 
 struct Puller {
@@ -228,7 +248,11 @@ impl Entry {
             ),
         );
         metrics::failed(Stage::Accept, exhausted.code);
-        let delivery = self.delivery(job, Room::Shared(permit));
+        let id = Job::id_in(&job.message.payload);
+        let mut delivery = self.delivery(job, Room::Shared(permit));
+        if let Some(id) = id {
+            delivery.id = id;
+        }
         tokio::spawn(delivery.answer(Answer::Failed(exhausted)));
     }
 
@@ -236,5 +260,19 @@ impl Entry {
         let Claimed { message, sequence, attempt, .. } = job;
         let reply = StreamReply::new(Arc::clone(&self.stream), message, sequence, attempt, room);
         Delivery::new(reply.default_id(), Door::Stream, attempt, Box::new(reply), self.answers.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn does_not_wait_for_places_that_suspects_hold_while_they_wait_for_the_rest() {
+        let room = Arc::new(Semaphore::new(24));
+        let _suspects = Arc::clone(&room).acquire_many_owned(20).await.expect("open");
+        let places = tokio::time::timeout(Duration::from_secs(30), places_for_some(&room, 8)).await;
+        assert_eq!(places.expect("in time").expect("open").num_permits(), 4);
+        assert_eq!(places_for_some(&room, 4).await.expect("open").num_permits(), 4);
     }
 }

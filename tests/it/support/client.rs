@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::{self, Context};
-use async_nats::{HeaderMap, Message};
+use async_nats::{ConnectOptions, HeaderMap, Message};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
@@ -25,7 +25,12 @@ pub struct Answer {
 
 impl Client {
     pub async fn connect(server: &NatsServer) -> Self {
-        let nats = async_nats::connect(server.url()).await.expect("it runs");
+        Self::connect_with(server, ConnectOptions::new()).await
+    }
+
+    /// As somebody the server knows.
+    pub async fn connect_with(server: &NatsServer, options: ConnectOptions) -> Self {
+        let nats = options.connect(format!("127.0.0.1:{}", server.port)).await.expect("it runs");
         Self { jetstream: jetstream::new(nats) }
     }
 
@@ -159,6 +164,11 @@ impl Client {
 impl Answer {
     pub fn id(&self) -> &str {
         self.json["id"].as_str().expect("every answer has an id")
+    }
+
+    /// What tells the server that two answers are to the same job: its place in the queue.
+    pub fn message_id(&self) -> &str {
+        self.headers.get("Nats-Msg-Id").expect("every answer has one").as_str()
     }
 
     pub fn code(&self) -> &str {

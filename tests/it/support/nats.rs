@@ -14,6 +14,8 @@ pub struct NatsServer {
     arguments: Vec<String>,
     folder: TempDir,
     pub port: u16,
+    /// `user:password@`, where its URL should say who asks.
+    pub login: &'static str,
 }
 
 impl NatsServer {
@@ -31,21 +33,43 @@ impl NatsServer {
     /// The current release instead of Debian's, with every message on disk before it is confirmed.
     pub fn start_current() -> Self {
         let program = std::env::var("TAGMILL_TEST_NATS_SERVER").expect("run the tests with `make test`");
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = folder.path().join("nats.conf");
-        std::fs::write(&config, "jetstream { sync_interval: always }").expect("a file");
-        let config = config.display().to_string();
-        Self::start_program(program, &["--jetstream", "--config", &config], folder)
+        Self::start_program_configured(program, "jetstream { sync_interval: always }")
     }
 
     fn start_program(program: String, arguments: &[&str], folder: TempDir) -> Self {
         let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let (process, port) = spawn(&program, folder.path(), &arguments, -1);
-        Self { process, program, arguments, folder, port }
+        Self { process, program, arguments, folder, port, login: "" }
+    }
+
+    /// With JetStream and this configuration, which [`NatsServer::configure`] can change.
+    pub fn start_configured(configuration: &str) -> Self {
+        Self::start_program_configured("nats-server".to_owned(), configuration)
+    }
+
+    fn start_program_configured(program: String, configuration: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("nats.conf");
+        std::fs::write(&config, configuration).expect("a file");
+        let config = config.display().to_string();
+        Self::start_program(program, &["--jetstream", "--config", &config], folder)
+    }
+
+    /// Starts it again with another configuration.
+    pub fn configure(&mut self, configuration: &str) {
+        std::fs::write(self.folder.path().join("nats.conf"), configuration).expect("a file");
+        self.kill();
+        self.restart();
+    }
+
+    /// Sends a signal by name: STOP has it stand still with its connections open, CONT go on.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.process.0.id().to_string()]).status();
+        assert!(status.expect("kill runs").success(), "nats-server is gone");
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}127.0.0.1:{}", self.login, self.port)
     }
 
     /// Ends the server as a crash would.

@@ -1,7 +1,12 @@
 //! A real S3 protocol server, with signatures, over a folder.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -14,9 +19,21 @@ use tokio::task::{JoinHandle, JoinSet};
 const KEY: &str = "tagmill-test";
 const SECRET: &str = "tagmill-test-secret";
 
+/// What a key does instead of being read.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// Its read never ends.
+    Stalled,
+    /// The server has an internal error.
+    Broken,
+}
+
+type Faults = Arc<Mutex<HashMap<String, Fault>>>;
+
 pub struct S3Server {
     folder: TempDir,
     port: u16,
+    faults: Faults,
     server: JoinHandle<()>,
 }
 
@@ -27,8 +44,9 @@ impl S3Server {
         std::fs::create_dir(folder.path().join(bucket)).expect("a bucket");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let server = serve(folder.path(), listener);
-        Self { folder, port, server }
+        let faults = Faults::default();
+        let server = serve(folder.path(), listener, Arc::clone(&faults));
+        Self { folder, port, faults, server }
     }
 
     /// Refuses connections from now on, and ends those there are.
@@ -39,7 +57,12 @@ impl S3Server {
     /// Serves again, at the same address.
     pub async fn resume(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("its own port");
-        self.server = serve(self.folder.path(), listener);
+        self.server = serve(self.folder.path(), listener, Arc::clone(&self.faults));
+    }
+
+    /// From now on, this key cannot be read.
+    pub fn fault(&self, key: &str, fault: Fault) {
+        self.faults.lock().expect("no panic").insert(key.to_owned(), fault);
     }
 
     /// The folder of a bucket.
@@ -72,7 +95,7 @@ impl Drop for S3Server {
     }
 }
 
-fn serve(folder: &Path, listener: TcpListener) -> JoinHandle<()> {
+fn serve(folder: &Path, listener: TcpListener, faults: Faults) -> JoinHandle<()> {
     let mut service = S3ServiceBuilder::new(FileSystem::new(folder).expect("a store"));
     service.set_auth(SimpleAuth::from_single(KEY, SECRET));
     let service = service.build();
@@ -80,9 +103,24 @@ fn serve(folder: &Path, listener: TcpListener) -> JoinHandle<()> {
         // Dropped with this task, and every connection with it.
         let mut connections = JoinSet::new();
         while let Ok((socket, _)) = listener.accept().await {
-            let service = service.clone();
+            let (service, faults) = (service.clone(), Arc::clone(&faults));
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let key = request.uri().path().rsplit('/').next().unwrap_or_default();
+                let fault = faults.lock().expect("no panic").get(key).copied();
+                let service = service.clone();
+                async move {
+                    match fault {
+                        None => Service::call(&service, request).await,
+                        Some(Fault::Broken) => {
+                            let answer = Response::builder().status(500).body(s3s::Body::empty());
+                            Ok(answer.expect("a response"))
+                        }
+                        Some(Fault::Stalled) => std::future::pending().await,
+                    }
+                }
+            });
             connections.spawn(async move {
-                let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
+                let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
             });
         }
     })

@@ -43,9 +43,12 @@ impl Worker {
 
     /// The same, without waiting for it to be ready.
     pub fn spawn(nats: &NatsServer, store: &str, arguments: &[&str], environment: &[(&'static str, String)]) -> Self {
-        let (models, url) = (repository("models"), nats.url());
+        let url = nats.url();
         let mut command = tagmill(&["worker", "--store", store, "--nats-url", &url, "--listen", "127.0.0.1:0"]);
-        command.arg("--models").arg(models).args(arguments).envs(environment.iter().cloned());
+        if !arguments.contains(&"--models") {
+            command.arg("--models").arg(repository("models"));
+        }
+        command.args(arguments).envs(environment.iter().cloned());
         let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, sink) = (BufReader::new(process.stderr.take().expect("piped")).lines(), Arc::clone(&log));

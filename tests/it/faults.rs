@@ -1,0 +1,181 @@
+//! Each single step fails, and costs at most a retry of its own job.
+
+use std::io::Cursor;
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, HeaderMap};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::json;
+
+use crate::support::client::{Answer, Client};
+use crate::support::nats::NatsServer;
+use crate::support::s3::{Fault, S3Server};
+use crate::support::worker::Worker;
+use crate::support::{repository, samples, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_not_confirmed_is_published_until_it_is() {
+    let nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    client.take_results(&["elsewhere"]).await;
+    client.submit("one", "orange-sunset.jpg").await;
+    worker.logged("no stream takes this subject");
+    assert_eq!(client.count("TAGMILL_JOBS").await, 1, "not acknowledged before its result is there");
+    client.take_results(&["tagmill.results", "tagmill.results.>"]).await;
+    assert_eq!(client.results(1).await[0].json["attempt"], 1, "published again, not tagged again");
+    client.queue_is_empty().await;
+}
+
+/// A server whose workers may not acknowledge, as where acknowledgements are lost.
+fn users(acknowledge: bool) -> String {
+    let lost = if acknowledge { "" } else { r#", permissions: { publish: { deny: ["$JS.ACK.>"] } }"# };
+    format!("authorization {{ users: [{{ user: test, password: test }}, {{ user: worker, password: secret{lost} }}] }}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_acknowledgements_make_no_second_answer() {
+    let (mut nats, s3) = (NatsServer::start_configured(&users(false)), S3Server::start("images").await);
+    nats.login = "worker:secret@";
+    s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
+    s3.fault("broken.jpg", Fault::Broken);
+    let client =
+        Client::connect_with(&nats, ConnectOptions::with_user_and_password("test".into(), "test".into())).await;
+    client.make_queue(Duration::from_secs(1), 1).await;
+    for number in 0..8 {
+        client.submit(&number.to_string(), "sunset.jpg").await;
+    }
+    // Retried, which is one more word that is lost, and then a dead letter.
+    client.submit("broken", "broken.jpg").await;
+    let worker = Worker::start_with(&nats, "s3://images", &["--max-attempts", "2"], &s3.environment());
+    client.dead(1).await;
+    until("jobs to come again", || async {
+        (worker.metric("tagmill_redeliveries_total").await > Some(8.0)).then_some(())
+    })
+    .await;
+    assert_eq!(client.count("TAGMILL_JOBS").await, 9, "no acknowledgement has arrived");
+
+    nats.configure(&users(true));
+    client.queue_is_empty().await;
+    assert_eq!(client.count("TAGMILL_RESULTS").await, 8);
+    let letters = client.dead(1).await;
+    assert_eq!((letters[0].id(), letters[0].code()), ("broken", "storage_unavailable"));
+    assert_eq!(client.count("TAGMILL_DEAD").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_stands_still_fails_its_own_job() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
+    s3.fault("stalled.jpg", Fault::Stalled);
+    let client = Client::connect(&nats).await;
+    let _worker = Worker::start_with(&nats, "s3://images", &["--max-attempts", "1"], &s3.environment());
+    client.submit("stalled", "stalled.jpg").await;
+    for number in 0..20 {
+        client.submit(&number.to_string(), "sunset.jpg").await;
+    }
+    client.results(20).await;
+    let letters = client.dead(1).await;
+    assert_eq!((letters[0].id(), letters[0].code()), ("stalled", "storage_unavailable"));
+    client.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stands_still_loses_nothing() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(1), 1).await;
+    let _workers = [Worker::start(&nats), Worker::start(&nats)];
+    client.submit_samples(500).await;
+    client.results(50).await;
+    nats.signal("STOP");
+    // Longer than the ack wait, so that every claim lapses.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    nats.signal("CONT");
+    client.queue_is_empty().await;
+    assert_eq!((client.count("TAGMILL_RESULTS").await, client.count("TAGMILL_DEAD").await), (500, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_bucket_goes_away_is_waited_for() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    let client = Client::connect(&nats).await;
+    let worker = Worker::start_with(&nats, "s3://images", &[], &s3.environment());
+    let (bucket, away) = (s3.bucket("images"), s3.bucket("away"));
+    std::fs::rename(&bucket, &away).expect("it is there");
+    client.submit("one", "sunset.jpg").await;
+    worker.logged("the store is in trouble");
+    std::fs::rename(&away, &bucket).expect("it is there");
+    s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
+    client.results(1).await;
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0);
+}
+
+/// A job that brings its image: one colour throughout.
+async fn submit_colour(client: &Client, id: &str, colour: [u8; 3]) {
+    let mut png = Cursor::new(Vec::new());
+    RgbImage::from_pixel(4, 4, Rgb(colour)).write_to(&mut png, ImageFormat::Png).expect("it fits");
+    let uri = format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner()));
+    client.publish("tagmill.jobs", HeaderMap::new(), json!({ "id": id, "image": uri }).to_string()).await;
+}
+
+/// Arguments for the model that fails on black images.
+fn fragile(more: &[&'static str]) -> Vec<String> {
+    let models = repository("tests/models").display().to_string();
+    let own = ["--models", &models, "--model", "fragile"];
+    own.iter().chain(more).map(ToString::to_string).collect()
+}
+
+fn start_fragile(nats: &NatsServer, more: &[&'static str]) -> Worker {
+    let arguments = fragile(more);
+    Worker::start_with(nats, &samples(), &arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_the_runtime_fails_on_spoils_only_itself() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    for number in 0..8 {
+        let colour = if number == 5 { [0; 3] } else { [255, 127, 0] };
+        submit_colour(&client, &number.to_string(), colour).await;
+    }
+    let mut worker = start_fragile(&nats, &["--window", "5s", "--max-attempts", "2"]);
+    let results = client.results(7).await;
+    assert!(results.iter().all(|result| result.score("not_black") > 0.7 && result.id() != "5"), "{results:#?}");
+    assert!(results.iter().any(|result| result.json["batch"].as_u64() > Some(1)), "they ran together: {results:#?}");
+    let letters = client.dead(1).await;
+    assert_eq!((letters[0].id(), letters[0].code()), ("5", "inference_failed"));
+    assert!(worker.is_running());
+    assert_eq!(worker.get("/readyz").await.0, 200, "the image was at fault, not the worker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_image_that_fails_again_and_again_does_not_end_a_worker() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let mut worker = start_fragile(&nats, &["--max-attempts", "4"]);
+    submit_colour(&client, "black", [0; 3]).await;
+    assert_eq!(client.dead(1).await[0].json["attempts"], 4);
+    assert!(worker.is_running(), "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_worker_steps_aside_and_a_healthy_one_does_its_jobs() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(600), 1).await;
+    for number in 0..60 {
+        submit_colour(&client, &number.to_string(), [0; 3]).await;
+    }
+    let mut sick = start_fragile(&nats, &[]);
+    assert_eq!(sick.ended().code(), Some(1));
+    assert!(sick.log().contains("3 batches in a row failed without one image tagged"), "{}", sick.log());
+    let _healthy = Worker::start(&nats);
+    let results = client.results(60).await;
+    assert!(results.iter().all(|result: &Answer| result.score("black") > 0.5));
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0);
+    client.queue_is_empty().await;
+}
