@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
-use crate::support::s3::S3Server;
+use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::Worker;
 use crate::support::{repository, until};
 
@@ -118,6 +118,39 @@ async fn a_worker_that_waits_for_a_store_hands_its_jobs_back_at_once_when_told_t
     assert!(told.elapsed() < Duration::from_secs(15), "it need not wait for the drain timeout");
     // It comes again long before the ack wait of half a minute.
     client.take_without_answer(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_twice_to_stop_stops_at_once_and_leaves_its_jobs() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.fault("slow.jpg", Fault::Stalled);
+    let mut worker = Worker::start_with(&nats, "s3://images", &["--drain-timeout", "10m"], &s3.environment());
+    let client = Client::connect(&nats).await;
+    client.submit("one", "slow.jpg").await;
+    until("the job to be taken", || async { (client.consumer().await.num_ack_pending == 1).then_some(()) }).await;
+    worker.signal("TERM");
+    worker.logged("finishing what is in hand");
+    worker.signal("TERM");
+    assert!(worker.ended().success(), "{}", worker.log());
+    assert!(worker.log().contains("handing back jobs jobs=1"), "{}", worker.log());
+    client.take_without_answer(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_results_of_a_queue_made_anew_are_no_duplicates_of_the_old() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    for round in 1..=2 {
+        let mut worker = Worker::start(&nats);
+        client.submit("one", "orange-sunset.jpg").await;
+        client.results(round).await;
+        client.queue_is_empty().await;
+        worker.signal("TERM");
+        worker.ended();
+        client.jetstream.delete_stream("TAGMILL_JOBS").await.expect("it is there");
+        // The creation time is told in seconds.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,7 +71,9 @@ async fn a_read_that_stands_still_fails_its_own_job() {
     s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
     s3.fault("stalled.jpg", Fault::Stalled);
     let client = Client::connect(&nats).await;
-    let _worker = Worker::start_with(&nats, "s3://images", &["--max-attempts", "1"], &s3.environment());
+    // Much shorter than the read that stands still: slow is not dead.
+    client.make_queue(Duration::from_secs(1), 1).await;
+    let worker = Worker::start_with(&nats, "s3://images", &["--max-attempts", "1"], &s3.environment());
     client.submit("stalled", "stalled.jpg").await;
     for number in 0..20 {
         client.submit(&number.to_string(), "sunset.jpg").await;
@@ -80,6 +82,22 @@ async fn a_read_that_stands_still_fails_its_own_job() {
     let letters = client.dead(1).await;
     assert_eq!((letters[0].id(), letters[0].code()), ("stalled", "storage_unavailable"));
     client.queue_is_empty().await;
+    assert_eq!(worker.metric("tagmill_redeliveries_total").await, Some(0.0), "its claim was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_wait_for_room_in_their_stream() {
+    let nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    client.limit_results(3).await;
+    client.submit_samples(10).await;
+    worker.logged("maximum messages exceeded");
+    assert!(client.count("TAGMILL_JOBS").await >= 7, "no job is done without its result");
+    client.limit_results(-1).await;
+    client.results(10).await;
+    client.queue_is_empty().await;
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,10 +97,24 @@ impl Client {
 
     /// Has the stream of results take these subjects and no others, as soon as there is one.
     pub async fn take_results(&self, subjects: &[&str]) {
+        let subjects: Vec<_> = subjects.iter().map(ToString::to_string).collect();
+        self.change_results(|config| config.subjects.clone_from(&subjects)).await;
+    }
+
+    /// Has the stream of results refuse more than so many messages; -1 is no limit.
+    pub async fn limit_results(&self, messages: i64) {
+        self.change_results(|config| {
+            config.max_messages = messages;
+            config.discard = jetstream::stream::DiscardPolicy::New;
+        })
+        .await;
+    }
+
+    async fn change_results(&self, change: impl Fn(&mut jetstream::stream::Config)) {
         super::until("the stream of results", || async {
             let stream = self.jetstream.get_stream("TAGMILL_RESULTS").await.ok()?;
-            let subjects = subjects.iter().map(ToString::to_string).collect();
-            let config = jetstream::stream::Config { subjects, ..stream.cached_info().config.clone() };
+            let mut config = stream.cached_info().config.clone();
+            change(&mut config);
             self.jetstream.update_stream(config).await.ok()
         })
         .await;
