@@ -3,12 +3,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
+use crate::model::catalog::Alias;
 use crate::pipeline::tag::device::Device;
+use crate::pipeline::tag::threshold::Threshold;
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 
@@ -114,12 +117,25 @@ pub struct TaggingArgs {
     #[arg(long, value_name = "N", env = "TAGMILL_DECODE_THREADS", help_heading = "Images")]
     pub decode_threads: Option<usize>,
 
-    /// The folder with the models, each a folder with model.onnx and selected_tags.csv.
+    /// The folder with the models, each a folder with an ONNX file, a label file, and a tagmill.toml where it differs from
+    /// the WD taggers. SIGHUP has it looked at again.
     #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS", help_heading = "Model")]
     pub models: PathBuf,
-    /// The model to use [default: the only one there is].
+    /// The model for jobs that name none [default: the only one there is].
     #[arg(long, value_name = "NAME", env = "TAGMILL_MODEL", help_heading = "Model")]
     pub model: Option<String>,
+    /// Models kept loaded at a time; the one unused longest makes room for another.
+    #[arg(long, value_name = "N", default_value_t = 2, env = "TAGMILL_MAX_MODELS", help_heading = "Model")]
+    pub max_models: usize,
+    /// A further name for a model. Repeatable.
+    #[arg(
+        long = "alias",
+        value_name = "NAME=MODEL",
+        value_delimiter = ',',
+        env = "TAGMILL_ALIAS",
+        help_heading = "Model"
+    )]
+    pub aliases: Vec<Alias>,
     /// What to run it on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE", help_heading = "Model")]
     pub device: Device,
@@ -129,15 +145,56 @@ pub struct TaggingArgs {
     /// How long an image waits for others to fill its batch.
     #[arg(long, value_name = "DUR", default_value = "25ms", value_parser = humantime::parse_duration, env = "TAGMILL_WINDOW", help_heading = "Model")]
     pub window: Duration,
-    /// Score over which a general tag is reported [default: the model's own, else 0.35].
-    #[arg(long, value_name = "SCORE", env = "TAGMILL_GENERAL_THRESHOLD", help_heading = "Model")]
-    pub general_threshold: Option<f32>,
-    /// Score over which a character tag is reported [default: the model's own, else 0.85].
-    #[arg(long, value_name = "SCORE", env = "TAGMILL_CHARACTER_THRESHOLD", help_heading = "Model")]
-    pub character_threshold: Option<f32>,
+    /// Score over which a general tag is reported, or mcut for the largest gap between scores [default: the model's own,
+    /// else 0.35].
+    #[arg(long, value_name = "SCORE", env = "TAGMILL_GENERAL_THRESHOLD", help_heading = "Tags")]
+    pub general_threshold: Option<Threshold>,
+    /// The same for characters [default: the model's own, else 0.85].
+    #[arg(long, value_name = "SCORE", env = "TAGMILL_CHARACTER_THRESHOLD", help_heading = "Tags")]
+    pub character_threshold: Option<Threshold>,
+    /// A tag never to report, as its label file has it. Repeatable.
+    #[arg(
+        long = "exclude-tag",
+        value_name = "TAG",
+        value_delimiter = ',',
+        env = "TAGMILL_EXCLUDE_TAG",
+        help_heading = "Tags"
+    )]
+    pub exclude_tags: Vec<String>,
+    /// What captions say instead of a tag; nothing leaves it out there. Repeatable.
+    #[arg(
+        long = "replace-tag",
+        value_name = "TAG=TEXT",
+        value_delimiter = ',',
+        env = "TAGMILL_REPLACE_TAG",
+        help_heading = "Tags"
+    )]
+    pub replace_tags: Vec<Replacement>,
+    /// Write a backslash before parentheses in captions.
+    #[arg(long, env = "TAGMILL_ESCAPE_PARENTHESES", help_heading = "Tags")]
+    pub escape_parentheses: bool,
     /// Threads one batch runs on, on the CPU [default: one per core].
     #[arg(long, value_name = "N", env = "TAGMILL_INFER_THREADS", help_heading = "Model")]
     pub infer_threads: Option<usize>,
+}
+
+/// What captions say instead of a tag.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// As in the label file.
+    pub tag: String,
+    /// What is written.
+    pub by: String,
+}
+
+impl FromStr for Replacement {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A tag may have an equals sign in it, such as =_=; what replaces it may not.
+        let (tag, by) = text.rsplit_once('=').filter(|(tag, _)| !tag.is_empty()).ok_or("expected TAG=TEXT")?;
+        Ok(Self { tag: tag.to_owned(), by: by.to_owned() })
+    }
 }
 
 /// Where the queue is.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure};
+use crate::pipeline::tag::threshold::Thresholds;
 
 /// Bytes an id has at most, so that every answer has room for it.
 const LONGEST_ID: usize = 1024;
@@ -19,31 +20,12 @@ pub struct Job {
     /// The model to use, by name or alias; the worker's own where absent.
     #[serde(default)]
     pub model: Option<String>,
-    /// What counts as a tag, where the job differs from the worker.
+    /// What counts as a tag, by category, where the job differs from the worker.
     #[serde(default, deserialize_with = "null_as_default")]
     pub thresholds: Thresholds,
     /// Anything; it comes back unchanged.
     #[serde(default)]
     pub meta: Option<Box<RawValue>>,
-}
-
-/// Scores above which a tag is reported, each in 0..=1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-pub struct Thresholds {
-    /// For general tags, and categories without a threshold of their own.
-    #[serde(default, deserialize_with = "unit_interval")]
-    pub general: Option<f32>,
-    /// For character tags.
-    #[serde(default, deserialize_with = "unit_interval")]
-    pub character: Option<f32>,
-}
-
-impl Thresholds {
-    /// These where set, else `fallback`'s.
-    #[must_use]
-    pub fn or(self, fallback: Self) -> Self {
-        Self { general: self.general.or(fallback.general), character: self.character.or(fallback.character) }
-    }
 }
 
 impl Job {
@@ -92,17 +74,10 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(jso
     Ok(Option::deserialize(json)?.unwrap_or_default())
 }
 
-fn unit_interval<'de, D: Deserializer<'de>>(json: D) -> Result<Option<f32>, D::Error> {
-    let value = Option::<f32>::deserialize(json)?;
-    match value {
-        Some(x) if !(0.0..=1.0).contains(&x) => Err(serde::de::Error::custom(format!("{x} is not between 0 and 1"))),
-        other => Ok(other),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::tag::threshold::Threshold;
 
     fn reason(payload: &str) -> String {
         let failure = Job::parse(payload.as_bytes()).expect_err("must be refused");
@@ -118,7 +93,7 @@ mod tests {
         .expect("a job");
         assert_eq!(job.id.as_deref(), Some("42"));
         assert_eq!(job.model.as_deref(), Some("m"));
-        assert_eq!(job.thresholds, Thresholds { general: Some(0.5), character: None });
+        assert_eq!(job.thresholds, Thresholds::default().with("general", Some(Threshold::Over(0.5))));
         assert_eq!(job.meta.expect("meta").get(), r#"{"b": 1.50, "a":12345678901234567890123}"#);
     }
 

@@ -1,14 +1,27 @@
 //! Model folders: what `--models` holds.
+//!
+//! * [`catalog`]: which models there are, and by which names.
+//! * [`manifest`]: what a model says of itself, in `tagmill.toml`.
+//! * [`label_file`]: what its labels are called.
+
+pub mod catalog;
+pub mod label_file;
+pub mod manifest;
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
 use crate::pipeline::tag::labels::Labels;
 use crate::tags::ModelId;
+use manifest::{Format, Manifest};
+
+/// The label files a model may come with, where its manifest names none.
+const LABEL_FILES: [&str; 4] = ["selected_tags.csv", "tag_mapping.json", "tags.txt", "top_tags.txt"];
 
 /// The files of one model.
 #[derive(Clone, Debug)]
@@ -19,44 +32,49 @@ pub struct ModelFiles {
     pub onnx: PathBuf,
     /// What its output means.
     pub labels: PathBuf,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// Tells whether the files have changed.
+    pub stamp: Stamp,
 }
+
+/// Sizes and times of a model's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp(Vec<(u64, Option<SystemTime>)>);
 
 /// Why a model can't be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("the model `{name}` can't be used: {reason}")]
 pub struct Unusable {
-    name: String,
-    reason: String,
-}
-
-/// Why no model can be chosen.
-#[derive(Debug, thiserror::Error)]
-pub enum NoModel {
-    /// The folder is missing or can't be read.
-    #[error("the models folder `{}` can't be read (--models): {source}", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Nothing in it is a model.
-    #[error("no model in `{}` (--models): a model is a folder in it with model.onnx and selected_tags.csv", .0.display())]
-    Empty(PathBuf),
-    /// Several, and none was named.
-    #[error("there are several models ({0}); name one with --model")]
-    Ambiguous(String),
-    /// None of that name.
-    #[error("no model `{name}` (--model); there are: {known}")]
-    Unknown {
-        /// As asked for.
-        name: String,
-        /// Those there are.
-        known: String,
-    },
+    /// The model.
+    pub name: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl ModelFiles {
+    /// The model in this folder; `None` where the folder holds none.
+    ///
+    /// # Errors
+    /// Where it holds one that can't be used: its manifest is wrong, or names files that are not there.
+    #[must_use]
+    pub fn open(folder: &Path) -> Option<Result<Self, Unusable>> {
+        let name = folder.file_name()?.to_str()?.to_owned();
+        let toml = folder.join(manifest::FILE);
+        let described = toml.is_file();
+        let found = |manifest: Manifest| {
+            let onnx = find(folder, manifest.files.onnx.as_deref(), "model.onnx", |file| has_extension(file, "onnx"))?;
+            let is_label_file = |file: &str| LABEL_FILES.contains(&file);
+            let labels = find(folder, manifest.files.labels.as_deref(), LABEL_FILES[0], is_label_file)?;
+            let stamp = Stamp::of(&[&onnx, &labels, &toml]);
+            Ok(Self { name: name.clone(), onnx, labels, manifest, stamp })
+        };
+        let read = if described { read_manifest(&toml) } else { Ok(Manifest::default()) };
+        let opened = read.and_then(found).map_err(|reason| Unusable { name: name.clone(), reason });
+        // A folder with other things in it is no broken model.
+        if described || opened.is_ok() { Some(opened) } else { None }
+    }
+
     /// An error about this model.
     pub(crate) fn unusable(&self, reason: impl fmt::Display) -> Unusable {
         Unusable { name: self.name.clone(), reason: reason.to_string() }
@@ -68,8 +86,15 @@ impl ModelFiles {
     /// Where the label file can't be read.
     pub fn labels(&self) -> Result<Labels, Unusable> {
         let about = |error: &dyn fmt::Display| self.unusable(format_args!("{}: {error}", self.labels.display()));
-        let file = File::open(&self.labels).map_err(|error| about(&error))?;
-        Labels::read(io::BufReader::new(file)).map_err(|error| about(&error))
+        let file = std::fs::read(&self.labels).map_err(|error| about(&error))?;
+        let by_extension = || match self.labels.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => Format::Csv,
+            Some("json") => Format::Json,
+            _ => Format::Lines,
+        };
+        let rules = &self.manifest.labels;
+        let format = rules.format.unwrap_or_else(by_extension);
+        label_file::read(&file, format, rules).map(Labels::new).map_err(|error| about(&error))
     }
 
     /// How answers name it.
@@ -85,6 +110,46 @@ impl ModelFiles {
     }
 }
 
+impl Stamp {
+    fn of(files: &[&Path]) -> Self {
+        let stamp = |file: &&Path| {
+            let metadata = std::fs::metadata(file);
+            metadata.map_or((0, None), |metadata| (metadata.len(), metadata.modified().ok()))
+        };
+        Self(files.iter().map(stamp).collect())
+    }
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+    text.and_then(|text| Manifest::parse(&text)).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// The file `named` by the manifest, else the `usual` one, else the only one that `fits`.
+fn find(folder: &Path, named: Option<&str>, usual: &str, fits: impl Fn(&str) -> bool) -> Result<PathBuf, String> {
+    if let Some(named) = named {
+        let plain = Path::new(named).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let path = folder.join(named);
+        return if plain && path.is_file() { Ok(path) } else { Err(format!("it has no file `{named}`")) };
+    }
+    let path = folder.join(usual);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let entries = std::fs::read_dir(folder).map_err(|error| error.to_string())?;
+    let files = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let fitting: Vec<String> = files.filter(|name| fits(name) && folder.join(name).is_file()).collect();
+    match fitting.as_slice() {
+        [only] => Ok(folder.join(only)),
+        [] => Err(format!("it has no `{usual}`; name another under [files] in tagmill.toml")),
+        several => Err(format!("it has {}; name one under [files] in tagmill.toml", several.join(" and "))),
+    }
+}
+
+fn has_extension(file: &str, extension: &str) -> bool {
+    Path::new(file).extension().is_some_and(|found| found == extension)
+}
+
 struct HashWriter<'a>(&'a mut Sha256);
 
 impl io::Write for HashWriter<'_> {
@@ -96,39 +161,6 @@ impl io::Write for HashWriter<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Finds the model to use: the one named, else the only one there is.
-///
-/// # Errors
-/// Where there is none, or no way to choose.
-pub fn choose(folder: &Path, name: Option<&str>) -> Result<ModelFiles, NoModel> {
-    let mut models = find(folder).map_err(|source| NoModel::Folder { path: folder.to_owned(), source })?;
-    let names = || models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
-    match (name, models.len()) {
-        (_, 0) => Err(NoModel::Empty(folder.to_owned())),
-        (None, 1) => Ok(models.swap_remove(0)),
-        (None, _) => Err(NoModel::Ambiguous(names())),
-        (Some(name), _) => {
-            let found = models.iter().find(|model| model.name == name).cloned();
-            found.ok_or_else(|| NoModel::Unknown { name: name.to_owned(), known: names() })
-        }
-    }
-}
-
-/// Every subfolder with an ONNX file and a label file, by name.
-fn find(folder: &Path) -> io::Result<Vec<ModelFiles>> {
-    let mut models = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let (onnx, labels) = (path.join("model.onnx"), path.join("selected_tags.csv"));
-        let name = path.file_name().and_then(|name| name.to_str());
-        if let (Some(name), true, true) = (name, onnx.is_file(), labels.is_file()) {
-            models.push(ModelFiles { name: name.to_owned(), onnx, labels });
-        }
-    }
-    models.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(models)
 }
 
 /// Bytes in hex.

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod batch;
 pub mod decode;
 pub mod fetch;
+pub mod lanes;
 pub mod publish;
 pub mod tag;
 
@@ -11,17 +12,16 @@ use std::any::Any;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::delivery::Delivery;
 use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::store::Store;
 use crate::tags::Seconds;
-use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Stage};
 
-use batch::Lane;
+use lanes::{Lanes, Outlets};
 
 /// A stage ended while the others still ran: the worker can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,15 @@ pub enum Ended {
     Broken(String),
 }
 
+impl Ended {
+    fn of_task(error: JoinError) -> Self {
+        Self::Broken(match error.try_into_panic() {
+            Ok(panic) => format!("it panicked: {}", panic_message(&*panic)),
+            Err(cancelled) => cancelled.to_string(),
+        })
+    }
+}
+
 /// Settings of every stage.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -47,8 +56,6 @@ pub struct Settings {
     pub fetch: fetch::Settings,
     /// Of `decode`.
     pub decode: decode::Settings,
-    /// Of `batch`.
-    pub batch: batch::Settings,
     /// Of `publish`.
     pub publish: publish::Settings,
 }
@@ -59,8 +66,6 @@ pub struct Flight {
     pub job: Job,
     /// The image as answers name it.
     pub image: String,
-    /// The model that tags it.
-    pub model: Arc<tag::Model>,
     /// Where the time went so far.
     pub seconds: Seconds,
     /// The claim on an answer.
@@ -78,25 +83,22 @@ impl Pipeline {
     pub fn start(
         settings: &Settings,
         stores: Vec<Store>,
-        model: tag::Loaded,
-        health: &Health,
+        lanes: &Arc<Lanes>,
+        outlets: Outlets,
     ) -> (mpsc::Sender<accept::Incoming>, Self) {
         let mut stages = JoinSet::new();
         // Last to first. Queues are short: what waits in them waits nowhere better, and every job in them is held from
-        // other workers. Only answers get room, so that no stage waits for the broker.
-        let (publish, finished) = mpsc::channel(256);
-        stages.spawn(ended(Stage::Publish, publish::run(settings.publish.clone(), finished)));
-        let (tag, batches) = mpsc::channel(1);
-        let (lane, rows) = Lane::new(Arc::clone(&model.model));
-        let traffic = lane.traffic();
-        stages.spawn(ended(Stage::Batch, batch::run(settings.batch.clone(), rows, Arc::clone(&traffic), tag)));
-        stages.spawn(ended(Stage::Tag, tag::run(model, batches, traffic, publish.clone(), health.clone())));
+        // other workers.
+        let (finished, publish, parts) = outlets.split();
+        stages.spawn(ended(Stage::Publish, publish::run(Arc::new(settings.publish.clone()), finished)));
+        stages.spawn(ended(Stage::Tag, Outlets::run(parts)));
         let (decode, fetched) = mpsc::channel(1);
         stages.spawn(ended(Stage::Decode, decode::run(settings.decode.clone(), fetched, publish.clone())));
         let (fetch, accepted) = mpsc::channel(1);
-        stages.spawn(ended(Stage::Fetch, fetch::run(settings.fetch.clone(), accepted, decode, publish.clone())));
+        let fetching = fetch::run(settings.fetch.clone(), Arc::clone(lanes), accepted, decode, publish.clone());
+        stages.spawn(ended(Stage::Fetch, fetching));
         let (entrance, incoming) = mpsc::channel(1);
-        let accept = accept::Accept { stores, lane };
+        let accept = accept::Accept { stores, lanes: Arc::clone(lanes) };
         stages.spawn(ended(Stage::Accept, accept::run(accept, incoming, fetch, publish)));
         (entrance, Self { stages })
     }
@@ -137,12 +139,7 @@ async fn ended(
     stage: Stage,
     run: impl Future<Output = Result<(), Ended>> + Send + 'static,
 ) -> (Stage, Result<(), Ended>) {
-    let result = tokio::spawn(run).await.unwrap_or_else(|error| {
-        Err(Ended::Broken(match error.try_into_panic() {
-            Ok(panic) => format!("it panicked: {}", panic_message(&*panic)),
-            Err(cancelled) => cancelled.to_string(),
-        }))
-    });
+    let result = tokio::spawn(run).await.unwrap_or_else(|error| Err(Ended::of_task(error)));
     (stage, result)
 }
 

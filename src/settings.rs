@@ -7,13 +7,15 @@ use std::time::Duration;
 use async_nats::ServerAddr;
 use percent_encoding::percent_decode_str;
 
-use crate::cli::{NatsArgs, TaggingArgs, WorkerArgs};
+use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
 use crate::door::stream;
-use crate::job::Thresholds;
-use crate::model::{self, ModelFiles, NoModel};
+use crate::model::catalog::{Catalog, NoModel};
 use crate::nats::{self, Login};
+use crate::pipeline::publish::caption;
+use crate::pipeline::tag::labels::{CHARACTER, GENERAL};
 use crate::pipeline::tag::onnx;
-use crate::pipeline::{self, batch, decode, fetch, publish};
+use crate::pipeline::tag::threshold::Thresholds;
+use crate::pipeline::{self, batch, decode, fetch, lanes, publish};
 use crate::store::{InvalidStore, Store};
 
 /// A setting that can't be used.
@@ -53,9 +55,7 @@ pub struct Worker {
     /// Where images may be read from.
     pub stores: Vec<Store>,
     /// What to tag with.
-    pub model: ModelFiles,
-    /// How it runs.
-    pub onnx: onnx::Settings,
+    pub models: Models,
     /// Of the stages.
     pub pipeline: pipeline::Settings,
     /// Where the queue is.
@@ -70,14 +70,25 @@ pub struct Worker {
     pub name: Arc<str>,
 }
 
+/// What to tag with.
+#[derive(Clone)]
+pub struct Models {
+    /// The models there are.
+    pub catalog: Catalog,
+    /// The one for jobs that name none.
+    pub default: String,
+    /// How they are loaded and run.
+    pub lanes: lanes::Settings,
+}
+
 impl TryFrom<WorkerArgs> for Worker {
     type Error = Invalid;
 
     fn try_from(args: WorkerArgs) -> Result<Self, Invalid> {
         let WorkerArgs { tagging, nats, queue, drain_timeout, listen, log: _ } = args;
         let name: Arc<str> = worker_name().into();
-        let (onnx, pipeline) = stages(&tagging, &name)?;
-        let batch = onnx.batch;
+        let (lanes, pipeline) = stages(&tagging, &name)?;
+        let batch = lanes.batch.limit;
         let stream = stream::Settings {
             subjects: subjects(&nats.prefix)?,
             replicas: queue.replicas.into(),
@@ -91,22 +102,34 @@ impl TryFrom<WorkerArgs> for Worker {
         };
         let nats = nats::Settings::try_from(nats)?;
         let stores = tagging.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
-        let model = model::choose(&tagging.models, tagging.model.as_deref())?;
-        Ok(Self { stores, model, onnx, pipeline, nats, stream, listen, drain_timeout, name })
+        let catalog = Catalog::read(&tagging.models, &tagging.aliases)?;
+        let default = catalog.choose(tagging.model.as_deref())?.name.clone();
+        let models = Models { catalog, default, lanes };
+        Ok(Self { stores, models, pipeline, nats, stream, listen, drain_timeout, name })
     }
 }
 
-fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(onnx::Settings, pipeline::Settings), Invalid> {
+fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(lanes::Settings, pipeline::Settings), Invalid> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let batch_size = at_least_one("batch-size", args.batch_size)?;
     let onnx = onnx::Settings {
         device: args.device,
         threads: at_least_one("infer-threads", args.infer_threads.unwrap_or(cores))?,
         batch: batch_size,
-        thresholds: Thresholds {
-            general: unit_interval("general-threshold", args.general_threshold)?,
-            character: unit_interval("character-threshold", args.character_threshold)?,
-        },
+        thresholds: Thresholds::default()
+            .with(GENERAL, args.general_threshold)
+            .with(CHARACTER, args.character_threshold),
+    };
+    let lanes = lanes::Settings {
+        aliases: args.aliases.clone(),
+        onnx,
+        batch: batch::Settings { limit: batch_size, window: args.window },
+        max_models: at_least_one("max-models", args.max_models)?,
+    };
+    let caption = caption::Settings {
+        exclude: args.exclude_tags.iter().cloned().collect(),
+        replace: args.replace_tags.iter().map(|Replacement { tag, by }| (tag.clone(), by.clone())).collect(),
+        escape_parentheses: args.escape_parentheses,
     };
     let pipeline = pipeline::Settings {
         fetch: fetch::Settings { concurrency: 3 * batch_size, max_image_bytes: args.max_image_bytes.as_u64() },
@@ -117,10 +140,9 @@ fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(onnx::Settings, pipe
                 ignore_orientation: args.ignore_orientation,
             },
         },
-        batch: batch::Settings { limit: batch_size, window: args.window },
-        publish: publish::Settings { worker: Arc::clone(worker) },
+        publish: publish::Settings { worker: Arc::clone(worker), caption },
     };
-    Ok((onnx, pipeline))
+    Ok((lanes, pipeline))
 }
 
 impl TryFrom<NatsArgs> for nats::Settings {
@@ -170,15 +192,6 @@ fn at_least_one(flag: &'static str, value: usize) -> Result<usize, Invalid> {
         return Ok(value);
     }
     Err(Invalid::Range { flag, value: value.to_string(), expected: "from 1 to 65536" })
-}
-
-fn unit_interval(flag: &'static str, value: Option<f32>) -> Result<Option<f32>, Invalid> {
-    match value {
-        Some(value) if !(0.0..=1.0).contains(&value) => {
-            Err(Invalid::Range { flag, value: value.to_string(), expected: "from 0 to 1" })
-        }
-        other => Ok(other),
-    }
 }
 
 /// The host's name, and something that tells the workers of one host apart.

@@ -24,7 +24,7 @@ pub struct Tag {
     /// As in the label file.
     pub name: String,
     /// The name of its category.
-    pub category: &'static str,
+    pub category: String,
     /// The model's own score, 0..=1, rounded to four decimals.
     pub score: f64,
 }

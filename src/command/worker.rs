@@ -1,5 +1,6 @@
 //! `tagmill worker`: start in order, run until told to stop, drain.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use crate::door::stream::{Stream, pull};
 use crate::failure::{Code, Failure};
 use crate::nats::Nats;
 use crate::pipeline::Pipeline;
-use crate::pipeline::tag::Loaded;
+use crate::pipeline::lanes::{Lanes, Outlets};
 use crate::pipeline::tag::library;
-use crate::pipeline::tag::onnx::{self, CannotLoad};
+use crate::pipeline::tag::onnx::CannotLoad;
 use crate::settings;
 use crate::store::Store;
 use crate::store::outage::State;
@@ -37,7 +38,7 @@ pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
     server::start(settings.listen, health.clone(), collected).await.map_err(Failed::running)?;
     let started = tokio::select! {
         started = start(&settings, &health) => started?,
-        () = signals.stop() => {
+        () = signals.stopping.stop() => {
             tracing::info!("told to stop before the start was done");
             return Ok(());
         }
@@ -47,27 +48,36 @@ pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
 
 /// What a worker works with.
 struct Started {
-    model: Loaded,
+    lanes: Arc<Lanes>,
+    outlets: Outlets,
     nats: Nats,
     stream: Arc<Stream>,
 }
 
 /// Everything that can fail before the first job is taken, in the order in which an operator would look.
 async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, Failed> {
-    let model = load(settings).await?;
+    let settings::Models { catalog, default, lanes } = settings.models.clone();
+    let (lanes, outlets) = Lanes::new(lanes, catalog, &default, health.clone());
+    lanes.load_default().await.map_err(|error| match error {
+        CannotLoad::Model(error) => Failed::settings(error),
+        other => Failed::running(other),
+    })?;
+    let library = library::load().map_err(Failed::running)?;
+    tracing::debug!(path = %library.path.display(), "ONNX Runtime");
+    metrics::running(&library.version);
     health.set_model_ready();
     let name = format!("tagmill {}", settings.name);
     let nats = Nats::connect(&settings.nats, &name, health).await.map_err(Failed::running)?;
     let stream = Stream::open(settings.stream.clone(), nats.clone()).await.map_err(Failed::running)?;
     look_at_stores(&settings.stores).await?;
     health.set_storage(true);
-    Ok(Started { model, nats, stream })
+    Ok(Started { lanes, outlets, nats, stream })
 }
 
 /// Takes jobs until told to stop or something breaks; then drains.
 async fn work(
     settings: settings::Worker,
-    Started { model, nats, stream }: Started,
+    Started { lanes, outlets, nats, stream }: Started,
     health: Health,
     mut signals: Signals,
 ) -> Result<(), Failed> {
@@ -75,8 +85,7 @@ async fn work(
     for store in &stores {
         tokio::spawn(watch_store(store.clone(), stores.clone(), health.clone()));
     }
-    let stop_model = Arc::clone(&model.stop);
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), model, &health);
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets);
     let (answers, stop) = (Answers::new(), CancellationToken::new());
     tokio::spawn(Arc::clone(&stream).keep_alive());
     tokio::spawn(Arc::clone(&stream).watch_backlog(BACKLOG));
@@ -86,8 +95,10 @@ async fn work(
         tokio::spawn(pull::run(Arc::clone(&stream), stores.clone(), entrance, answers.clone(), stop.clone()));
     tracing::info!(worker = %settings.name, prefix = %settings.stream.subjects, "working");
 
+    let refreshing = refresh_on_hangup(&lanes, &mut signals.hangup);
     let broken = tokio::select! {
-        () = signals.stop() => None,
+        () = signals.stopping.stop() => None,
+        never = refreshing => match never {},
         broken = pipeline.broken() => Some(anyhow::Error::from(broken)),
         ended = &mut door => Some(match ended {
             Ok(Ok(())) => anyhow::anyhow!("the stream's door closed by itself"),
@@ -99,9 +110,15 @@ async fn work(
     health.set_draining();
     stop.cancel();
     if let Some(broken) = broken {
+        // At once what is held, and then what the last requests for jobs still bring.
         stream.hand_back().await;
+        if !door.is_finished() {
+            let _ = tokio::time::timeout(CLOSING, door).await;
+            stream.hand_back().await;
+        }
+        let _ = tokio::time::timeout(CLOSING, answers.arrived()).await;
         stream.flush().await;
-        stop_model();
+        lanes.stop();
         return Err(Failed::Running(broken));
     }
     tracing::info!(timeout = ?settings.drain_timeout, "stopping: finishing what is in hand");
@@ -121,7 +138,7 @@ async fn work(
             tracing::warn!("the drain timeout is over");
             None
         }
-        () = signals.stop() => {
+        () = signals.stopping.stop() => {
             tracing::warn!("told again to stop: stopping at once");
             None
         }
@@ -130,27 +147,13 @@ async fn work(
     stream.hand_back().await;
     stream.flush().await;
     if in_time.is_none() {
-        stop_model();
+        lanes.stop();
         let _ = tokio::time::timeout(CLOSING, drained).await;
     }
     let _ = tokio::time::timeout(CLOSING, nats.client.drain()).await;
     in_time.unwrap_or(Ok(())).map_err(Failed::running)?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Loads the model on a thread that may block, for large ones take a while.
-async fn load(settings: &settings::Worker) -> Result<Loaded, Failed> {
-    let (files, onnx) = (settings.model.clone(), settings.onnx.clone());
-    let loaded = tokio::task::spawn_blocking(move || onnx::load(&files, &onnx)).await.map_err(Failed::running)?;
-    let loaded = loaded.map_err(|error| match error {
-        CannotLoad::Model(error) => Failed::settings(error),
-        other => Failed::running(other),
-    })?;
-    let library = library::load().map_err(Failed::running)?;
-    tracing::debug!(path = %library.path.display(), "ONNX Runtime");
-    metrics::running(&loaded.model, &library.version);
-    Ok(loaded)
 }
 
 /// Looks at every store: one that does not exist or refuses is an error, one that can't be reached is waited for.
@@ -185,17 +188,38 @@ async fn fold(collected: metrics::Collected) {
     }
 }
 
-/// The signals that stop a worker.
+/// Looks at the models again whenever told to.
+async fn refresh_on_hangup(lanes: &Lanes, hangup: &mut Signal) -> Infallible {
+    loop {
+        hangup.recv().await;
+        if let Err(error) = lanes.refresh().await {
+            tracing::error!(%error, "the models can't be looked at again; everything stays as it was");
+        }
+    }
+}
+
+/// The signals a worker hears.
 struct Signals {
+    stopping: Stopping,
+    /// Look at the models again.
+    hangup: Signal,
+}
+
+/// Those that stop it.
+struct Stopping {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let stopping =
+            Stopping { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+        Ok(Self { stopping, hangup: signal(SignalKind::hangup())? })
     }
+}
 
+impl Stopping {
     /// Ends with the next SIGTERM or SIGINT.
     async fn stop(&mut self) {
         tokio::select! {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::batch::{Heading, Lane};
+use super::lanes::{Destination, Lanes};
 use super::publish::Finished;
 use super::{Ended, Flight, pass};
 use crate::delivery::Delivery;
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::job::Job;
 use crate::store::Store;
 use crate::store::location::Location;
@@ -32,8 +32,8 @@ pub struct Incoming {
 pub struct Accepted {
     /// The job.
     pub flight: Flight,
-    /// The lane it goes to.
-    pub heading: Heading,
+    /// The model it goes to.
+    pub destination: Destination,
     /// Where its image is.
     pub location: Location,
 }
@@ -42,8 +42,8 @@ pub struct Accepted {
 pub struct Accept {
     /// The stores, default first.
     pub stores: Vec<Store>,
-    /// The one loaded model's lane.
-    pub lane: Arc<Lane>,
+    /// The models.
+    pub lanes: Arc<Lanes>,
 }
 
 /// Accepts until `incoming` closes.
@@ -59,11 +59,10 @@ pub async fn run(
     while let Some(Incoming { payload, queued, mut delivery }) = incoming.recv().await {
         metrics::stage_seconds("queue", queued);
         match accept.check(&payload, &mut delivery) {
-            Ok((job, location)) => {
+            Ok((job, destination, location)) => {
                 let image = job.image.clone();
                 let seconds = Seconds { queue: queued.as_secs_f64(), ..Seconds::default() };
-                let flight = Flight { job, image, model: Arc::clone(&accept.lane.model), seconds, delivery };
-                let accepted = Accepted { flight, heading: Heading::to(&accept.lane), location };
+                let accepted = Accepted { flight: Flight { job, image, seconds, delivery }, destination, location };
                 if pass(Stage::Accept, &fetch, accepted).await.is_err() {
                     return Err(Ended::NextGone);
                 }
@@ -78,7 +77,7 @@ pub async fn run(
 }
 
 impl Accept {
-    fn check(&self, payload: &[u8], delivery: &mut Delivery) -> Result<(Job, Location), Failure> {
+    fn check(&self, payload: &[u8], delivery: &mut Delivery) -> Result<(Job, Destination, Location), Failure> {
         let mut parsed = Job::parse(payload);
         // A job that is wrong elsewhere is still answered under its own name.
         let id = parsed.as_mut().map_or_else(|_| Job::id_in(payload), |job| job.id.take());
@@ -86,13 +85,9 @@ impl Accept {
             delivery.id = id;
         }
         let job = parsed?;
-        if let Some(name) = job.model.as_deref() {
-            let known = &self.lane.model.id.name;
-            if name != known {
-                return Err(Failure::new(Code::UnknownModel, format!("no model `{name}`; this worker has `{known}`")));
-            }
-        }
         let location = Location::find(&job.image, &self.stores)?;
-        Ok((job, location))
+        // Last: it counts the job as on its way.
+        let destination = self.lanes.find(job.model.as_deref())?;
+        Ok((job, destination, location))
     }
 }

@@ -17,7 +17,7 @@ use crate::telemetry::metrics::{self, Stage};
 use window::{Decision, Flush, Room, Window};
 
 /// How rows are gathered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Rows a batch has at most.
     pub limit: usize,
@@ -124,16 +124,18 @@ impl Traffic {
 /// Where the tag stage is gone.
 pub async fn run(
     settings: Settings,
+    model: Arc<Model>,
     mut ready: Receiver<Ready>,
     traffic: Arc<Traffic>,
     tag: Sender<Batch>,
 ) -> Result<(), Ended> {
+    let name = &*model.id.name;
     let mut window = Window::new(settings.window, settings.limit);
     loop {
         let now = Instant::now();
         let deadline = match window.decide(now, traffic.room(), traffic.coming.load(Ordering::Acquire)) {
             Decision::Flush(reason) => {
-                flush(&mut window, reason, &traffic, &tag).await?;
+                flush(name, &mut window, reason, &traffic, &tag).await?;
                 continue;
             }
             Decision::Until(time) => Some(time),
@@ -153,21 +155,20 @@ pub async fn run(
         }
     }
     while !window.is_empty() {
-        flush(&mut window, Flush::Drain, &traffic, &tag).await?;
+        flush(name, &mut window, Flush::Drain, &traffic, &tag).await?;
     }
     Ok(())
 }
 
 async fn flush(
+    model: &str,
     window: &mut Window<(Flight, Box<[u8]>)>,
     reason: Flush,
     traffic: &Traffic,
     tag: &Sender<Batch>,
 ) -> Result<(), Ended> {
     let rows: Vec<Row> = window.take().into_iter().map(|(ready, (flight, row))| Row { flight, row, ready }).collect();
-    if let Some(row) = rows.first() {
-        metrics::batch(&row.flight.model.id.name, reason, rows.len());
-    }
+    metrics::batch(model, reason, rows.len());
     traffic.running.fetch_add(1, Ordering::AcqRel);
     pass(Stage::Batch, tag, Batch { rows }).await.map_err(|_| Ended::NextGone)
 }

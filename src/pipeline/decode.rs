@@ -89,8 +89,13 @@ impl Worker {
     fn one(&mut self, fetched: Fetched) {
         let Fetched { mut flight, heading: Heading { lane, approach }, bytes } = fetched;
         let began = Instant::now();
-        let side = flight.model.side;
-        let fitter = self.fitter.get_or_insert_with(|| Fitter::new(side, [255; 3]));
+        let frame = lane.model.frame;
+        // Kept between images of the same model, for its buffers.
+        let fitter = match self.fitter.take() {
+            Some(fitter) if fitter.frame() == frame => fitter,
+            _ => Fitter::new(frame),
+        };
+        let fitter = self.fitter.insert(fitter);
         let row =
             catch_unwind(AssertUnwindSafe(|| (self.decode)(&bytes, &self.picture, fitter))).unwrap_or_else(|panic| {
                 self.fitter = None; // Its buffers may be half written.
@@ -125,31 +130,22 @@ mod tests {
     use super::*;
     use crate::delivery::tests::noted;
     use crate::failure::Class;
-    use crate::job::{Job, Thresholds};
+    use crate::job::Job;
     use crate::pipeline::batch::Lane;
-    use crate::pipeline::tag::Model;
-    use crate::pipeline::tag::labels::Labels;
-    use crate::tags::{ModelId, Seconds};
-
-    fn lane() -> (Arc<Lane>, Receiver<Ready>) {
-        let labels = Labels::read("tag_id,name,category,count\n1,a,0,1\n".as_bytes()).expect("labels");
-        let id = ModelId { name: "m".into(), sha256: String::new() };
-        let model = Model { id, side: 2, labels, thresholds: Thresholds::default(), device: "cpu".into() };
-        Lane::new(Arc::new(model))
-    }
+    use crate::pipeline::tag::tests::model;
+    use crate::tags::Seconds;
 
     fn fetched(lane: &Arc<Lane>, bytes: &'static [u8]) -> Fetched {
         let (delivery, _) = noted("job");
         let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
-        let flight =
-            Flight { job, image: "a".into(), model: Arc::clone(&lane.model), seconds: Seconds::default(), delivery };
+        let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
         Fetched { flight, heading: Heading::to(lane), bytes: Bytes::from_static(bytes) }
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
         let (publish, mut finished) = mpsc::channel(2);
-        let (lane, mut rows) = lane();
+        let (lane, mut rows) = Lane::new(Arc::new(model()));
         let decode: Decode = |bytes, _, _| {
             assert_ne!(bytes, b"bad", "this image");
             Ok(Box::from(bytes))

@@ -1,6 +1,7 @@
 //! **fetch**: [`Accepted`] jobs become [`Fetched`] ones: the image's bytes are read from their store, several jobs at once.
 //! Fails with `image_not_found`, `image_too_large`, `forbidden_location`, `storage_denied`, `storage_unavailable`, or
-//! `bad_job` for a data URI that is not base64.
+//! `bad_job` for a data URI that is not base64. A model that is not loaded is loaded here, so that other jobs go on; fails
+//! with `inference_failed` where it can't be.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::accept::Accepted;
 use super::batch::Heading;
+use super::lanes::{Destination, Lanes};
 use super::publish::Finished;
 use super::{Ended, Flight, pass};
 use crate::failure::Failure;
@@ -44,6 +46,7 @@ pub struct Fetched {
 /// None of its own.
 pub async fn run(
     settings: Settings,
+    lanes: Arc<Lanes>,
     mut accepted: Receiver<Accepted>,
     decode: Sender<Fetched>,
     publish: Sender<Finished>,
@@ -53,28 +56,40 @@ pub async fn run(
     let mut fetches = JoinSet::new();
     while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
         let Some(job) = accepted.recv().await else { break };
-        let (decode, publish) = (decode.clone(), publish.clone());
+        let (lanes, decode, publish) = (Arc::clone(&lanes), decode.clone(), publish.clone());
         // The one concurrent point of this stage. A fetch that panics drops its delivery, which hands the job back.
         fetches.spawn(async move {
-            fetch(job, limit, &decode, &publish).await;
+            fetch(job, limit, &lanes, &decode, &publish).await;
             drop(permit);
         });
         while fetches.try_join_next().is_some() {}
     }
     while fetches.join_next().await.is_some() {}
+    // No job wants a model any more.
+    lanes.close();
     Ok(())
 }
 
-async fn fetch(job: Accepted, limit: u64, decode: &Sender<Fetched>, publish: &Sender<Finished>) {
-    let Accepted { mut flight, heading, location } = job;
+async fn fetch(
+    Accepted { mut flight, destination, location }: Accepted,
+    limit: u64,
+    lanes: &Lanes,
+    decode: &Sender<Fetched>,
+    publish: &Sender<Finished>,
+) {
     let began = Instant::now();
     let read = match location {
         Location::Stored { store, path } => store.read_patiently(&path, limit).await,
         Location::Inline(uri) => inline(uri, limit, &mut flight).await,
     };
     flight.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
-    match read {
-        Ok(bytes) => {
+    let fetched = match (read, destination) {
+        (Err(failure), _) => Err(failure),
+        (Ok(bytes), Destination::Lane(heading)) => Ok((heading, bytes)),
+        (Ok(bytes), Destination::Unloaded(model)) => lanes.load(&model).await.map(|lane| (Heading::to(&lane), bytes)),
+    };
+    match fetched {
+        Ok((heading, bytes)) => {
             // Refused only where the stage after this one is gone: the delivery inside hands its job back.
             drop(pass(Stage::Fetch, decode, Fetched { flight, heading, bytes }).await);
         }

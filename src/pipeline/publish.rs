@@ -1,23 +1,29 @@
 //! **publish**: what came of every job is told to its door: scores become a result, failures an error, and the
 //! delivery answers. Fails a job only with what its door says (`result_too_large`).
 
+pub mod caption;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
+use super::tag::Model;
+use super::tag::labels::Selected;
 use super::{Ended, Flight};
 use crate::delivery::{Answer, Delivery};
 use crate::failure::Failure;
-use crate::tags::TagResult;
+use crate::tags::{TagResult, Tags};
 use crate::telemetry::metrics;
 
-/// What answers say of this worker.
+/// What answers say.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Its name.
+    /// The worker's name.
     pub worker: Arc<str>,
+    /// How tags are written.
+    pub caption: caption::Settings,
 }
 
 /// A job that is through.
@@ -32,6 +38,8 @@ pub enum Finished {
 pub struct Scored {
     /// The job.
     pub flight: Flight,
+    /// The model that scored it.
+    pub model: Arc<Model>,
     /// One per label, 0..=1.
     pub scores: Vec<f32>,
     /// How many images ran together.
@@ -50,19 +58,19 @@ impl Finished {
 ///
 /// # Errors
 /// None of its own.
-pub async fn run(settings: Settings, mut finished: Receiver<Finished>) -> Result<(), Ended> {
+pub async fn run(settings: Arc<Settings>, mut finished: Receiver<Finished>) -> Result<(), Ended> {
     let mut answers = JoinSet::new();
     while let Some(finished) = finished.recv().await {
-        let worker = Arc::clone(&settings.worker);
+        let settings = Arc::clone(&settings);
         // Answers wait for the broker's confirmation side by side; jobs in flight are what bounds them.
         answers.spawn(async move {
             let began = Instant::now();
             match finished {
                 Finished::Tagged(scored) => {
-                    let model = scored.flight.model.id.name.clone();
-                    let (delivery, result) = result(*scored, &worker);
+                    let model = Arc::clone(&scored.model);
+                    let (delivery, result) = result(*scored, &settings);
                     delivery.answer(Answer::Tagged(Box::new(result))).await;
-                    metrics::image_tagged(&model);
+                    metrics::image_tagged(&model.id.name);
                 }
                 Finished::Failed(failed) => {
                     let (delivery, failure) = *failed;
@@ -77,16 +85,19 @@ pub async fn run(settings: Settings, mut finished: Receiver<Finished>) -> Result
     Ok(())
 }
 
-fn result(scored: Scored, worker: &str) -> (Delivery, TagResult) {
-    let Scored { flight, scores, batch } = scored;
-    let Flight { job, image, model, seconds, delivery } = flight;
+fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
+    let Scored { flight, model, scores, batch } = scored;
+    let Flight { job, image, seconds, delivery } = flight;
+    let Selected { rating, mut tags } = model.labels.select(&scores, &job.thresholds.or(&model.thresholds));
+    settings.caption.filter(&mut tags);
+    let text = settings.caption.caption(&tags);
     let result = TagResult {
         id: delivery.id.clone(),
         image,
         model: model.id.clone(),
-        tags: model.labels.select(&scores, job.thresholds.or(model.thresholds)),
+        tags: Tags { rating, tags, text },
         meta: job.meta,
-        worker: worker.to_owned(),
+        worker: settings.worker.to_string(),
         attempt: delivery.attempt(),
         batch,
         seconds,

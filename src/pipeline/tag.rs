@@ -5,6 +5,7 @@ pub mod device;
 pub mod labels;
 pub mod library;
 pub mod onnx;
+pub mod threshold;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,15 +14,16 @@ use std::time::Instant;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::batch::{Batch, Row, Traffic};
-use super::decode::fit::CHANNELS;
+use super::decode::fit::{CHANNELS, Frame};
 use super::publish::{Finished, Scored};
 use super::{Ended, panicked};
 use crate::failure::{Code, Failure};
-use crate::job::Thresholds;
 use crate::tags::ModelId;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Stage};
 use labels::Labels;
+use onnx::interface::Interface;
+use threshold::Thresholds;
 
 /// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
 const SICK: u32 = 3;
@@ -31,11 +33,13 @@ const SICK: u32 = 3;
 pub struct Model {
     /// As answers name it.
     pub id: ModelId,
-    /// Width and height of its input.
-    pub side: u32,
+    /// The square it looks at.
+    pub frame: Frame,
+    /// What its graph takes and gives.
+    pub interface: Interface,
     /// What its output means.
     pub labels: Labels,
-    /// What it counts as a tag where the job says nothing else.
+    /// What counts as a tag where the job says nothing else: the operator's, else the model's own.
     pub thresholds: Thresholds,
     /// What it runs on.
     pub device: String,
@@ -59,6 +63,8 @@ pub struct Loaded {
     pub model: Arc<Model>,
     /// Its session.
     pub runtime: Box<dyn Runtime>,
+    /// What is odd about its scores, and has been said.
+    pub oddity: Option<&'static str>,
     /// Stops the session.
     pub stop: Stopper,
 }
@@ -69,75 +75,109 @@ pub struct Loaded {
 /// Where the thread can't be started, or batch after batch failed.
 pub async fn run(
     loaded: Loaded,
-    mut batches: Receiver<Batch>,
+    batches: Receiver<Batch>,
     traffic: Arc<Traffic>,
     publish: Sender<Finished>,
     health: Health,
 ) -> Result<(), Ended> {
     let (done, ended) = tokio::sync::oneshot::channel();
     let name = format!("tag-{}", loaded.model.id.name);
-    let (mut runtime, side) = (loaded.runtime, loaded.model.side);
-    let thread = move || {
+    let Loaded { model, runtime, oddity, .. } = loaded;
+    let tagger = Tagger { model, runtime, looked: oddity.is_some(), traffic, publish, health };
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(move || done.send(tagger.work(batches)))
+        .map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
+    ended.await.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))
+}
+
+/// The thread that owns a model's session.
+struct Tagger {
+    model: Arc<Model>,
+    runtime: Box<dyn Runtime>,
+    /// Whether an image's scores were looked at for what a wrong manifest looks like.
+    looked: bool,
+    traffic: Arc<Traffic>,
+    publish: Sender<Finished>,
+    health: Health,
+}
+
+impl Tagger {
+    fn work(mut self, mut batches: Receiver<Batch>) -> Result<(), Ended> {
         let mut failed_in_a_row = 0;
         while let Some(batch) = batches.blocking_recv() {
             // A job that comes again may be what fails.
             let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
-            let tagged = tag(&mut *runtime, batch, &traffic, &publish);
-            health.set_inference(tagged > 0 || blank(&mut *runtime, side));
+            let tagged = self.tag(batch);
+            let fine = tagged > 0 || self.scores_a_blank();
+            self.health.set_inference(fine);
             match (tagged, fresh) {
                 (0, true) => failed_in_a_row += 1,
                 (0, false) => {}
                 _ => failed_in_a_row = 0,
             }
             if failed_in_a_row == SICK {
-                let _ = done.send(Err(Ended::Broken(format!(
+                return Err(Ended::Broken(format!(
                     "{SICK} batches in a row failed without one image tagged; the log says how"
-                ))));
-                return;
+                )));
             }
         }
-        let _ = done.send(Ok(()));
-    };
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(thread)
-        .map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
-    ended.await.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))
-}
-
-/// Whether the runtime can score a blank image: if not, it is at fault and not the images.
-fn blank(runtime: &mut dyn Runtime, side: u32) -> bool {
-    let side = side as usize;
-    runtime.run(&[&vec![255; side * side * CHANNELS]]).is_ok()
-}
-
-/// Runs one batch and passes on every row's outcome; how many were tagged.
-fn tag(runtime: &mut dyn Runtime, batch: Batch, traffic: &Traffic, publish: &Sender<Finished>) -> usize {
-    let began = Instant::now();
-    let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.row).collect();
-    let mut outcomes = Vec::with_capacity(rows.len());
-    run_or_split(runtime, &rows, &mut outcomes);
-    let infer = metrics::stage_seconds("infer", began.elapsed());
-    traffic.batch_done();
-    let size = rows.len();
-    let mut tagged = 0;
-    for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
-        flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
-        flight.seconds.infer = infer;
-        let finished = match outcome {
-            Ok(scores) => {
-                tagged += 1;
-                Finished::Tagged(Box::new(Scored { flight, scores, batch: size }))
-            }
-            Err(failure) => {
-                metrics::failed(Stage::Tag, failure.code);
-                Finished::failed(flight.delivery, failure)
-            }
-        };
-        // Refused only where the publish stage is gone: the delivery inside hands its job back.
-        drop(publish.blocking_send(finished));
+        Ok(())
     }
-    tagged
+
+    /// Runs one batch and passes on every row's outcome; how many were tagged.
+    fn tag(&mut self, batch: Batch) -> usize {
+        let began = Instant::now();
+        let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.row).collect();
+        let mut outcomes = Vec::with_capacity(rows.len());
+        run_or_split(&mut *self.runtime, &rows, &mut outcomes);
+        let infer = metrics::stage_seconds("infer", began.elapsed());
+        self.traffic.batch_done();
+        let size = rows.len();
+        let mut tagged = 0;
+        for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
+            flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
+            flight.seconds.infer = infer;
+            let finished = match outcome.and_then(numbers) {
+                Ok(scores) => {
+                    tagged += 1;
+                    self.look(&scores);
+                    let model = Arc::clone(&self.model);
+                    Finished::Tagged(Box::new(Scored { flight, model, scores, batch: size }))
+                }
+                Err(failure) => {
+                    metrics::failed(Stage::Tag, failure.code);
+                    Finished::failed(flight.delivery, failure)
+                }
+            };
+            // Refused only where the publish stage is gone: the delivery inside hands its job back.
+            drop(self.publish.blocking_send(finished));
+        }
+        tagged
+    }
+
+    /// Warns, once, of scores that a wrong manifest makes.
+    fn look(&mut self, scores: &[f32]) {
+        if !std::mem::replace(&mut self.looked, true)
+            && let Some(oddity) = onnx::tensor::oddity(scores)
+        {
+            tracing::warn!(model = self.model.id.name, "{oddity}");
+        }
+    }
+
+    /// Whether the runtime can score a blank image: if not, it is at fault and not the images.
+    fn scores_a_blank(&mut self) -> bool {
+        let side = self.model.frame.side as usize;
+        self.runtime.run(&[&vec![255; side * side * CHANNELS]]).is_ok()
+    }
+}
+
+/// The scores, if all of them are numbers.
+fn numbers(scores: Vec<f32>) -> Result<Vec<f32>, Failure> {
+    if scores.iter().any(|score| score.is_nan()) {
+        return Err(Failure::new(Code::InferenceFailed, "the model gave scores that are not numbers"));
+    }
+    Ok(scores)
 }
 
 /// Runs the rows together, or in halves where that fails, so that a bad one fails alone.
@@ -158,8 +198,28 @@ fn run_or_split(runtime: &mut dyn Runtime, rows: &[&[u8]], outcomes: &mut Vec<Re
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::model::manifest::Layout;
+    use crate::pipeline::decode::fit::{Filter, Fit};
+
+    /// A model of two by two pixels and no labels.
+    pub(crate) fn model() -> Model {
+        Model {
+            id: ModelId { name: "m".into(), sha256: String::new() },
+            frame: Frame { side: 2, fit: Fit::Stretch, filter: Filter::Bicubic },
+            interface: Interface {
+                input: "input".into(),
+                layout: Layout::Nhwc,
+                side: 2,
+                batch: None,
+                output: "output".into(),
+            },
+            labels: Labels::new(vec![]),
+            thresholds: Thresholds::default(),
+            device: "cpu".into(),
+        }
+    }
 
     /// Scores a row by its first byte; fails or panics for any batch that holds a row of 13 or 99.
     struct Faulty;

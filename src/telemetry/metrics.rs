@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::delivery::{Door, Outcome};
@@ -229,10 +229,22 @@ pub fn nats_connected(connected: bool) {
     gauge!(NATS_CONNECTED).set(f64::from(u8::from(connected)));
 }
 
-/// What runs here.
-pub fn running(model: &Model, onnxruntime: &str) {
+/// A model is loaded.
+pub fn model_loaded(model: &Model) {
+    model_info(model).set(1.0);
+}
+
+/// It no longer is.
+pub fn model_unloaded(model: &Model) {
+    model_info(model).set(0.0);
+}
+
+fn model_info(model: &Model) -> Gauge {
     let id = &model.id;
     gauge!(MODEL_INFO, "model" => id.name.clone(), "sha256" => id.sha256.clone(), "device" => model.device.clone())
-        .set(1.0);
+}
+
+/// What runs here.
+pub fn running(onnxruntime: &str) {
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "onnxruntime" => onnxruntime.to_owned()).set(1.0);
 }

@@ -1,5 +1,5 @@
-//! From a picture of any size to one square row of the model's input, as the models were trained: centred on a white
-//! square and resized with Pillow's antialiased bicubic.
+//! From a picture of any size to one square row of the model's input, as the models were trained: most of them centred on
+//! a white square and resized with Pillow's antialiased bicubic.
 //!
 //! The padded square never exists. What is computed is what Pillow computes on it: resizing runs along the width first
 //! and the height second, each pass to 8 bits, and along a padded axis only the part whose filter reaches the picture is
@@ -16,15 +16,79 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 /// Bytes per pixel: red, green, blue.
 pub const CHANNELS: usize = 3;
 
-/// How far bicubic reaches on each side, in pixels of the coarser side (a = -0.5, as Pillow's).
-const SUPPORT: f64 = 2.0;
-
 /// Pixels of a strip of the first pass: 384 KiB.
 const STRIP: usize = 1 << 17;
 
-/// Fits pictures to a square of a given side; keeps its buffers between pictures.
+/// The square a model looks at, and how pictures are made to fill it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Frame {
+    /// Width and height in pixels.
+    pub side: u32,
+    /// How a picture that is no square becomes one.
+    pub fit: Fit,
+    /// How it is resized.
+    pub filter: Filter,
+}
+
+/// How a picture that is no square becomes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Centred on a square of this colour (RGB); an odd pixel of padding goes right or below.
+    Pad([u8; CHANNELS]),
+    /// Stretched.
+    Stretch,
+}
+
+/// Pillow's antialiasing filters of the same names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filter {
+    /// a = -0.5.
+    #[default]
+    Bicubic,
+    /// A triangle.
+    Bilinear,
+    /// Of three lobes.
+    Lanczos,
+}
+
+impl Filter {
+    /// The filter of this name, in lower case.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Bicubic, Self::Bilinear, Self::Lanczos].into_iter().find(|filter| filter.as_str() == name)
+    }
+
+    /// The name it is known by.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bicubic => "bicubic",
+            Self::Bilinear => "bilinear",
+            Self::Lanczos => "lanczos",
+        }
+    }
+
+    /// How far it reaches on each side, in pixels of the coarser side.
+    const fn support(self) -> f64 {
+        match self {
+            Self::Bicubic => 2.0,
+            Self::Bilinear => 1.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    const fn kernel(self) -> FilterType {
+        match self {
+            Self::Bicubic => FilterType::CatmullRom,
+            Self::Bilinear => FilterType::Bilinear,
+            Self::Lanczos => FilterType::Lanczos3,
+        }
+    }
+}
+
+/// Fits pictures to a frame; keeps its buffers between pictures.
 pub struct Fitter {
-    side: u32,
+    frame: Frame,
     padding: U8x3,
     resizer: Resizer,
     margined: Vec<U8x3>,
@@ -66,12 +130,12 @@ struct Axis {
 
 impl Axis {
     /// For a picture `len` long at `offset` in a square of `square`, resized to `side`.
-    fn new(len: u32, offset: u32, square: u32, side: u32) -> Self {
+    fn new(len: u32, offset: u32, square: u32, side: u32, support: f64) -> Self {
         if len == square {
             return Self { touched: 0..side, before: 0, after: 0, start: 0.0, length: f64::from(len) };
         }
         let scale = f64::from(square) / f64::from(side);
-        let reach = SUPPORT * scale.max(1.0);
+        let reach = support * scale.max(1.0);
         let (first, last) = (f64::from(offset), f64::from(offset + len));
         // Pixel i of the result is centred on (i + 0.5) * scale and sees `reach` to both sides.
         let low = ((first - reach) / scale - 0.5).floor().max(0.0);
@@ -99,17 +163,33 @@ impl Axis {
 }
 
 impl Fitter {
-    /// For squares of `side` pixels, padded with the colour `padding` (RGB).
+    /// For this frame.
     #[must_use]
-    pub fn new(side: u32, padding: [u8; CHANNELS]) -> Self {
-        Self { side, padding: U8x3::new(padding), resizer: Resizer::new(), margined: Vec::new(), columns: Vec::new() }
+    pub fn new(frame: Frame) -> Self {
+        let padding = match frame.fit {
+            Fit::Pad(colour) => colour,
+            Fit::Stretch => [0; CHANNELS],
+        };
+        let (margined, columns) = (Vec::new(), Vec::new());
+        Self { frame, padding: U8x3::new(padding), resizer: Resizer::new(), margined, columns }
+    }
+
+    /// The frame pictures are fitted to.
+    #[must_use]
+    pub const fn frame(&self) -> Frame {
+        self.frame
     }
 
     /// The picture as one row of the model's input: RGB, `side * side * 3` bytes.
     pub fn fit(&mut self, picture: &Picture<'_>) -> Box<[u8]> {
-        let square = picture.width.max(picture.height);
-        let across = Axis::new(picture.width, (square - picture.width) / 2, square, self.side);
-        let down = Axis::new(picture.height, (square - picture.height) / 2, square, self.side);
+        let axis = |len: u32| {
+            let square = match self.frame.fit {
+                Fit::Pad(_) => picture.width.max(picture.height),
+                Fit::Stretch => len,
+            };
+            Axis::new(len, (square - len) / 2, square, self.frame.side, self.frame.filter.support())
+        };
+        let (across, down) = (axis(picture.width), axis(picture.height));
         self.resize_width(picture, &across, &down);
         let rows = self.resize_height(picture.height, &across, &down);
         self.centre(&rows, &across, &down)
@@ -124,7 +204,7 @@ impl Fitter {
         let columns = &mut self.columns[lines(down.before)..][..lines(picture.height)];
         if across.before + across.after == 0 {
             return resize(
-                &mut self.resizer,
+                (&mut self.resizer, self.frame.filter),
                 &picture.pixels,
                 (width, picture.height, columns),
                 across,
@@ -144,7 +224,13 @@ impl Fitter {
             }
             let height = u32::try_from(target.len() / width as usize).expect("at most the picture's");
             let source = TypedImageRef::new(margined, height, &self.margined).expect("height lines were copied");
-            resize(&mut self.resizer, &source, (width, height, target), across, &Axis::whole(height));
+            resize(
+                (&mut self.resizer, self.frame.filter),
+                &source,
+                (width, height, target),
+                across,
+                &Axis::whole(height),
+            );
         }
     }
 
@@ -154,13 +240,20 @@ impl Fitter {
         let source = TypedImageRef::new(width, down.before + height + down.after, &self.columns)
             .expect("the first pass filled it");
         let mut rows = vec![self.padding; (width * down.count()) as usize];
-        resize(&mut self.resizer, &source, (width, down.count(), &mut rows), &Axis::whole(width), down);
+        resize(
+            (&mut self.resizer, self.frame.filter),
+            &source,
+            (width, down.count(), &mut rows),
+            &Axis::whole(width),
+            down,
+        );
         rows
     }
 
     fn centre(&self, rows: &[U8x3], across: &Axis, down: &Axis) -> Box<[u8]> {
-        let stride = self.side as usize * CHANNELS;
-        let mut row = self.padding.0.repeat((self.side * self.side) as usize).into_boxed_slice();
+        let side = self.frame.side as usize;
+        let stride = side * CHANNELS;
+        let mut row = self.padding.0.repeat(side * side).into_boxed_slice();
         let width = across.count() as usize;
         let left = across.touched.start as usize * CHANNELS;
         let lines = row.chunks_exact_mut(stride).skip(down.touched.start as usize);
@@ -174,14 +267,14 @@ impl Fitter {
 }
 
 fn resize(
-    resizer: &mut Resizer,
+    (resizer, filter): (&mut Resizer, Filter),
     source: &TypedImageRef<'_, U8x3>,
     (width, height, target): (u32, u32, &mut [U8x3]),
     across: &Axis,
     down: &Axis,
 ) {
     let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
+        .resize_alg(ResizeAlg::Convolution(filter.kernel()))
         .crop(across.start, down.start, across.length, down.length)
         .use_alpha(false);
     let mut target = TypedImage::from_pixels_slice(width, height, target).expect("sized by the caller");
@@ -195,11 +288,16 @@ mod tests {
     use super::*;
 
     fn fit(width: u32, height: u32, rgb: &[u8], side: u32) -> Box<[u8]> {
-        Fitter::new(side, [255; 3]).fit(&Picture::new(width, height, rgb).expect("a picture"))
+        fit_with(Filter::Bicubic, width, height, rgb, side)
+    }
+
+    fn fit_with(filter: Filter, width: u32, height: u32, rgb: &[u8], side: u32) -> Box<[u8]> {
+        let frame = Frame { side, fit: Fit::Pad([255; 3]), filter };
+        Fitter::new(frame).fit(&Picture::new(width, height, rgb).expect("a picture"))
     }
 
     /// Pads for real, then fits the square.
-    fn padded(width: u32, height: u32, picture: &[u8], side: u32) -> Box<[u8]> {
+    fn padded(filter: Filter, width: u32, height: u32, picture: &[u8], side: u32) -> Box<[u8]> {
         let square = width.max(height);
         let mut rgb = vec![255; (square * square) as usize * CHANNELS];
         let (left, top) = ((square - width) / 2, (square - height) / 2);
@@ -207,7 +305,7 @@ mod tests {
             let at = ((top as usize + y) * square as usize + left as usize) * CHANNELS;
             rgb[at..at + line.len()].copy_from_slice(line);
         }
-        fit(square, square, &rgb, side)
+        fit_with(filter, square, square, &rgb, side)
     }
 
     fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -225,10 +323,12 @@ mod tests {
         #[test]
         fn equals_resizing_the_padded_square(width in 1u32..90, height in 1u32..90, side in 1u32..60, seed: u64) {
             let rgb = noise((width * height) as usize * CHANNELS, seed);
-            let fitted = fit(width, height, &rgb, side);
-            let reference = padded(width, height, &rgb, side);
-            let worst = fitted.iter().zip(&reference).map(|(a, b)| a.abs_diff(*b)).max();
-            prop_assert!(worst <= Some(2), "{worst:?}");
+            for filter in [Filter::Bicubic, Filter::Bilinear, Filter::Lanczos] {
+                let fitted = fit_with(filter, width, height, &rgb, side);
+                let reference = padded(filter, width, height, &rgb, side);
+                let worst = fitted.iter().zip(&reference).map(|(a, b)| a.abs_diff(*b)).max();
+                prop_assert!(worst <= Some(2), "{filter:?}: {worst:?}");
+            }
         }
     }
 
@@ -236,6 +336,14 @@ mod tests {
     fn a_picture_of_the_models_size_is_left_alone() {
         let rgb = noise(32 * 32 * CHANNELS, 1);
         assert_eq!(&*fit(32, 32, &rgb, 32), rgb.as_slice());
+    }
+
+    #[test]
+    fn a_stretched_picture_fills_the_frame() {
+        let frame = Frame { side: 8, fit: Fit::Stretch, filter: Filter::Bilinear };
+        let rgb = [7; 30 * 5 * CHANNELS];
+        let fitted = Fitter::new(frame).fit(&Picture::new(30, 5, &rgb).expect("a picture"));
+        assert_eq!(&*fitted, &[7; 8 * 8 * CHANNELS]);
     }
 
     #[test]

@@ -1,214 +1,160 @@
 //! A model's labels: which column of its output means what, and which scores make tags.
 
-use std::collections::HashSet;
-use std::io::Read;
+use std::sync::Arc;
 
-use serde::Deserialize;
+use super::threshold::Thresholds;
+use crate::tags::{Tag, score};
 
-use crate::job::Thresholds;
-use crate::tags::{Tag, Tags, score};
+/// The category of most tags.
+pub const GENERAL: &str = "general";
+/// The category of who is in the picture.
+pub const CHARACTER: &str = "character";
+/// The category that is reported whole, apart from the tags.
+pub const RATING: &str = "rating";
 
-/// Thresholds where neither job, flag nor model sets any: the WD taggers' own.
-pub const DEFAULT_GENERAL: f32 = 0.35;
-/// For characters, which are worse to get wrong.
-pub const DEFAULT_CHARACTER: f32 = 0.85;
-
-/// Names that are faces, not words: their underscores stay in captions.
-const EMOTICONS: [&str; 19] = [
-    "0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9", ">_o", "@_@", "^_^",
-    "o_o", "u_u", "x_x", "|_|", "||_||",
-];
-
-/// What kind of thing a label names; the numbers are those of the label files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Category {
-    /// 0
-    General,
-    /// 1
-    Artist,
-    /// 3
-    Copyright,
-    /// 4
-    Character,
-    /// 5
-    Meta,
-    /// 9
-    Rating,
-}
-
-impl Category {
-    const fn from_number(number: u32) -> Option<Self> {
-        Some(match number {
-            0 => Self::General,
-            1 => Self::Artist,
-            3 => Self::Copyright,
-            4 => Self::Character,
-            5 => Self::Meta,
-            9 => Self::Rating,
-            _ => return None,
-        })
-    }
-
-    /// As results name it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::General => "general",
-            Self::Artist => "artist",
-            Self::Copyright => "copyright",
-            Self::Character => "character",
-            Self::Meta => "meta",
-            Self::Rating => "rating",
-        }
-    }
-}
-
-/// Why a label file can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum InvalidLabels {
-    /// Not CSV, or without the columns `name` and `category`.
-    #[error("expected CSV with the columns tag_id,name,category,count: {0}")]
-    Csv(#[from] csv::Error),
-    /// A category no one knows.
-    #[error(
-        "label {row} (`{name}`) has category {category}; known are 0 general, 1 artist, 3 copyright, 4 character, 5 meta, 9 rating"
-    )]
-    Category {
-        /// From 0.
-        row: usize,
-        /// The label.
-        name: String,
-        /// Its category.
-        category: u32,
-    },
-    /// No rows.
-    #[error("it has no labels")]
-    Empty,
+/// One column of a model's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// As in the label file.
+    pub name: String,
+    /// The name of its category.
+    pub category: Arc<str>,
 }
 
 /// The labels of a model, in the order of its output.
 #[derive(Clone, Debug)]
 pub struct Labels {
-    labels: Vec<Label>,
-    emoticons: HashSet<&'static str>,
+    columns: Vec<Label>,
+    categories: Vec<Arc<str>>,
+    /// The category of each label, by its place among `categories`.
+    kinds: Vec<usize>,
 }
 
-#[derive(Clone, Debug)]
-struct Label {
-    name: String,
-    category: Category,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    name: String,
-    category: u32,
+/// What the scores of one image say of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selected {
+    /// The score of every rating, in the label file's order.
+    pub rating: Vec<(String, f64)>,
+    /// Every tag strictly over its category's threshold, highest score first.
+    pub tags: Vec<Tag>,
 }
 
 impl Labels {
-    /// Reads `selected_tags.csv`: one label per row, in the order of the model's output.
-    ///
-    /// # Errors
-    /// Where it is no such file.
-    pub fn read(csv: impl Read) -> Result<Self, InvalidLabels> {
-        let mut labels = Vec::new();
-        for (row, record) in csv::Reader::from_reader(csv).deserialize().enumerate() {
-            let Row { name, category } = record?;
-            let Some(category) = Category::from_number(category) else {
-                return Err(InvalidLabels::Category { row, name, category });
-            };
-            labels.push(Label { name, category });
-        }
-        if labels.is_empty() {
-            return Err(InvalidLabels::Empty);
-        }
-        Ok(Self { labels, emoticons: HashSet::from(EMOTICONS) })
+    /// Labels in the order of the output's columns.
+    #[must_use]
+    pub fn new(labels: Vec<Label>) -> Self {
+        let mut categories: Vec<Arc<str>> = labels.iter().map(|label| Arc::clone(&label.category)).collect();
+        categories.sort();
+        categories.dedup();
+        let kinds = labels.iter().filter_map(|label| categories.binary_search(&label.category).ok()).collect();
+        Self { columns: labels, categories, kinds }
     }
 
     /// How many there are: the width of the model's output.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.labels.len()
+        self.columns.len()
     }
 
-    /// What the scores of one image, one per label, say of it: tags strictly over their threshold, highest first.
+    /// How many there are of each category.
+    pub fn categories(&self) -> impl Iterator<Item = (&str, usize)> {
+        let count = |kind| self.kinds.iter().filter(|of| **of == kind).count();
+        self.categories.iter().enumerate().map(move |(kind, category)| (&**category, count(kind)))
+    }
+
+    /// What the scores of one image, one per label, say of it.
     #[must_use]
-    pub fn select(&self, scores: &[f32], thresholds: Thresholds) -> Tags {
-        let general = thresholds.general.unwrap_or(DEFAULT_GENERAL);
-        let character = thresholds.character.unwrap_or(DEFAULT_CHARACTER);
-        let mut rating = Vec::new();
-        let mut over = Vec::new();
-        for (label, &value) in self.labels.iter().zip(scores) {
-            let threshold = match label.category {
-                Category::Rating => {
-                    rating.push((label.name.clone(), score(value)));
-                    continue;
-                }
-                Category::Character => character,
-                _ => general,
-            };
-            if value > threshold {
-                over.push((label, value));
+    pub fn select(&self, scores: &[f32], thresholds: &Thresholds) -> Selected {
+        let cut = |(kind, category): (usize, &Arc<str>)| {
+            let scores = self.kinds.iter().zip(scores).filter(move |(of, _)| **of == kind).map(|(_, score)| *score);
+            (**category != *RATING).then(|| thresholds.cut(category, scores))
+        };
+        let cuts: Vec<Option<f32>> = self.categories.iter().enumerate().map(cut).collect();
+        let (mut rating, mut over) = (Vec::new(), Vec::new());
+        for (column, ((label, &kind), &value)) in self.columns.iter().zip(&self.kinds).zip(scores).enumerate() {
+            match cuts[kind] {
+                None => rating.push((label.name.clone(), score(value))),
+                Some(cut) if value > cut => over.push((column, label, value)),
+                Some(_) => {}
             }
         }
-        // Stable, so that equal scores keep the label file's order.
-        over.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-        let text = over.iter().map(|(label, _)| self.caption(&label.name)).collect::<Vec<_>>().join(", ");
-        let tags = over.into_iter().map(|(label, value)| Tag {
+        // Of equal scores, in the label file's order.
+        over.sort_by(|(left, _, a), (right, _, b)| b.total_cmp(a).then(left.cmp(right)));
+        let tags = over.into_iter().map(|(_, label, value)| Tag {
             name: label.name.clone(),
-            category: label.category.as_str(),
+            category: label.category.to_string(),
             score: score(value),
         });
-        Tags { rating, tags: tags.collect(), text }
-    }
-
-    fn caption(&self, name: &str) -> String {
-        if self.emoticons.contains(name) { name.to_owned() } else { name.replace('_', " ") }
+        Selected { rating, tags: tags.collect() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::threshold::Threshold;
     use super::*;
 
-    const FILE: &str = "tag_id,name,category,count\n\
-        1,general,9,1\n2,explicit,9,1\n3,long_hair,0,1\n4,hatsune_miku,4,1\n5,^_^,0,1\n6,\"don't_say_\"\"lazy\"\"\",3,1\n7,a\\b_(c),0,1\n";
+    fn labels() -> Labels {
+        let label = |(name, category): &(&str, &str)| Label { name: (*name).into(), category: (*category).into() };
+        let names = [
+            ("general", RATING),
+            ("explicit", RATING),
+            ("long_hair", GENERAL),
+            ("hatsune_miku", CHARACTER),
+            ("^_^", GENERAL),
+            ("wolf", "species"),
+            ("solo", GENERAL),
+        ];
+        Labels::new(names.iter().map(label).collect())
+    }
 
-    fn select(scores: [f32; 7], thresholds: Thresholds) -> Tags {
-        Labels::read(FILE.as_bytes()).expect("labels").select(&scores, thresholds)
+    fn names(scores: [f32; 7], thresholds: &Thresholds) -> Vec<(String, String)> {
+        let selected = labels().select(&scores, thresholds);
+        selected.tags.into_iter().map(|tag| (tag.name, tag.category)).collect()
+    }
+
+    fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, category)| ((*name).to_owned(), (*category).to_owned())).collect()
     }
 
     #[test]
     fn tags_are_over_their_threshold_highest_first_with_ratings_apart() {
-        let tags = select([0.9, 0.1, 0.5, 0.86, 0.7, 0.4, 0.36], Thresholds::default());
-        assert_eq!(tags.rating, [("general".to_owned(), 0.9), ("explicit".to_owned(), 0.1)]);
-        let names: Vec<_> = tags.tags.iter().map(|tag| (tag.name.as_str(), tag.category)).collect();
-        assert_eq!(
-            names,
-            [
-                ("hatsune_miku", "character"),
-                ("^_^", "general"),
-                ("long_hair", "general"),
-                ("don't_say_\"lazy\"", "copyright"),
-                ("a\\b_(c)", "general")
-            ]
-        );
-        assert_eq!(tags.text, "hatsune miku, ^_^, long hair, don't say \"lazy\", a\\b (c)");
+        let scores = [0.9, 0.1, 0.5, 0.86, 0.7, 0.4, 0.36];
+        let expected = pairs([
+            ("hatsune_miku", CHARACTER),
+            ("^_^", GENERAL),
+            ("long_hair", GENERAL),
+            ("wolf", "species"),
+            ("solo", GENERAL),
+        ]);
+        assert_eq!(names(scores, &Thresholds::default()), expected);
+        let rating = labels().select(&scores, &Thresholds::default()).rating;
+        assert_eq!(rating, [("general".to_owned(), 0.9), ("explicit".to_owned(), 0.1)]);
     }
 
     #[test]
     fn a_score_at_its_threshold_is_no_tag() {
-        let thresholds = Thresholds { general: Some(0.5), character: Some(0.25) };
-        let tags = select([0.0, 0.0, 0.5, 0.25, 0.500_001, 0.0, 0.0], thresholds);
-        assert_eq!(tags.text, "^_^");
-        assert!((tags.tags[0].score - 0.5).abs() < 1e-9, "rounded only when reported");
+        let thresholds = Thresholds::default()
+            .with(GENERAL, Some(Threshold::Over(0.5)))
+            .with(CHARACTER, Some(Threshold::Over(0.25)));
+        let scores = [0.0, 0.0, 0.5, 0.25, 0.500_001, 0.5, 0.0];
+        assert_eq!(names(scores, &thresholds), pairs([("^_^", GENERAL)]));
+        let tags = labels().select(&scores, &thresholds).tags;
+        assert!((tags[0].score - 0.5).abs() < 1e-9, "rounded only when reported");
     }
 
     #[test]
-    fn refuses_what_is_no_label_file() {
-        assert!(matches!(Labels::read("".as_bytes()), Err(InvalidLabels::Empty)));
-        assert!(matches!(Labels::read("a,b\n1,2\n".as_bytes()), Err(InvalidLabels::Csv(_))));
-        let odd = "tag_id,name,category,count\n1,x,7,1\n";
-        assert!(matches!(Labels::read(odd.as_bytes()), Err(InvalidLabels::Category { row: 0, category: 7, .. })));
+    fn a_category_can_be_cut_at_its_own_largest_gap() {
+        let thresholds =
+            Thresholds::default().with(GENERAL, Some(Threshold::MCut)).with("species", Some(Threshold::Over(0.1)));
+        let scores = [0.0, 0.0, 0.3, 0.84, 0.25, 0.2, 0.05];
+        assert_eq!(names(scores, &thresholds), pairs([("long_hair", GENERAL), ("^_^", GENERAL), ("wolf", "species")]));
+    }
+
+    #[test]
+    fn equal_scores_keep_the_order_of_the_label_file() {
+        let scores = [0.0, 0.0, 0.9, 0.9, 0.9, 0.9, 0.9];
+        let order: Vec<_> = names(scores, &Thresholds::default()).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(order, ["long_hair", "hatsune_miku", "^_^", "wolf", "solo"]);
     }
 }

@@ -1,4 +1,7 @@
-//! A WD14-style model as an ONNX Runtime session: rows of u8 RGB in, one probability per label out.
+//! A tagger as an ONNX Runtime session: rows of u8 RGB in, one probability per label out.
+
+pub mod interface;
+pub mod tensor;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,16 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ort::ep::{self, ExecutionProviderDispatch};
 use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session};
-use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+use ort::value::TensorRef;
 
 use super::device::Device;
-use super::labels::Labels;
 use super::library::{self, NoLibrary};
+use super::threshold::Thresholds;
 use super::{Loaded, Model, Runtime, Stopper};
 use crate::failure::{Code, Failure};
-use crate::job::Thresholds;
+use crate::model::manifest::Activation;
 use crate::model::{ModelFiles, Unusable};
-use crate::pipeline::decode::fit::CHANNELS;
+use crate::pipeline::decode::fit::{CHANNELS, Frame};
+use interface::Interface;
+use tensor::Encoder;
 
 /// How models run.
 #[derive(Clone, Debug)]
@@ -26,7 +31,7 @@ pub struct Settings {
     pub threads: usize,
     /// Rows a batch has at most, which the warm-up runs.
     pub batch: usize,
-    /// What the operator counts as a tag.
+    /// What the operator counts as a tag, over what the model says.
     pub thresholds: Thresholds,
 }
 
@@ -52,10 +57,10 @@ pub enum CannotLoad {
 /// A model's session, with the tensor its rows are written to.
 struct Onnx {
     session: Session,
-    input: String,
-    output: String,
-    side: usize,
-    fixed_batch: Option<usize>,
+    interface: Interface,
+    encoder: Encoder,
+    activation: Activation,
+    labels: usize,
     tensor: Vec<f32>,
     options: Arc<RunOptions>,
     stopped: Arc<AtomicBool>,
@@ -67,21 +72,40 @@ struct Onnx {
 /// Where the runtime, the device or the model can't be used.
 pub fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
     let library = library::load()?;
-    let labels = files.labels()?;
+    let (labels, manifest) = (files.labels()?, &files.manifest);
     let (session, device) = session(files, library, settings)?;
-    let (side, fixed_batch, input) = input(&session).map_err(|reason| files.unusable(reason))?;
-    let output = output(&session, labels.count()).map_err(|reason| files.unusable(reason))?;
+    let unusable = |reason: String| files.unusable(reason);
+    let interface = Interface::read(&session, manifest, labels.count()).map_err(unusable)?;
     let options = Arc::new(RunOptions::new().map_err(|error| files.unusable(error))?);
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = stopper(&options, &stopped);
-    let mut runtime = Onnx { session, input, output, side, fixed_batch, tensor: Vec::new(), options, stopped };
-    warm_up(&mut runtime, settings.batch, &labels).map_err(|reason| files.unusable(reason))?;
-    let side = u32::try_from(side).map_err(|_| files.unusable("its input is impossibly large"))?;
+    let frame = Frame { side: interface.side, fit: manifest.input.fit(), filter: manifest.input.filter };
+    let mut runtime = Onnx {
+        session,
+        encoder: Encoder::new(&manifest.input, interface.layout, interface.side),
+        interface,
+        activation: manifest.output.activation,
+        labels: labels.count(),
+        tensor: Vec::new(),
+        options,
+        stopped,
+    };
+    let oddity = warm_up(&mut runtime, settings.batch).map_err(unusable)?;
+    let thresholds = settings.thresholds.clone().or(&manifest.thresholds);
+    let model = Model { id: files.id()?, frame, interface: runtime.interface.clone(), labels, thresholds, device };
     tracing::info!(
-        model = files.name, side, labels = labels.count(), %device, onnxruntime = library.version, "the model is ready"
+        model = files.name,
+        sha256 = model.id.sha256,
+        side = frame.side,
+        labels = runtime.labels,
+        device = model.device,
+        onnxruntime = library.version,
+        "the model is ready"
     );
-    let model = Model { id: files.id()?, side, labels, thresholds: settings.thresholds, device };
-    Ok(Loaded { model: model.into(), runtime: Box::new(runtime), stop })
+    if let Some(oddity) = oddity {
+        tracing::warn!(model = files.name, "{oddity}");
+    }
+    Ok(Loaded { model: model.into(), runtime: Box::new(runtime), oddity, stop })
 }
 
 /// A session on the device asked for. `auto` tries CUDA and says what it chose; nothing else ever falls back.
@@ -136,52 +160,17 @@ fn stopper(options: &Arc<RunOptions>, stopped: &Arc<AtomicBool>) -> Stopper {
     })
 }
 
-fn tensor_shape(outlet: &Outlet) -> Option<&[i64]> {
-    match outlet.dtype() {
-        ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => Some(shape),
-        _ => None,
-    }
-}
-
-/// The input's side, batch where fixed, and name.
-fn input(session: &Session) -> Result<(usize, Option<usize>, String), String> {
-    let [input] = session.inputs() else { return Err(format!("it has {} inputs, not one", session.inputs().len())) };
-    let shape = tensor_shape(input).ok_or_else(|| format!("its input `{}` is not of float32", input.name()))?;
-    let &[batch, height, width, 3] = shape else {
-        return Err(format!("its input `{}` is {shape:?}, not [batch, side, side, 3]", input.name()));
-    };
-    let side = usize::try_from(height).ok().filter(|side| *side > 0 && height == width);
-    let side =
-        side.ok_or_else(|| format!("its input `{}` is {shape:?}, not a square of a fixed side", input.name()))?;
-    Ok((side, usize::try_from(batch).ok(), input.name().to_owned()))
-}
-
-/// The name of the first output that has a column per label.
-fn output(session: &Session, labels: usize) -> Result<String, String> {
-    let width = |outlet: &Outlet| tensor_shape(outlet).and_then(|shape| shape.last().copied());
-    let wanted = i64::try_from(labels).unwrap_or(i64::MAX);
-    let outputs = session.outputs();
-    let found = outputs.iter().find(|outlet| width(outlet) == Some(wanted));
-    let found = found.ok_or_else(|| {
-        let widths: Vec<_> =
-            outputs.iter().map(|outlet| format!("`{}` {:?}", outlet.name(), tensor_shape(outlet))).collect();
-        format!("its label file has {labels} labels, and no output has as many columns: {}", widths.join(", "))
-    })?;
-    Ok(found.name().to_owned())
-}
-
-fn warm_up(runtime: &mut Onnx, batch: usize, labels: &Labels) -> Result<(), String> {
-    let row = vec![255; runtime.side * runtime.side * CHANNELS];
+/// Runs as many blank images as a batch has at most; what is odd about their scores.
+fn warm_up(runtime: &mut Onnx, batch: usize) -> Result<Option<&'static str>, String> {
+    let side = runtime.interface.side as usize;
+    let row = vec![255; side * side * CHANNELS];
     let scores = runtime.run(&vec![row.as_slice(); batch]).map_err(|failure| failure.message)?;
-    match scores.first() {
-        Some(first) if first.len() == labels.count() => Ok(()),
-        _ => Err(format!("a blank image has {} scores, not {}", scores.first().map_or(0, Vec::len), labels.count())),
-    }
+    Ok(scores.first().and_then(|scores| tensor::oddity(scores)))
 }
 
 impl Runtime for Onnx {
     fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
-        let at_once = self.fixed_batch.unwrap_or(rows.len()).max(1);
+        let at_once = self.interface.batch.unwrap_or(rows.len()).max(1);
         let mut scores = Vec::with_capacity(rows.len());
         for rows in rows.chunks(at_once) {
             self.run_chunk(rows, at_once, &mut scores).map_err(|error| {
@@ -197,19 +186,29 @@ impl Runtime for Onnx {
 
 impl Onnx {
     /// Runs as many rows as the graph takes; a fixed batch is filled up with blanks.
-    fn run_chunk(&mut self, rows: &[&[u8]], batch: usize, scores: &mut Vec<Vec<f32>>) -> ort::Result<()> {
-        self.tensor.clear();
-        for row in rows {
-            self.tensor.extend(row.chunks_exact(CHANNELS).flat_map(|rgb| [rgb[2], rgb[1], rgb[0]]).map(f32::from));
-        }
-        let shape = [batch, self.side, self.side, CHANNELS];
-        self.tensor.resize(shape.iter().product(), 255.0);
+    fn run_chunk(&mut self, rows: &[&[u8]], batch: usize, scores: &mut Vec<Vec<f32>>) -> Result<(), RunError> {
+        let shape = self.encoder.encode(rows, batch, &mut self.tensor);
         let tensor = TensorRef::from_array_view((shape, self.tensor.as_slice()))?;
-        let inputs = ort::inputs![self.input.as_str() => tensor];
+        let inputs = ort::inputs![self.interface.input.as_str() => tensor];
         let outputs = self.session.run_with_options(inputs, &*self.options)?;
-        let (_, values) = outputs[self.output.as_str()].try_extract_tensor::<f32>()?;
-        let width = values.len() / batch;
-        scores.extend(values.chunks_exact(width.max(1)).take(rows.len()).map(<[f32]>::to_vec));
+        let (_, values) = outputs[self.interface.output.as_str()].try_extract_tensor::<f32>()?;
+        if values.len() != batch * self.labels {
+            return Err(RunError::Width { batch, values: values.len(), labels: self.labels });
+        }
+        for values in values.chunks_exact(self.labels).take(rows.len()) {
+            let mut image = values.to_vec();
+            self.activation.apply(&mut image);
+            scores.push(image);
+        }
         Ok(())
     }
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Runtime(#[from] ort::Error),
+    #[error("{batch} images have {values} scores, with {labels} labels")]
+    Width { batch: usize, values: usize, labels: usize },
 }

@@ -1,0 +1,251 @@
+//! Which models there are, and by which names: the folders' own, and the aliases of manifests and of the operator.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::{ModelFiles, Unusable};
+
+/// A further name for a model, as `--alias` gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The further name.
+    pub name: String,
+    /// The model's own.
+    pub model: String,
+}
+
+/// Not `NAME=MODEL`.
+#[derive(Debug, thiserror::Error)]
+#[error("expected NAME=MODEL")]
+pub struct InvalidAlias;
+
+impl FromStr for Alias {
+    type Err = InvalidAlias;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAlias> {
+        match text.split_once('=') {
+            Some((name, model)) if !name.is_empty() && !model.is_empty() => {
+                Ok(Self { name: name.to_owned(), model: model.to_owned() })
+            }
+            _ => Err(InvalidAlias),
+        }
+    }
+}
+
+/// Why models can't be found or chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum NoModel {
+    /// The folder is missing or can't be read.
+    #[error("the models folder `{}` can't be read (--models): {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nothing in it is a model.
+    #[error(
+        "no model in `{}` (--models): a model is a folder in it with an ONNX file and a label file, such as model.onnx and \
+         selected_tags.csv; `tagmill models pull` gets one", .0.display()
+    )]
+    Empty(PathBuf),
+    /// Several, and none was named.
+    #[error("there are several models ({0}); name one with --model")]
+    Ambiguous(String),
+    /// None of that name.
+    #[error("no model `{name}` (--model); there are: {known}")]
+    Unknown {
+        /// As asked for.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// The one chosen is broken.
+    #[error(transparent)]
+    Broken(#[from] Unusable),
+    /// An alias that is a model's name, two models' alias, or no model's.
+    #[error("the alias `{name}` can't stand for `{model}` (--alias, or aliases in its tagmill.toml): {reason}")]
+    Alias {
+        /// The alias.
+        name: String,
+        /// What it should stand for.
+        model: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// The models of a folder.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    folder: PathBuf,
+    models: BTreeMap<Arc<str>, Result<ModelFiles, Unusable>>,
+    aliases: BTreeMap<String, Arc<str>>,
+}
+
+impl Catalog {
+    /// Looks through a folder.
+    ///
+    /// # Errors
+    /// Where it can't be read, holds no model, or an alias means two things.
+    pub fn read(folder: &Path, aliases: &[Alias]) -> Result<Self, NoModel> {
+        let failed = |source| NoModel::Folder { path: folder.to_owned(), source };
+        let mut models = BTreeMap::new();
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).map(Arc::from);
+            if let (Some(name), Some(model)) = (name, ModelFiles::open(&path)) {
+                models.insert(name, model);
+            }
+        }
+        if models.is_empty() {
+            return Err(NoModel::Empty(folder.to_owned()));
+        }
+        let mut catalog = Self { folder: folder.to_owned(), models, aliases: BTreeMap::new() };
+        let manifests: Vec<Alias> = catalog.models.values().flatten().flat_map(own_aliases).collect();
+        for alias in aliases.iter().chain(&manifests) {
+            catalog.add(alias)?;
+        }
+        Ok(catalog)
+    }
+
+    fn add(&mut self, Alias { name, model }: &Alias) -> Result<(), NoModel> {
+        let refused = |reason: String| NoModel::Alias { name: name.clone(), model: model.clone(), reason };
+        if self.models.contains_key(name.as_str()) {
+            return Err(refused("there is a model of that name".into()));
+        }
+        let Some((own, _)) = self.models.get_key_value(model.as_str()) else {
+            return Err(refused(format!("there is no such model, only {}", self.names())));
+        };
+        match self.aliases.insert(name.clone(), Arc::clone(own)) {
+            Some(other) if other != *own => Err(refused(format!("it already stands for `{other}`"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The folder it was read from.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Every model, by name, broken ones too.
+    pub fn models(&self) -> impl Iterator<Item = (&Arc<str>, &Result<ModelFiles, Unusable>)> {
+        self.models.iter()
+    }
+
+    /// A model by its own name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Result<ModelFiles, Unusable>> {
+        self.models.get(name)
+    }
+
+    /// The further names of a model.
+    pub fn aliases_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.aliases.iter().filter(move |(_, model)| ***model == *name).map(|(alias, _)| alias.as_str())
+    }
+
+    /// The name of the model that is known by this name or alias.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Arc<str>> {
+        self.models.get_key_value(name).map(|(own, _)| own).or_else(|| self.aliases.get(name))
+    }
+
+    /// The names there are, for a person to read.
+    #[must_use]
+    pub fn names(&self) -> String {
+        self.models
+            .keys()
+            .map(|name| &**name)
+            .chain(self.aliases.keys().map(String::as_str))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// The model to use where jobs name none: the one named, else the only one there is.
+    ///
+    /// # Errors
+    /// Where there is none, no way to choose, or it is broken.
+    pub fn choose(&self, name: Option<&str>) -> Result<&ModelFiles, NoModel> {
+        let chosen = match name {
+            Some(name) => {
+                self.find(name).ok_or_else(|| NoModel::Unknown { name: name.to_owned(), known: self.names() })?
+            }
+            None if self.models.len() == 1 => {
+                self.models.keys().next().ok_or_else(|| NoModel::Empty(self.folder.clone()))?
+            }
+            None => return Err(NoModel::Ambiguous(self.names())),
+        };
+        match &self.models[chosen] {
+            Ok(model) => Ok(model),
+            Err(broken) => Err(broken.clone().into()),
+        }
+    }
+}
+
+fn own_aliases(model: &ModelFiles) -> Vec<Alias> {
+    let alias = |name: &String| Alias { name: name.clone(), model: model.name.clone() };
+    model.manifest.aliases.iter().map(alias).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with models of these names and manifests.
+    fn folder(models: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, manifest) in models {
+            let model = folder.path().join(name);
+            std::fs::create_dir(&model).expect("a folder");
+            for (file, text) in [("model.onnx", ""), ("selected_tags.csv", ""), ("tagmill.toml", *manifest)] {
+                std::fs::write(model.join(file), text).expect("a file");
+            }
+        }
+        folder
+    }
+
+    fn alias(text: &str) -> Vec<Alias> {
+        vec![text.parse().expect("an alias")]
+    }
+
+    #[test]
+    fn a_model_is_known_by_its_folder_and_its_aliases() {
+        let folder = folder(&[("vit", "aliases = [\"wd\"]"), ("eva", "")]);
+        let catalog = Catalog::read(folder.path(), &alias("old=eva")).expect("a catalog");
+        for (name, model) in [("vit", "vit"), ("wd", "vit"), ("eva", "eva"), ("old", "eva")] {
+            assert_eq!(catalog.find(name).map(|name| &**name), Some(model));
+        }
+        assert!(catalog.find("else").is_none());
+        assert_eq!(catalog.choose(Some("wd")).expect("a model").name, "vit");
+        assert!(matches!(catalog.choose(None), Err(NoModel::Ambiguous(names)) if names == "eva, vit, old, wd"));
+    }
+
+    #[test]
+    fn an_alias_means_one_thing() {
+        let models = folder(&[("a", "aliases = [\"x\"]"), ("b", "")]);
+        for wrong in ["a=b", "x=b", "y=c"] {
+            assert!(matches!(Catalog::read(models.path(), &alias(wrong)), Err(NoModel::Alias { .. })), "{wrong}");
+        }
+        assert!(Catalog::read(models.path(), &alias("x=a")).is_ok(), "said twice is no contradiction");
+    }
+
+    #[test]
+    fn a_broken_manifest_breaks_its_own_model_only() {
+        let folder = folder(&[("good", ""), ("bad", "nonsense")]);
+        std::fs::create_dir(folder.path().join("other")).expect("a folder");
+        let catalog = Catalog::read(folder.path(), &[]).expect("a catalog");
+        assert_eq!(catalog.models().count(), 2);
+        assert!(catalog.choose(Some("good")).is_ok());
+        let error = catalog.choose(Some("bad")).expect_err("broken").to_string();
+        assert!(error.contains("bad/tagmill.toml") && error.contains("nonsense"), "{error}");
+    }
+
+    #[test]
+    fn files_outside_the_folder_are_no_model_files() {
+        let folder = folder(&[("a", "[files]\nlabels = \"../b/selected_tags.csv\""), ("b", "")]);
+        assert!(Catalog::read(folder.path(), &[]).expect("a catalog").choose(Some("a")).is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! `tagmill.toml` beside a model: what differs from the WD taggers. What the graph itself says (names, layout, size, batch)
+//! need not be written; everything else has the WD taggers' value where it is left out.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::pipeline::decode::fit::{Filter, Fit};
+use crate::pipeline::tag::threshold::Thresholds;
+
+/// The file's name.
+pub const FILE: &str = "tagmill.toml";
+
+/// A model's manifest.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manifest {
+    /// Further names jobs may use.
+    pub aliases: Vec<String>,
+    /// What the model's files are called.
+    pub files: Files,
+    /// What goes in.
+    pub input: Input,
+    /// What comes out.
+    pub output: Output,
+    /// What the columns of the output mean.
+    pub labels: LabelRules,
+    /// What counts as a tag, by category.
+    pub thresholds: Thresholds,
+}
+
+/// What the model's files are called.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Files {
+    /// The graph [default: `model.onnx`, else the only `.onnx` file].
+    pub onnx: Option<String>,
+    /// The labels [default: `selected_tags.csv`].
+    pub labels: Option<String>,
+}
+
+/// What goes in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Input {
+    /// The input's name [default: the only one there is].
+    pub name: Option<String>,
+    /// The order of its dimensions [default: read from the graph].
+    pub layout: Option<Layout>,
+    /// Width and height in pixels [default: read from the graph].
+    pub size: Option<u32>,
+    /// Images a run takes, neither more nor fewer [default: read from the graph].
+    pub batch: Option<usize>,
+    /// The order of colours.
+    pub channels: Channels,
+    /// What each value of 0..=255 is multiplied with, before mean and std.
+    pub scale: f32,
+    /// What is then subtracted, in the order of `channels`.
+    pub mean: [f32; 3],
+    /// What is then divided by, in the order of `channels`.
+    pub std: [f32; 3],
+    /// How a picture that is no square becomes one.
+    pub fit: Shape,
+    /// The colour of padding, as red, green, blue.
+    pub background: [u8; 3],
+    /// How pictures are resized.
+    pub filter: Filter,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self {
+            name: None,
+            layout: None,
+            size: None,
+            batch: None,
+            channels: Channels::Bgr,
+            scale: 1.0,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            fit: Shape::Pad,
+            background: [255; 3],
+            filter: Filter::default(),
+        }
+    }
+}
+
+impl Input {
+    /// How pictures are made to fit.
+    #[must_use]
+    pub const fn fit(&self) -> Fit {
+        match self.fit {
+            Shape::Pad => Fit::Pad(self.background),
+            Shape::Stretch => Fit::Stretch,
+        }
+    }
+}
+
+/// The order of an input's dimensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Batch, height, width, channels.
+    Nhwc,
+    /// Batch, channels, height, width.
+    Nchw,
+}
+
+/// The order of colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channels {
+    /// Blue, green, red.
+    Bgr,
+    /// Red, green, blue.
+    Rgb,
+}
+
+/// How a picture that is no square becomes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Centred on a square of the background.
+    Pad,
+    /// Stretched.
+    Stretch,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Output {
+    /// The output's name [default: the first output with a column per label].
+    pub name: Option<String>,
+    /// The output's number, from 0, instead of its name.
+    pub index: Option<usize>,
+    /// What makes probabilities of it.
+    pub activation: Activation,
+}
+
+/// What makes probabilities of a model's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Nothing: they are.
+    #[default]
+    None,
+    /// The logistic function: they are logits.
+    Sigmoid,
+}
+
+/// How the label file is read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LabelRules {
+    /// How it is written [default: told by the file's extension].
+    pub format: Option<Format>,
+    /// What the file's categories (numbers or names) are called, where that differs from 0 general, 1 artist, 3 copyright,
+    /// 4 character, 5 meta, 9 rating.
+    pub categories: BTreeMap<String, String>,
+    /// What names of ratings start with, in files without categories.
+    pub rating_prefix: Option<String>,
+}
+
+/// How a label file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Columns `name` and `category`, with a header.
+    Csv,
+    /// Names by index, with their categories, in one of the shapes taggers come with.
+    Json,
+    /// One name per line.
+    Lines,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// Where it is not one, saying where and why.
+    pub fn parse(toml: &str) -> Result<Self, String> {
+        let manifest: Self = toml::from_str(toml).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let Input { scale, mean, std, size, batch, .. } = &manifest.input;
+        if !std::iter::once(scale).chain(mean).chain(std).all(|value| value.is_finite()) {
+            return Err("input: scale, mean and std must be finite".into());
+        }
+        if std.contains(&0.0) || *scale == 0.0 {
+            return Err("input: scale and std must not be 0".into());
+        }
+        if *size == Some(0) || size.is_some_and(|size| size > MAX_SIZE) || *batch == Some(0) {
+            return Err(format!("input: size must be from 1 to {MAX_SIZE}, batch at least 1"));
+        }
+        if manifest.output.name.is_some() && manifest.output.index.is_some() {
+            return Err("output: name and index exclude each other".into());
+        }
+        Ok(manifest)
+    }
+}
+
+/// The largest side of an input.
+pub const MAX_SIZE: u32 = 4096;
+
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::named(&name).ok_or_else(|| {
+            serde::de::Error::custom(format!("unknown filter `{name}`, expected bicubic, bilinear or lanczos"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_written_is_a_wd_tagger() {
+        let manifest = Manifest::parse("").expect("a manifest");
+        let Input { channels, scale, mean, std, .. } = manifest.input;
+        assert_eq!((channels, scale, mean, std), (Channels::Bgr, 1.0, [0.0; 3], [1.0; 3]));
+        assert_eq!(manifest.input.fit(), Fit::Pad([255; 3]));
+        assert_eq!(manifest.output.activation, Activation::None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (toml, named) in [
+            ("[input]\nsise = 448", "sise"),
+            ("[input]\nlayout = \"chw\"", "chw"),
+            ("[input]\nfilter = \"area\"", "bicubic, bilinear or lanczos"),
+            ("[input]\nstd = [0.5, 0.0, 0.5]", "std"),
+            ("[input]\nscale = nan", "finite"),
+            ("[input]\nsize = 100000", "4096"),
+            ("[output]\nname = \"a\"\nindex = 1", "exclude"),
+            ("[thresholds]\ngeneral = 1.5", "1.5"),
+            ("aliases = 3", "aliases"),
+        ] {
+            let error = Manifest::parse(toml).expect_err(toml);
+            assert!(error.contains(named), "{toml}: {error}");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The loaded models, a lane each: loaded when the first job wants one, kept, and at most so many at a time; the one
+//! unused longest makes room. A job is tagged by the model it names or by none.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::{self, Heading, Lane};
+use super::publish::Finished;
+use super::tag::onnx::{self, CannotLoad};
+use super::tag::{self, Loaded, Stopper};
+use super::{Ended, panic_message};
+use crate::failure::{Code, Failure};
+use crate::model::catalog::{Alias, Catalog, NoModel};
+use crate::model::{ModelFiles, Stamp, Unusable};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics;
+
+/// How long a model that could not be loaded is not tried again.
+const BROKEN: Duration = Duration::from_secs(10);
+
+/// How models are loaded and run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The operator's further names.
+    pub aliases: Vec<Alias>,
+    /// How a session is made.
+    pub onnx: onnx::Settings,
+    /// How rows are gathered.
+    pub batch: batch::Settings,
+    /// Models kept at a time.
+    pub max_models: usize,
+}
+
+/// The loaded models, and those that can be.
+pub struct Lanes {
+    settings: Settings,
+    /// The model of jobs that name none.
+    default: Arc<str>,
+    health: Health,
+    state: Mutex<State>,
+    /// One model is loaded at a time.
+    loading: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    catalog: Arc<Catalog>,
+    /// `None` once no more lanes are opened.
+    open: Option<Open>,
+    loaded: HashMap<Arc<str>, Running>,
+    /// Lanes that get no more jobs, until nothing of them is left.
+    retired: Vec<Running>,
+    broken: HashMap<Arc<str>, (Instant, String)>,
+}
+
+/// What a new lane is connected to.
+#[derive(Clone)]
+struct Open {
+    finished: Sender<Finished>,
+    parts: UnboundedSender<Part>,
+}
+
+/// A lane's stage, running until its input closes.
+type Part = BoxFuture<'static, Result<(), Ended>>;
+
+struct Running {
+    /// `None` where it gets no more jobs.
+    lane: Option<Arc<Lane>>,
+    stamp: Stamp,
+    used: Instant,
+    stop: Stopper,
+    /// Cancelled when nothing of the lane is left.
+    gone: CancellationToken,
+}
+
+/// Where a job is to go.
+pub enum Destination {
+    /// To a loaded model.
+    Lane(Heading),
+    /// To a model that is not loaded.
+    Unloaded(Arc<str>),
+}
+
+/// What lanes leave to the pipeline.
+pub struct Outlets {
+    /// Jobs that are through.
+    pub finished: mpsc::Receiver<Finished>,
+    /// The same, for stages that fail jobs.
+    pub publish: Sender<Finished>,
+    /// The stages of lanes as these are opened.
+    parts: UnboundedReceiver<Part>,
+}
+
+impl Lanes {
+    /// With no model loaded yet.
+    #[must_use]
+    pub fn new(settings: Settings, catalog: Catalog, default: &str, health: Health) -> (Arc<Self>, Outlets) {
+        // Only answers get room, so that no stage waits for the broker.
+        let (publish, finished) = mpsc::channel(256);
+        let (parts, opened) = mpsc::unbounded_channel();
+        let open = Some(Open { finished: publish.clone(), parts });
+        let catalog = Arc::new(catalog);
+        let state =
+            Mutex::new(State { catalog, open, loaded: HashMap::new(), retired: Vec::new(), broken: HashMap::new() });
+        let lanes = Self { settings, default: default.into(), health, state, loading: tokio::sync::Mutex::default() };
+        (Arc::new(lanes), Outlets { finished, publish, parts: opened })
+    }
+
+    /// The way to the model of this name or alias, or to the default one.
+    ///
+    /// # Errors
+    /// `unknown_model`, naming those there are.
+    pub fn find(&self, name: Option<&str>) -> Result<Destination, Failure> {
+        let mut state = self.state();
+        let own = match name {
+            None => Arc::clone(&self.default),
+            Some(name) => state.catalog.find(name).cloned().ok_or_else(|| unknown(name, &state.catalog))?,
+        };
+        Ok(match state.use_lane(&own) {
+            Some(lane) => Destination::Lane(Heading::to(&lane)),
+            None => Destination::Unloaded(own),
+        })
+    }
+
+    /// The lane of a model, which is loaded if it is not.
+    ///
+    /// # Errors
+    /// `inference_failed` where it can't be loaded, `shutting_down` where no more are.
+    pub async fn load(&self, name: &Arc<str>) -> Result<Arc<Lane>, Failure> {
+        let _one_at_a_time = self.loading.lock().await;
+        if let Some(lane) = self.state().use_lane(name) {
+            return Ok(lane);
+        }
+        let known = self.state().broken.get(name).filter(|(since, _)| since.elapsed() < BROKEN).cloned();
+        if let Some((_, reason)) = known {
+            return Err(Failure::new(Code::InferenceFailed, reason));
+        }
+        self.make_room().await;
+        let opened = self.open(name).await;
+        opened.map_err(|error| {
+            let reason = format!("{error}; `tagmill models check` tells more");
+            tracing::error!(model = %name, %error, "a model that a job names can't be loaded");
+            self.state().broken.insert(Arc::clone(name), (Instant::now(), reason.clone()));
+            Failure::new(Code::InferenceFailed, reason)
+        })
+    }
+
+    /// Loads the default model.
+    ///
+    /// # Errors
+    /// Where it can't be loaded.
+    pub async fn load_default(&self) -> Result<Arc<Lane>, CannotLoad> {
+        self.open(&self.default).await
+    }
+
+    async fn open(&self, name: &Arc<str>) -> Result<Arc<Lane>, CannotLoad> {
+        let files = match self.state().catalog.get(name) {
+            Some(Ok(files)) => files.clone(),
+            Some(Err(broken)) => return Err(broken.clone().into()),
+            None => return Err(Unusable { name: name.to_string(), reason: "it is gone".into() }.into()),
+        };
+        let loaded = self.load_files(&files).await?;
+        Ok(self.start(name, &files, loaded))
+    }
+
+    /// On a thread that may block, for large models take a while.
+    async fn load_files(&self, files: &ModelFiles) -> Result<Loaded, CannotLoad> {
+        let (own, settings) = (files.clone(), self.settings.onnx.clone());
+        let loading = tokio::task::spawn_blocking(move || onnx::load(&own, &settings));
+        loading.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => Err(files.unusable(format_args!("loading it panicked: {}", panic_message(&*panic))).into()),
+            Err(cancelled) => Err(files.unusable(cancelled).into()),
+        })
+    }
+
+    /// Waits until there is room for one more.
+    async fn make_room(&self) {
+        loop {
+            let Some(gone) = self.state().evict(self.settings.max_models) else { return };
+            gone.cancelled().await;
+        }
+    }
+
+    /// Opens a lane for a loaded model; the one there was before finishes what it has.
+    fn start(&self, name: &Arc<str>, files: &ModelFiles, loaded: Loaded) -> Arc<Lane> {
+        metrics::model_loaded(&loaded.model);
+        let (lane, rows) = Lane::new(Arc::clone(&loaded.model));
+        let (tag, batches) = mpsc::channel(1);
+        let (stop, gone) = (Arc::clone(&loaded.stop), CancellationToken::new());
+        let mut state = self.state();
+        state.broken.remove(name);
+        if let Some(Open { finished, parts }) = state.open.clone() {
+            let model = Arc::clone(&loaded.model);
+            let batching = batch::run(self.settings.batch, Arc::clone(&model), rows, lane.traffic(), tag);
+            let tagging = tag::run(loaded, batches, lane.traffic(), finished, self.health.clone());
+            let ended = gone.clone().drop_guard();
+            // Refused only where the pipeline is gone, and jobs with it.
+            let _ = parts.send(batching.boxed());
+            let _ = parts.send(
+                async move {
+                    let result = tagging.await;
+                    metrics::model_unloaded(&model);
+                    drop(ended);
+                    result
+                }
+                .boxed(),
+            );
+            state.retire(name);
+            let running =
+                Running { lane: Some(Arc::clone(&lane)), stamp: files.stamp.clone(), used: Instant::now(), stop, gone };
+            state.loaded.insert(Arc::clone(name), running);
+        }
+        lane
+    }
+
+    /// Looks at the folder again. A loaded model whose files have changed is replaced once its successor has warmed up;
+    /// where that is broken the old one stays.
+    ///
+    /// # Errors
+    /// Where the folder can't be read any more; everything stays as it is.
+    pub async fn refresh(&self) -> Result<(), NoModel> {
+        let _one_at_a_time = self.loading.lock().await;
+        let catalog = Arc::new(Catalog::read(self.state().catalog.folder(), &self.settings.aliases)?);
+        let loaded: Vec<(Arc<str>, Stamp)> =
+            self.state().loaded.iter().map(|(name, running)| (Arc::clone(name), running.stamp.clone())).collect();
+        for (name, stamp) in loaded {
+            match catalog.get(&name) {
+                Some(Ok(files)) if files.stamp == stamp => {}
+                Some(Ok(files)) => match self.load_files(files).await {
+                    Ok(loaded) => drop(self.start(&name, files, loaded)),
+                    Err(error) => {
+                        tracing::error!(%error, "a model that has changed can't be loaded; the old one stays");
+                    }
+                },
+                Some(Err(error)) => tracing::error!(%error, "a model that has changed is broken; the old one stays"),
+                None if name == self.default => {
+                    tracing::error!(model = %name, "the default model is gone from its folder; the loaded one stays");
+                }
+                None => {
+                    tracing::info!(model = %name, "the model is gone from its folder");
+                    self.state().retire(&name);
+                }
+            }
+        }
+        tracing::info!(models = catalog.names(), "looked at the models again");
+        let mut state = self.state();
+        state.catalog = catalog;
+        state.broken.clear();
+        Ok(())
+    }
+
+    /// Opens no more lanes, and lets those there are end when their last job is through.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.open = None;
+        let names: Vec<_> = state.loaded.keys().cloned().collect();
+        for name in names {
+            state.retire(&name);
+        }
+    }
+
+    /// Ends the runs in progress, and all later ones.
+    pub fn stop(&self) {
+        let state = self.state();
+        for running in state.loaded.values().chain(&state.retired) {
+            (running.stop)();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn use_lane(&mut self, name: &str) -> Option<Arc<Lane>> {
+        let running = self.loaded.get_mut(name)?;
+        running.used = Instant::now();
+        running.lane.clone()
+    }
+
+    /// Gives a model no more jobs; what tells that it is gone.
+    fn retire(&mut self, name: &str) -> Option<CancellationToken> {
+        let running = self.loaded.remove(name)?;
+        let gone = running.gone.clone();
+        self.retired.retain(|running| !running.gone.is_cancelled());
+        self.retired.push(Running { lane: None, ..running });
+        Some(gone)
+    }
+
+    /// Lets go of the lane unused longest, where there are as many as there may be; what tells that it is gone.
+    fn evict(&mut self, max: usize) -> Option<CancellationToken> {
+        if self.loaded.len() < max {
+            return None;
+        }
+        let oldest = self.loaded.iter().min_by_key(|(_, running)| running.used).map(|(name, _)| Arc::clone(name))?;
+        tracing::info!(model = %oldest, "unloading a model to make room for another (--max-models)");
+        self.retire(&oldest)
+    }
+}
+
+impl Outlets {
+    /// Runs the stages of lanes until no more are opened and all have ended.
+    ///
+    /// # Errors
+    /// Where one of them broke.
+    pub(super) async fn run(mut parts: UnboundedReceiver<Part>) -> Result<(), Ended> {
+        let mut running = JoinSet::new();
+        let mut open = true;
+        while open || !running.is_empty() {
+            tokio::select! {
+                part = parts.recv(), if open => match part {
+                    Some(part) => drop(running.spawn(part)),
+                    None => open = false,
+                },
+                Some(ended) = running.join_next() => match ended {
+                    // What is next to it says why.
+                    Ok(Ok(()) | Err(Ended::NextGone)) => {}
+                    Ok(Err(broken)) => return Err(broken),
+                    Err(error) => return Err(Ended::of_task(error)),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Apart, for the stages they belong to.
+    pub(super) fn split(self) -> (mpsc::Receiver<Finished>, Sender<Finished>, UnboundedReceiver<Part>) {
+        (self.finished, self.publish, self.parts)
+    }
+}
+
+fn unknown(name: &str, catalog: &Catalog) -> Failure {
+    Failure::new(Code::UnknownModel, format!("no model `{name}`; this worker has {}", catalog.names()))
+}

@@ -1,0 +1,76 @@
+//! How tags are written as one line of text, and which are left out.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::tags::Tag;
+
+/// Names that are faces, not words: their underscores stay.
+const EMOTICONS: [&str; 19] = [
+    "0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9", ">_o", "@_@", "^_^",
+    "o_o", "u_u", "x_x", "|_|", "||_||",
+];
+
+/// What the operator wants of tags.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Tags never reported, by their names in the label file.
+    pub exclude: HashSet<String>,
+    /// What captions say instead of a tag, by its name in the label file.
+    pub replace: HashMap<String, String>,
+    /// Whether captions have a backslash before parentheses, as prompts need it.
+    pub escape_parentheses: bool,
+}
+
+impl Settings {
+    /// Leaves out what is excluded.
+    pub fn filter(&self, tags: &mut Vec<Tag>) {
+        if !self.exclude.is_empty() {
+            tags.retain(|tag| !self.exclude.contains(&tag.name));
+        }
+    }
+
+    /// The tags' names in their order, joined with `, `: underscores as spaces, except in faces.
+    #[must_use]
+    pub fn caption(&self, tags: &[Tag]) -> String {
+        let words = tags.iter().map(|tag| self.word(&tag.name)).filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    fn word(&self, name: &str) -> String {
+        // The operator's own words are written as they are.
+        if let Some(replacement) = self.replace.get(name) {
+            return replacement.clone();
+        }
+        let word = if EMOTICONS.contains(&name) { name.to_owned() } else { name.replace('_', " ") };
+        if self.escape_parentheses { word.replace('(', "\\(").replace(')', "\\)") } else { word }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags<const N: usize>(names: [&str; N]) -> Vec<Tag> {
+        let tag = |name: &str| Tag { name: name.to_owned(), category: "general".into(), score: 0.5 };
+        names.into_iter().map(tag).collect()
+    }
+
+    #[test]
+    fn underscores_are_spaces_but_in_faces() {
+        let tags = tags(["hatsune_miku", "^_^", "don't_say_\"lazy\"", "a\\b_(c)", "||_||"]);
+        assert_eq!(Settings::default().caption(&tags), "hatsune miku, ^_^, don't say \"lazy\", a\\b (c), ||_||");
+    }
+
+    #[test]
+    fn tags_can_be_left_out_reworded_and_escaped() {
+        let settings = Settings {
+            exclude: HashSet::from(["solo".into()]),
+            replace: HashMap::from([("1girl".into(), "a (young) woman".into())]),
+            escape_parentheses: true,
+        };
+        let mut tags = tags(["1girl", "solo", "saber_(fate)", "(o)_(o)"]);
+        settings.filter(&mut tags);
+        assert_eq!(tags[0].name, "1girl", "tags keep the names of the label file");
+        assert_eq!(settings.caption(&tags), "a (young) woman, saber \\(fate\\), \\(o\\)_\\(o\\)");
+    }
+}

@@ -1,0 +1,141 @@
+//! From rows of RGB bytes to the numbers a model takes, and from what it gives to probabilities.
+
+use crate::model::manifest::{Activation, Channels, Input, Layout};
+use crate::pipeline::decode::fit::CHANNELS;
+
+/// Writes rows as a model's input.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// The number for each of the 256 values, by the model's channel.
+    tables: Box<[[f32; 256]; CHANNELS]>,
+    /// Which byte of RGB each of the model's channels is.
+    order: [usize; CHANNELS],
+    layout: Layout,
+    side: usize,
+}
+
+impl Encoder {
+    /// For an input of this layout and side.
+    #[must_use]
+    pub fn new(input: &Input, layout: Layout, side: u32) -> Self {
+        let mut tables = Box::new([[0.0; 256]; CHANNELS]);
+        for ((table, mean), std) in tables.iter_mut().zip(input.mean).zip(input.std) {
+            for (number, value) in table.iter_mut().zip(0u8..=255) {
+                *number = (f32::from(value) * input.scale - mean) / std;
+            }
+        }
+        let order = match input.channels {
+            Channels::Bgr => [2, 1, 0],
+            Channels::Rgb => [0, 1, 2],
+        };
+        Self { tables, order, layout, side: side as usize }
+    }
+
+    /// Replaces `tensor` by these rows, filled up with zeros to `batch` images; the tensor's shape.
+    pub fn encode(&self, rows: &[&[u8]], batch: usize, tensor: &mut Vec<f32>) -> [usize; 4] {
+        tensor.clear();
+        for row in rows {
+            match self.layout {
+                Layout::Nhwc => tensor.extend(row.chunks_exact(CHANNELS).flat_map(|rgb| self.pixel(rgb))),
+                Layout::Nchw => {
+                    for (table, byte) in self.tables.iter().zip(self.order) {
+                        tensor.extend(row.chunks_exact(CHANNELS).map(|rgb| table[usize::from(rgb[byte])]));
+                    }
+                }
+            }
+        }
+        let shape = match self.layout {
+            Layout::Nhwc => [batch, self.side, self.side, CHANNELS],
+            Layout::Nchw => [batch, CHANNELS, self.side, self.side],
+        };
+        tensor.resize(shape.iter().product(), 0.0);
+        shape
+    }
+
+    fn pixel(&self, rgb: &[u8]) -> [f32; CHANNELS] {
+        std::array::from_fn(|channel| self.tables[channel][usize::from(rgb[self.order[channel]])])
+    }
+}
+
+impl Activation {
+    /// The model's output as probabilities.
+    pub fn apply(self, scores: &mut [f32]) {
+        if self == Self::Sigmoid {
+            for score in scores {
+                *score = 1.0 / (1.0 + (-*score).exp());
+            }
+        }
+    }
+}
+
+/// What is odd about an image's scores, if anything: what a wrong activation in the manifest looks like.
+#[must_use]
+pub fn oddity(scores: &[f32]) -> Option<&'static str> {
+    // The logistic function of a number from 0 to 1.
+    let twice = 0.499..=0.732;
+    if scores.iter().any(|score| !(-0.001..=1.001).contains(score)) {
+        return Some(
+            "its scores are not between 0 and 1, as if they were logits: should its tagmill.toml say activation = \"sigmoid\"?",
+        );
+    }
+    if scores.len() > 1 && scores.iter().all(|score| twice.contains(score)) {
+        return Some(
+            "all its scores are between 0.50 and 0.73, as if the logistic function ran twice: should its tagmill.toml say activation = \"none\"?",
+        );
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::manifest::Manifest;
+
+    fn encoded(input: &str, layout: Layout) -> (Vec<f32>, [usize; 4]) {
+        let manifest = Manifest::parse(&format!("[input]\n{input}")).expect("a manifest");
+        let mut tensor = vec![9.0; 3];
+        let rows: [&[u8]; 1] = [&[10, 20, 30, 0, 0, 255, 1, 2, 3, 4, 5, 6]];
+        let shape = Encoder::new(&manifest.input, layout, 2).encode(&rows, 1, &mut tensor);
+        (tensor, shape)
+    }
+
+    #[test]
+    fn a_wd_tagger_takes_bgr_as_it_is() {
+        let (tensor, shape) = encoded("", Layout::Nhwc);
+        assert_eq!(shape, [1, 2, 2, 3]);
+        assert_eq!(tensor, [30.0, 20.0, 10.0, 255.0, 0.0, 0.0, 3.0, 2.0, 1.0, 6.0, 5.0, 4.0]);
+    }
+
+    #[test]
+    fn others_take_planes_of_normalised_rgb() {
+        let input = "channels = \"rgb\"\nscale = 0.00392156862745098\nmean = [0.5, 0.0, 0.0]\nstd = [0.5, 1.0, 0.25]";
+        let (tensor, shape) = encoded(input, Layout::Nchw);
+        assert_eq!(shape, [1, 3, 2, 2]);
+        let expected = [
+            [10.0, 0.0, 1.0, 4.0].map(|red: f32| (red / 255.0 - 0.5) / 0.5),
+            [20.0, 0.0, 2.0, 5.0].map(|green: f32| green / 255.0),
+            [30.0, 255.0, 3.0, 6.0].map(|blue: f32| blue / 255.0 / 0.25),
+        ];
+        for (number, expected) in tensor.iter().zip(expected.concat()) {
+            assert!((number - expected).abs() < 1e-5, "{tensor:?}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_batch_is_filled_up() {
+        let encoder = Encoder::new(&Manifest::default().input, Layout::Nhwc, 1);
+        let mut tensor = Vec::new();
+        assert_eq!(encoder.encode(&[&[1, 2, 3]], 2, &mut tensor), [2, 1, 1, 3]);
+        assert_eq!(tensor, [3.0, 2.0, 1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_wrong_activation_shows() {
+        assert!(oddity(&[0.0, 1.0, 0.3]).is_none());
+        assert!(oddity(&[-4.0, 0.3]).is_some_and(|odd| odd.contains("\"sigmoid\"")));
+        assert!(oddity(&[f32::NAN]).is_some());
+        let mut twice = [0.0, 0.2, 1.0];
+        Activation::Sigmoid.apply(&mut twice);
+        assert!(oddity(&twice).is_some_and(|odd| odd.contains("\"none\"")));
+    }
+}

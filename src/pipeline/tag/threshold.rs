@@ -1,0 +1,189 @@
+//! From which score on a label is a tag: a number, or the largest gap between the scores themselves.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+use super::labels::{CHARACTER, GENERAL};
+
+/// Where neither job, flag nor model sets any: the WD taggers' own.
+const DEFAULT_GENERAL: Threshold = Threshold::Over(0.35);
+/// For characters, which are worse to get wrong.
+const DEFAULT_CHARACTER: Threshold = Threshold::Over(0.85);
+/// What a gap among characters must lie over, as in the WD taggers' demo: most pictures show none.
+const LOWEST_CHARACTER_GAP: f32 = 0.15;
+
+/// The threshold of one category.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Threshold {
+    /// Scores strictly over this, in 0..=1.
+    Over(f32),
+    /// Scores over the middle of the largest gap between two that follow each other (maximum cut, Largeron et al., "`MCut`:
+    /// a thresholding strategy for multi-label classification", 2012).
+    MCut,
+}
+
+/// Not a threshold.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is neither a number from 0 to 1 nor mcut")]
+pub struct InvalidThreshold(String);
+
+impl Threshold {
+    fn over(score: f32) -> Result<Self, InvalidThreshold> {
+        let valid = (0.0..=1.0).contains(&score);
+        if valid { Ok(Self::Over(score)) } else { Err(InvalidThreshold(score.to_string())) }
+    }
+
+    /// The score it stands for among these, of all labels of a category.
+    fn among(self, category: &str, scores: impl Iterator<Item = f32>) -> f32 {
+        match self {
+            Self::Over(score) => score,
+            Self::MCut if category == CHARACTER => largest_gap(scores.collect()).max(LOWEST_CHARACTER_GAP),
+            Self::MCut => largest_gap(scores.collect()),
+        }
+    }
+}
+
+/// The middle of the largest gap between two scores that follow each other; of several the highest.
+fn largest_gap(mut scores: Vec<f32>) -> f32 {
+    scores.sort_by(|a, b| b.total_cmp(a));
+    let mut largest = (0.0, 1.0);
+    for pair in scores.windows(2) {
+        let gap = pair[0] - pair[1];
+        if gap > largest.0 {
+            largest = (gap, f32::midpoint(pair[0], pair[1]));
+        }
+    }
+    largest.1
+}
+
+impl FromStr for Threshold {
+    type Err = InvalidThreshold;
+
+    fn from_str(text: &str) -> Result<Self, InvalidThreshold> {
+        if text == "mcut" {
+            return Ok(Self::MCut);
+        }
+        text.parse().map_err(|_| InvalidThreshold(format!("`{text}`"))).and_then(Self::over)
+    }
+}
+
+impl fmt::Display for Threshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Over(score) => score.fmt(f),
+            Self::MCut => f.write_str("mcut"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Threshold {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a number from 0 to 1, or \"mcut\"")]
+        enum Written {
+            Score(f32),
+            Name(String),
+        }
+        let threshold = match Written::deserialize(deserializer)? {
+            Written::Score(score) => Self::over(score),
+            Written::Name(name) if name == "mcut" => Ok(Self::MCut),
+            Written::Name(name) => Err(InvalidThreshold(format!("`{name}`"))),
+        };
+        threshold.map_err(serde::de::Error::custom)
+    }
+}
+
+/// Thresholds by category, where they are set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Thresholds(BTreeMap<String, Threshold>);
+
+impl Thresholds {
+    /// With one more set, if it is given.
+    #[must_use]
+    pub fn with(mut self, category: &str, threshold: Option<Threshold>) -> Self {
+        if let Some(threshold) = threshold {
+            self.0.insert(category.to_owned(), threshold);
+        }
+        self
+    }
+
+    /// These where set, else `fallback`'s.
+    #[must_use]
+    pub fn or(mut self, fallback: &Self) -> Self {
+        for (category, threshold) in &fallback.0 {
+            self.0.entry(category.clone()).or_insert(*threshold);
+        }
+        self
+    }
+
+    /// The threshold of a category: its own, or that of general tags.
+    #[must_use]
+    pub fn of(&self, category: &str) -> Threshold {
+        let set = self.0.get(category).copied();
+        match category {
+            CHARACTER => set.unwrap_or(DEFAULT_CHARACTER),
+            GENERAL => set.unwrap_or(DEFAULT_GENERAL),
+            _ => set.unwrap_or_else(|| self.of(GENERAL)),
+        }
+    }
+
+    /// The score a label of this category must be over, given the scores of all of them.
+    pub(super) fn cut(&self, category: &str, scores: impl Iterator<Item = f32>) -> f32 {
+        self.of(category).among(category, scores)
+    }
+}
+
+impl<'de> Deserialize<'de> for Thresholds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let set = BTreeMap::<String, Option<Threshold>>::deserialize(deserializer)?;
+        Ok(Self(set.into_iter().filter_map(|(category, threshold)| Some((category, threshold?))).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_category_without_a_threshold_has_that_of_general_tags() {
+        let set = Thresholds::default().with("general", Some(Threshold::Over(0.5))).with("species", None);
+        assert_eq!(set.of("species"), Threshold::Over(0.5));
+        assert_eq!(set.of("character"), DEFAULT_CHARACTER);
+        assert_eq!(Thresholds::default().of("artist"), DEFAULT_GENERAL);
+    }
+
+    #[test]
+    fn what_is_set_first_wins() {
+        let job = Thresholds::default().with("general", Some(Threshold::MCut));
+        let flag =
+            Thresholds::default().with("general", Some(Threshold::Over(0.1))).with("meta", Some(Threshold::Over(0.2)));
+        let both = job.or(&flag);
+        assert_eq!((both.of("general"), both.of("meta")), (Threshold::MCut, Threshold::Over(0.2)));
+    }
+
+    #[test]
+    fn the_largest_gap_is_cut_in_the_middle() {
+        assert!((largest_gap(vec![0.1, 0.9, 0.8, 0.2]) - 0.5).abs() < 1e-6);
+        assert!((largest_gap(vec![]) - 1.0).abs() < 1e-6, "of nothing, nothing is a tag");
+        let characters = Threshold::MCut.among(CHARACTER, [0.12, 0.01].into_iter());
+        assert!((characters - LOWEST_CHARACTER_GAP).abs() < 1e-6);
+    }
+
+    proptest! {
+        #[test]
+        fn a_gap_has_scores_on_both_sides_and_none_within(scores in prop::collection::vec(0.0f32..1.0, 2..40)) {
+            let cut = largest_gap(scores.clone());
+            let above = scores.iter().copied().filter(|score| *score > cut).fold(1.0, f32::min);
+            let below = scores.iter().copied().filter(|score| *score <= cut).fold(0.0, f32::max);
+            let mut sorted = scores;
+            sorted.sort_by(f32::total_cmp);
+            let widest = sorted.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f32::max);
+            prop_assert!((above - below) >= widest - 1e-6, "{above} - {below} < {widest}");
+        }
+    }
+}
