@@ -34,6 +34,9 @@ pub enum Command {
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Look at the models there are.
+    #[command(subcommand)]
+    Models(ModelsCommand),
 }
 
 impl Cli {
@@ -43,6 +46,8 @@ impl Cli {
         match &self.command {
             Command::Worker(args) => args.log.format,
             Command::Submit(args) => args.log.format,
+            Command::Models(ModelsCommand::List(args)) => args.log.format,
+            Command::Models(ModelsCommand::Check(args)) => args.models.log.format,
             Command::Dead(DeadCommand::List(args)) => args.log.format,
             Command::Dead(DeadCommand::Retry(args) | DeadCommand::Drop(args)) => args.log.format,
         }
@@ -338,4 +343,44 @@ pub struct DeadFilter {
     /// Only those whose job came on this subject; wildcards are allowed, such as 'tagmill.jobs.shop.>'.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
     pub subject: Option<String>,
+}
+
+/// `tagmill models`.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Show them: names, labels, sizes and hashes.
+    List(Box<ModelsArgs>),
+    /// Load each and run it, as a worker would; exit code 1 if any is broken.
+    Check(Box<ModelsCheckArgs>),
+}
+
+/// `tagmill models list`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// The folder with the models.
+    #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS")]
+    pub models: PathBuf,
+    /// A further name for a model. Repeatable.
+    #[arg(long = "alias", value_name = "NAME=MODEL", value_delimiter = ',', env = "TAGMILL_ALIAS")]
+    pub aliases: Vec<Alias>,
+    /// JSON instead of a table.
+    #[arg(long, env = "TAGMILL_JSON")]
+    pub json: bool,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `tagmill models check`.
+#[derive(Debug, Args)]
+pub struct ModelsCheckArgs {
+    /// Which.
+    #[command(flatten)]
+    pub models: ModelsArgs,
+    /// What to run them on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE")]
+    pub device: Device,
+    /// Images to run at once.
+    #[arg(long, value_name = "N", default_value_t = 1, env = "TAGMILL_BATCH_SIZE")]
+    pub batch_size: usize,
 }

@@ -106,6 +106,17 @@ pub enum Layout {
     Nchw,
 }
 
+impl Layout {
+    /// The name it is known by.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nhwc => "nhwc",
+            Self::Nchw => "nchw",
+        }
+    }
+}
+
 /// The order of colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,6 +7,7 @@ mod cluster;
 mod crashes;
 mod dead;
 mod faults;
+mod models;
 mod startup;
 mod stream;
 mod submit;

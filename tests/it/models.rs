@@ -1,0 +1,206 @@
+//! Models of several families, side by side.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use async_nats::HeaderMap;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::client::{Answer, Client};
+use crate::support::nats::NatsServer;
+use crate::support::worker::{Worker, tagmill};
+use crate::support::{repository, samples, until};
+
+type Padding = Option<[u8; 3]>;
+type Categories = [&'static str; 3];
+
+/// Each family, the colour its padding has (none where it stretches), and the categories of red, green and blue.
+const FAMILIES: [(&str, Padding, Categories); 8] = [
+    ("wd-v3", Some([255; 3]), ["general", "character", "general"]),
+    ("wd-v2", Some([255; 3]), ["general", "character", "general"]),
+    ("cl-tagger", Some([255; 3]), ["general"; 3]),
+    ("pixai", None, ["general", "character", "general"]),
+    ("camie-v2", Some([124, 116, 104]), ["general", "character", "year"]),
+    ("joytag", Some([255; 3]), ["general"; 3]),
+    ("deepdanbooru", Some([255; 3]), ["general"; 3]),
+    ("e621", Some([255; 3]), ["general", "species", "meta"]),
+];
+
+const COLOUR: [u8; 3] = [51, 102, 204];
+
+/// A folder with a small model of every family, described by the manifest that is shipped for it.
+fn families() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (family, ..) in FAMILIES {
+        copy(&repository("tests/models/families").join(family), &folder.path().join(family));
+        let manifest = repository("models/families").join(family).join("tagmill.toml");
+        if manifest.is_file() {
+            std::fs::copy(manifest, folder.path().join(family).join("tagmill.toml")).expect("a copy");
+        }
+    }
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for file in std::fs::read_dir(from).expect("a model").flatten() {
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("a copy");
+    }
+}
+
+fn start(nats: &NatsServer, models: &TempDir, arguments: &[&str]) -> Worker {
+    let models = models.path().display().to_string();
+    let arguments = [&["--models", &models, "--model", "wd-v3"], arguments].concat();
+    Worker::start_with(nats, &samples(), &arguments, &[])
+}
+
+/// A job for a picture twice as wide as it is high, of one colour.
+async fn submit(client: &Client, id: &str, model: &str) {
+    let mut png = Cursor::new(Vec::new());
+    RgbImage::from_pixel(64, 32, Rgb(COLOUR)).write_to(&mut png, ImageFormat::Png).expect("it fits");
+    let image = format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner()));
+    let thresholds = json!({ "general": 0.0, "character": 0.0 });
+    let job = json!({ "id": id, "image": image, "model": model, "thresholds": thresholds });
+    client.publish("tagmill.jobs", HeaderMap::new(), job.to_string()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_family_is_described_by_its_manifest() {
+    let (nats, models) = (NatsServer::start(), families());
+    let worker = start(&nats, &models, &["--max-models", "3"]);
+    let client = Client::connect(&nats).await;
+    for (family, ..) in FAMILIES {
+        submit(&client, family, family).await;
+    }
+    let results = client.results(FAMILIES.len()).await;
+    for (family, padding, categories) in FAMILIES {
+        let result = results.iter().find(|result| result.id() == family).expect("each has a result");
+        assert_eq!(result.json["model"]["name"], family);
+        for (colour, name) in ["red", "green", "blue"].into_iter().enumerate() {
+            // Padding is half of the square.
+            let [value, padding] = [COLOUR, padding.unwrap_or(COLOUR)].map(|rgb| f64::from(rgb[colour]));
+            let (score, expected) = (result.score(name), f64::midpoint(value, padding) / 255.0);
+            assert!((score - expected).abs() < 0.01, "{family} {name}: {score}, not {expected}");
+            let tags = result.json["tags"].as_array().expect("tags");
+            let tag = tags.iter().find(|tag| tag["name"] == name).expect("it is over zero");
+            assert_eq!(tag["category"], categories[colour], "{family} {name}");
+        }
+    }
+    let rating = |family: &str| {
+        let result = results.iter().find(|result| result.id() == family).expect("each has a result");
+        result.json["rating"].clone()
+    };
+    assert_eq!(rating("wd-v3"), json!({ "general": 0.9 }));
+    assert_eq!(rating("deepdanbooru"), json!({ "rating:safe": 0.9 }));
+    assert_eq!(rating("pixai"), json!({}));
+    assert!(!worker.log().contains("should its tagmill.toml say"), "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_gets_the_model_it_names_or_none() {
+    let (nats, models) = (NatsServer::start(), families());
+    std::fs::write(models.path().join("wd-v2/tagmill.toml"), "aliases = [\"old\"]").expect("a file");
+    let worker = start(&nats, &models, &["--max-models", "1", "--alias", "new=wd-v3"]);
+    let client = Client::connect(&nats).await;
+    for (id, model) in [("1", "new"), ("2", "old"), ("3", "wd-v3"), ("4", "wd-v2"), ("5", "gpt")] {
+        submit(&client, id, model).await;
+    }
+    let results = client.results(4).await;
+    let model =
+        |id: &str| results.iter().find(|result| result.id() == id).expect("a result").json["model"]["name"].clone();
+    assert_eq!(["1", "2", "3", "4"].map(model), ["wd-v3", "wd-v2", "wd-v3", "wd-v2"], "the real name, not the alias");
+    let letters = client.dead(1).await;
+    assert_eq!((letters[0].id(), letters[0].code()), ("5", "unknown_model"));
+    let message = letters[0].json["error"]["message"].as_str().expect("text");
+    assert!(message.contains("wd-v3") && message.contains("joytag") && message.contains("old"), "{message}");
+    assert_eq!(loaded(&worker).await.len(), 1, "one at a time");
+}
+
+/// The names of the models that are loaded.
+async fn loaded(worker: &Worker) -> Vec<String> {
+    let (_, metrics) = worker.get("/metrics").await;
+    let models = metrics.lines().filter(|line| line.starts_with("tagmill_model_info") && line.ends_with(" 1"));
+    models.filter_map(|line| Some(line.split("model=\"").nth(1)?.split('"').next()?.to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_changes_is_taken_up_when_told_and_a_broken_one_is_not() {
+    let (nats, models) = (NatsServer::start(), families());
+    let worker = start(&nats, &models, &[]);
+    let client = Client::connect(&nats).await;
+    let folder = models.path().join("wd-v3");
+    let hash = |result: &Answer| result.json["model"]["sha256"].clone();
+    submit(&client, "1", "wd-v3").await;
+    let first = hash(&client.results(1).await[0]);
+
+    std::fs::write(folder.join("model.onnx"), "broken").expect("a file");
+    worker.signal("HUP");
+    worker.logged("the old one stays");
+    submit(&client, "2", "wd-v3").await;
+    assert_eq!(hash(&client.results(2).await[1]), first);
+
+    std::fs::copy(models.path().join("wd-v2/model.onnx"), folder.join("model.onnx")).expect("a copy");
+    copy(&models.path().join("joytag"), &models.path().join("added"));
+    worker.signal("HUP");
+    let second = until("the new model to be used", || async {
+        submit(&client, "3", "wd-v3").await;
+        let count = client.count("TAGMILL_RESULTS").await;
+        let results = client.results(usize::try_from(count).expect("a few")).await;
+        results.last().map(hash).filter(|hash| *hash != first)
+    })
+    .await;
+    assert_ne!(second, Value::Null);
+    submit(&client, "added", "added").await;
+    until("the added model's answer", || async {
+        let count = client.count("TAGMILL_RESULTS").await;
+        let results = client.results(usize::try_from(count).expect("a few")).await;
+        results.iter().any(|result| result.id() == "added" && result.json["model"]["name"] == "added").then_some(())
+    })
+    .await;
+}
+
+/// What `tagmill models` prints: exit code and standard output.
+fn models(arguments: &[&str], folder: &Path) -> (i32, String) {
+    let mut command = tagmill(&["models"]);
+    let output = command.args(arguments).arg("--models").arg(folder).output().expect("it runs");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn check_tells_what_is_wrong_with_each_model() {
+    let folder = families();
+    let (code, table) = models(&["check"], folder.path());
+    assert_eq!(code, 0, "{table}");
+    for expected in ["nhwc 448 batch 1 on cpu", "nchw 512 on cpu", "3: 1 general, 1 meta, 1 species"] {
+        assert!(table.contains(expected), "{expected}: {table}");
+    }
+
+    let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).expect("a file");
+    write("wd-v3/selected_tags.csv", "name,category\nonly_one,0\n");
+    write("wd-v2/tagmill.toml", "[input]\nsize = 512\n");
+    write("joytag/tagmill.toml", "[input]\nchannel = \"rgb\"\n");
+    let pixai = std::fs::read_to_string(folder.path().join("pixai/tagmill.toml")).expect("it is there");
+    write("pixai/tagmill.toml", &pixai.replace("[output]", "[output]\nactivation = \"sigmoid\""));
+    let cl = std::fs::read_to_string(folder.path().join("cl-tagger/tagmill.toml")).expect("it is there");
+    write("cl-tagger/tagmill.toml", &cl.replace("activation = \"sigmoid\"", ""));
+    let (code, json) = models(&["check", "--json"], folder.path());
+    assert_eq!(code, 1);
+    let reports: Vec<Value> = serde_json::from_str(&json).expect("JSON");
+    let report = |name: &str| reports.iter().find(|report| report["name"] == name).expect("each has one").clone();
+    let says = |name: &str, field: &str, text: &str| {
+        let report = report(name);
+        assert!(report[field].as_str().is_some_and(|said| said.contains(text)), "{name}: {report}");
+    };
+    says("wd-v3", "error", "1 labels");
+    says("wd-v2", "error", "512");
+    says("joytag", "error", "channel");
+    says("cl-tagger", "warning", "\"sigmoid\"");
+    says("pixai", "warning", "\"none\"");
+    assert_eq!(report("e621")["ok"], true);
+    assert_eq!(report("e621")["sha256"].as_str().map(str::len), Some(64));
+    assert_eq!(models(&["list"], folder.path()).0, 0, "list only shows");
+}
