@@ -122,25 +122,15 @@ pub struct TaggingArgs {
     #[arg(long, value_name = "N", env = "TAGMILL_DECODE_THREADS", help_heading = "Images")]
     pub decode_threads: Option<usize>,
 
-    /// The folder with the models, each a folder with an ONNX file, a label file, and a tagmill.toml where it differs from
-    /// the WD taggers. SIGHUP has it looked at again.
-    #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS", help_heading = "Model")]
-    pub models: PathBuf,
+    /// Where models come from.
+    #[command(flatten)]
+    pub source: ModelSourceArgs,
     /// The model for jobs that name none [default: the only one there is].
     #[arg(long, value_name = "NAME", env = "TAGMILL_MODEL", help_heading = "Model")]
     pub model: Option<String>,
     /// Models kept loaded at a time; the one unused longest makes room for another.
     #[arg(long, value_name = "N", default_value_t = 2, env = "TAGMILL_MAX_MODELS", help_heading = "Model")]
     pub max_models: usize,
-    /// A further name for a model. Repeatable.
-    #[arg(
-        long = "alias",
-        value_name = "NAME=MODEL",
-        value_delimiter = ',',
-        env = "TAGMILL_ALIAS",
-        help_heading = "Model"
-    )]
-    pub aliases: Vec<Alias>,
     /// What to run it on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE", help_heading = "Model")]
     pub device: Device,
@@ -181,6 +171,22 @@ pub struct TaggingArgs {
     /// Threads one batch runs on, on the CPU [default: one per core].
     #[arg(long, value_name = "N", env = "TAGMILL_INFER_THREADS", help_heading = "Model")]
     pub infer_threads: Option<usize>,
+}
+
+/// Where models come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelSourceArgs {
+    /// The folder with the models, or s3://bucket/prefix: each is a folder in it with an ONNX file, a label file, and a
+    /// tagmill.toml where it differs from the WD taggers. SIGHUP has a worker look at it again.
+    #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS")]
+    pub models: String,
+    /// Where copies of models from a bucket are kept [default: ~/.cache/tagmill].
+    #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS_CACHE")]
+    pub models_cache: Option<PathBuf>,
+    /// A further name for a model. Repeatable.
+    #[arg(long = "alias", value_name = "NAME=MODEL", value_delimiter = ',', env = "TAGMILL_ALIAS")]
+    pub aliases: Vec<Alias>,
 }
 
 /// What captions say instead of a tag.
@@ -357,12 +363,9 @@ pub enum ModelsCommand {
 /// `tagmill models list`.
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
-    /// The folder with the models.
-    #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS")]
-    pub models: PathBuf,
-    /// A further name for a model. Repeatable.
-    #[arg(long = "alias", value_name = "NAME=MODEL", value_delimiter = ',', env = "TAGMILL_ALIAS")]
-    pub aliases: Vec<Alias>,
+    /// Where models come from.
+    #[command(flatten)]
+    pub source: ModelSourceArgs,
     /// JSON instead of a table.
     #[arg(long, env = "TAGMILL_JSON")]
     pub json: bool,

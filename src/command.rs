@@ -6,6 +6,7 @@ pub mod submit;
 pub mod worker;
 
 use crate::cli::Command;
+use crate::model::catalog::NoModel;
 use crate::settings::Invalid;
 
 /// Why the program ends with an error.
@@ -41,6 +42,15 @@ impl Failed {
 impl From<Invalid> for Failed {
     fn from(invalid: Invalid) -> Self {
         Self::settings(invalid)
+    }
+}
+
+impl From<NoModel> for Failed {
+    fn from(error: NoModel) -> Self {
+        match error {
+            NoModel::Store(_) => Self::running(error),
+            other => Self::settings(other),
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Model folders: what `--models` holds.
 //!
 //! * [`catalog`]: which models there are, and by which names.
+//! * [`source`]: where they come from: a folder, or a bucket that is copied into one.
 //! * [`manifest`]: what a model says of itself, in `tagmill.toml`.
 //! * [`label_file`]: what its labels are called.
 
 pub mod catalog;
 pub mod label_file;
 pub mod manifest;
+pub mod source;
 
 use std::fmt::{self, Write as _};
 use std::fs::File;

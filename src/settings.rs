@@ -1,15 +1,16 @@
 //! From arguments to the settings of each part, all checked before anything starts.
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
 use percent_encoding::percent_decode_str;
 
-use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
+use crate::cli::{ModelSourceArgs, NatsArgs, Replacement, TaggingArgs, WorkerArgs};
 use crate::door::stream;
-use crate::model::catalog::{Catalog, NoModel};
+use crate::model::source::Source;
 use crate::nats::{self, Login};
 use crate::pipeline::publish::caption;
 use crate::pipeline::tag::labels::{CHARACTER, GENERAL};
@@ -24,9 +25,9 @@ pub enum Invalid {
     /// A store.
     #[error(transparent)]
     Store(#[from] InvalidStore),
-    /// The model, or the folder it is in.
-    #[error(transparent)]
-    Model(#[from] NoModel),
+    /// No place for a copy of the models.
+    #[error("there is no home folder to keep a copy of the models in; say where with --models-cache")]
+    NoCache,
     /// A server's address. The text is not shown: it may hold a password.
     #[error("the NATS address can't be used (--nats-url): {0}; expected nats://host:port")]
     NatsUrl(std::io::Error),
@@ -54,8 +55,10 @@ pub enum Invalid {
 pub struct Worker {
     /// Where images may be read from.
     pub stores: Vec<Store>,
+    /// The model for jobs that name none.
+    pub model: Option<String>,
     /// What to tag with.
-    pub models: Models,
+    pub lanes: lanes::Settings,
     /// Of the stages.
     pub pipeline: pipeline::Settings,
     /// Where the queue is.
@@ -68,17 +71,6 @@ pub struct Worker {
     pub drain_timeout: Duration,
     /// This worker's name.
     pub name: Arc<str>,
-}
-
-/// What to tag with.
-#[derive(Clone)]
-pub struct Models {
-    /// The models there are.
-    pub catalog: Catalog,
-    /// The one for jobs that name none.
-    pub default: String,
-    /// How they are loaded and run.
-    pub lanes: lanes::Settings,
 }
 
 impl TryFrom<WorkerArgs> for Worker {
@@ -102,10 +94,7 @@ impl TryFrom<WorkerArgs> for Worker {
         };
         let nats = nats::Settings::try_from(nats)?;
         let stores = tagging.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
-        let catalog = Catalog::read(&tagging.models, &tagging.aliases)?;
-        let default = catalog.choose(tagging.model.as_deref())?.name.clone();
-        let models = Models { catalog, default, lanes };
-        Ok(Self { stores, models, pipeline, nats, stream, listen, drain_timeout, name })
+        Ok(Self { stores, model: tagging.model, lanes, pipeline, nats, stream, listen, drain_timeout, name })
     }
 }
 
@@ -121,7 +110,8 @@ fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(lanes::Settings, pip
             .with(CHARACTER, args.character_threshold),
     };
     let lanes = lanes::Settings {
-        aliases: args.aliases.clone(),
+        source: models(&args.source)?,
+        aliases: args.source.aliases.clone(),
         onnx,
         batch: batch::Settings { limit: batch_size, window: args.window },
         max_models: at_least_one("max-models", args.max_models)?,
@@ -143,6 +133,27 @@ fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(lanes::Settings, pip
         publish: publish::Settings { worker: Arc::clone(worker), caption },
     };
     Ok((lanes, pipeline))
+}
+
+/// Where models come from.
+///
+/// # Errors
+/// Where it is a bucket that can't be, or there is no place for its copy.
+pub fn models(args: &ModelSourceArgs) -> Result<Source, Invalid> {
+    let url = &args.models;
+    if !url.starts_with("s3://") {
+        return Ok(Source::Folder(url.strip_prefix("file://").unwrap_or(url).into()));
+    }
+    let caches = || {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        cache
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+            .map(|cache| cache.join("tagmill"))
+    };
+    let root = args.models_cache.clone().or_else(caches).ok_or(Invalid::NoCache)?;
+    // A folder of its own for each bucket and prefix.
+    let cache = root.join(url.trim_start_matches("s3://").trim_end_matches('/').replace('/', "_"));
+    Ok(Source::Bucket { store: url.trim_end_matches('/').parse()?, cache })
 }
 
 impl TryFrom<NatsArgs> for nats::Settings {

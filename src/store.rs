@@ -1,6 +1,7 @@
 //! The configured stores: the only places images are read from.
 
 mod head;
+pub mod list;
 pub mod location;
 mod open;
 pub mod outage;

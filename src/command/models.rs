@@ -13,6 +13,7 @@ use crate::pipeline::tag::labels::Labels;
 use crate::pipeline::tag::library;
 use crate::pipeline::tag::onnx::{self, CannotLoad};
 use crate::pipeline::tag::threshold::Thresholds;
+use crate::settings;
 
 pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {
     match command {
@@ -63,7 +64,8 @@ struct Interface {
 /// Reports on every model; with settings to load them, also on what they do.
 async fn look(args: ModelsArgs, onnx: Option<onnx::Settings>) -> Result<(), Failed> {
     let strict = onnx.is_some();
-    let catalog = Catalog::read(&args.models, &args.aliases).map_err(Failed::settings)?;
+    let source = settings::models(&args.source)?;
+    let catalog = source.catalog(&args.source.aliases).await?;
     let reporting = tokio::task::spawn_blocking(move || {
         let models = catalog.models();
         models.map(|(name, model)| report(&catalog, name, model, onnx.as_ref())).collect::<Result<Vec<_>, _>>()

@@ -56,8 +56,9 @@ struct Started {
 
 /// Everything that can fail before the first job is taken, in the order in which an operator would look.
 async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, Failed> {
-    let settings::Models { catalog, default, lanes } = settings.models.clone();
-    let (lanes, outlets) = Lanes::new(lanes, catalog, &default, health.clone());
+    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
+    let default = catalog.choose(settings.model.as_deref())?.name.clone();
+    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, health.clone());
     lanes.load_default().await.map_err(|error| match error {
         CannotLoad::Model(error) => Failed::settings(error),
         other => Failed::running(other),

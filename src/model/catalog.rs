@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::{ModelFiles, Unusable};
+use crate::failure::Failure;
 
 /// A further name for a model, as `--alias` gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,9 @@ pub enum NoModel {
         /// Those there are.
         known: String,
     },
+    /// The bucket they are in can't be read.
+    #[error("the models can't be fetched (--models): {0}")]
+    Store(#[from] Failure),
     /// The one chosen is broken.
     #[error(transparent)]
     Broken(#[from] Unusable),
@@ -123,12 +127,6 @@ impl Catalog {
             Some(other) if other != *own => Err(refused(format!("it already stands for `{other}`"))),
             _ => Ok(()),
         }
-    }
-
-    /// The folder it was read from.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
     }
 
     /// Every model, by name, broken ones too.

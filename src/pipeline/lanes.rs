@@ -18,6 +18,7 @@ use super::tag::{self, Loaded, Stopper};
 use super::{Ended, panic_message};
 use crate::failure::{Code, Failure};
 use crate::model::catalog::{Alias, Catalog, NoModel};
+use crate::model::source::Source;
 use crate::model::{ModelFiles, Stamp, Unusable};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics;
@@ -28,6 +29,8 @@ const BROKEN: Duration = Duration::from_secs(10);
 /// How models are loaded and run.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Where models come from.
+    pub source: Source,
     /// The operator's further names.
     pub aliases: Vec<Alias>,
     /// How a session is made.
@@ -219,14 +222,14 @@ impl Lanes {
         lane
     }
 
-    /// Looks at the folder again. A loaded model whose files have changed is replaced once its successor has warmed up;
+    /// Looks at the folder or bucket again. A loaded model whose files have changed is replaced once its successor has warmed up;
     /// where that is broken the old one stays.
     ///
     /// # Errors
-    /// Where the folder can't be read any more; everything stays as it is.
+    /// Where it can't be read any more; everything stays as it is.
     pub async fn refresh(&self) -> Result<(), NoModel> {
         let _one_at_a_time = self.loading.lock().await;
-        let catalog = Arc::new(Catalog::read(self.state().catalog.folder(), &self.settings.aliases)?);
+        let catalog = Arc::new(self.settings.source.catalog(&self.settings.aliases).await?);
         let loaded: Vec<(Arc<str>, Stamp)> =
             self.state().loaded.iter().map(|(name, running)| (Arc::clone(name), running.stamp.clone())).collect();
         for (name, stamp) in loaded {

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
+use crate::support::s3::S3Server;
 use crate::support::worker::{Worker, tagmill};
 use crate::support::{repository, samples, until};
 
@@ -58,11 +59,16 @@ fn start(nats: &NatsServer, models: &TempDir, arguments: &[&str]) -> Worker {
     Worker::start_with(nats, &samples(), &arguments, &[])
 }
 
-/// A job for a picture twice as wide as it is high, of one colour.
-async fn submit(client: &Client, id: &str, model: &str) {
+/// A picture twice as wide as it is high, of one colour, in base64.
+fn picture() -> String {
     let mut png = Cursor::new(Vec::new());
     RgbImage::from_pixel(64, 32, Rgb(COLOUR)).write_to(&mut png, ImageFormat::Png).expect("it fits");
-    let image = format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner()));
+    STANDARD.encode(png.into_inner())
+}
+
+/// A job for that picture.
+async fn submit(client: &Client, id: &str, model: &str) {
+    let image = format!("data:image/png;base64,{}", picture());
     let thresholds = json!({ "general": 0.0, "character": 0.0 });
     let job = json!({ "id": id, "image": image, "model": model, "thresholds": thresholds });
     client.publish("tagmill.jobs", HeaderMap::new(), job.to_string()).await;
@@ -120,6 +126,29 @@ async fn a_job_gets_the_model_it_names_or_none() {
     assert_eq!(loaded(&worker).await.len(), 1, "one at a time");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_says_which_tags_are_reported_and_how() {
+    let (nats, models) = (NatsServer::start(), families());
+    std::fs::write(models.path().join("wd-v3/tagmill.toml"), "[thresholds]\ngeneral = \"mcut\"\ncharacter = 0.9")
+        .expect("a file");
+    let csv = "name,category\ngeneral,9\nred_(paint),0\ngreen,0\nblue,0\n";
+    std::fs::write(models.path().join("wd-v3/selected_tags.csv"), csv).expect("a file");
+    let flags = ["--exclude-tag", "green", "--replace-tag", "blue=the (blue) sky", "--escape-parentheses"];
+    let _worker = start(&nats, &models, &flags);
+    let client = Client::connect(&nats).await;
+    submit(&client, "all", "wd-v3").await;
+    let all = client.results(1).await.remove(0);
+    assert_eq!(all.json["text"], "the (blue) sky, red \\(paint\\)", "the job's thresholds win");
+    assert_eq!(all.json["tags"].as_array().map(Vec::len), Some(2));
+    assert_eq!(all.json["tags"][0]["name"], "blue", "tags keep the names of the label file");
+
+    // With half of the square white: 0.60, 0.70 and 0.90; the largest gap is under the highest.
+    let image = format!("data:image/png;base64,{}", picture());
+    client.publish("tagmill.jobs", HeaderMap::new(), json!({ "id": "mcut", "image": image }).to_string()).await;
+    let mcut = client.results(2).await.remove(1);
+    assert_eq!(mcut.json["text"], "the (blue) sky");
+}
+
 /// The names of the models that are loaded.
 async fn loaded(worker: &Worker) -> Vec<String> {
     let (_, metrics) = worker.get("/metrics").await;
@@ -161,6 +190,37 @@ async fn a_model_that_changes_is_taken_up_when_told_and_a_broken_one_is_not() {
         results.iter().any(|result| result.id() == "added" && result.json["model"]["name"] == "added").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_can_come_from_a_bucket() {
+    let (nats, s3, models) = (NatsServer::start(), S3Server::start("models").await, families());
+    for family in ["wd-v3", "joytag"] {
+        copy(&models.path().join(family), &s3.bucket("models").join("taggers").join(family));
+    }
+    let cache = tempfile::tempdir().expect("a folder");
+    let path = cache.path().display().to_string();
+    let arguments = ["--models", "s3://models/taggers", "--models-cache", &path, "--model", "wd-v3"];
+    let mut worker = Worker::start_with(&nats, &samples(), &arguments, &s3.environment());
+    let client = Client::connect(&nats).await;
+    submit(&client, "1", "joytag").await;
+    client.results(1).await;
+
+    // Only what has changed is copied again.
+    copy(&models.path().join("wd-v2"), &s3.bucket("models").join("taggers/joytag"));
+    copy(&models.path().join("pixai"), &s3.bucket("models").join("taggers/pixai"));
+    worker.signal("HUP");
+    worker.logged("looked at the models again");
+    assert_eq!(worker.log().matches("copying model_file=\"wd-v3/model.onnx\"").count(), 1, "{}", worker.log());
+    submit(&client, "2", "pixai").await;
+    client.results(2).await;
+
+    worker.signal("TERM");
+    assert!(worker.ended().success());
+    let mut again = Worker::start_with(&nats, &samples(), &arguments, &s3.environment());
+    assert!(!again.log().contains("copying"), "the copy is kept: {}", again.log());
+    again.signal("TERM");
+    again.ended();
 }
 
 /// What `tagmill models` prints: exit code and standard output.

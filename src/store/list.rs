@@ -1,0 +1,65 @@
+//! What a store holds, and copies of it on disk.
+
+use std::path::Path as FilePath;
+
+use futures_util::TryStreamExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use tokio::io::AsyncWriteExt;
+
+use super::{Place, Store, failure, unavailable};
+use crate::failure::Failure;
+
+/// An object of a store.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its key.
+    pub path: Path,
+    /// Its key below the store's prefix.
+    pub name: String,
+    /// In bytes.
+    pub size: u64,
+    /// Changes with what it holds.
+    pub version: String,
+}
+
+impl Store {
+    /// Everything in the store, below its prefix.
+    ///
+    /// # Errors
+    /// `storage_denied` or `storage_unavailable`.
+    pub async fn list(&self) -> Result<Vec<Listed>, Failure> {
+        let prefix = match &self.place {
+            Place::Bucket { prefix, .. } => prefix.clone(),
+            Place::Folder { .. } => Path::default(),
+        };
+        let listed = self.objects.list(Some(&prefix)).map_ok(|object| Listed {
+            name: object
+                .location
+                .as_ref()
+                .strip_prefix(prefix.as_ref())
+                .unwrap_or_default()
+                .trim_start_matches('/')
+                .to_owned(),
+            size: object.size,
+            version: object.e_tag.unwrap_or_else(|| object.last_modified.to_rfc3339()),
+            path: object.location,
+        });
+        listed.try_collect().await.map_err(|error| failure(&prefix, self, &error))
+    }
+
+    /// Writes an object to a file, which must not be there.
+    ///
+    /// # Errors
+    /// As [`Store::read`]; and `storage_unavailable` where the file can't be written.
+    pub async fn copy_to(&self, path: &Path, file: &FilePath) -> Result<(), Failure> {
+        let not_written = |error: std::io::Error| unavailable(path, self, &format_args!("{}: {error}", file.display()));
+        let mut copy = tokio::fs::File::create_new(file).await.map_err(not_written)?;
+        let object = self.objects.get(path).await.map_err(|error| failure(path, self, &error))?;
+        let mut bytes = object.into_stream();
+        while let Some(chunk) = bytes.try_next().await.map_err(|error| failure(path, self, &error))? {
+            copy.write_all(&chunk).await.map_err(not_written)?;
+        }
+        copy.sync_all().await.map_err(not_written)
+    }
+}
