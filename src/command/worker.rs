@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Failed;
@@ -13,10 +14,10 @@ use crate::delivery::Answers;
 use crate::door::stream::{Stream, pull};
 use crate::failure::{Code, Failure};
 use crate::nats::Nats;
-use crate::pipeline::Pipeline;
 use crate::pipeline::lanes::{Lanes, Outlets};
 use crate::pipeline::tag::library;
 use crate::pipeline::tag::onnx::CannotLoad;
+use crate::pipeline::{Pipeline, StageEnded};
 use crate::settings;
 use crate::store::Store;
 use crate::store::outage::State;
@@ -75,7 +76,7 @@ async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, 
     Ok(Started { lanes, outlets, nats, stream })
 }
 
-/// Takes jobs until told to stop or something breaks; then drains.
+/// Takes jobs until told to stop or something breaks.
 async fn work(
     settings: settings::Worker,
     Started { lanes, outlets, nats, stream }: Started,
@@ -110,51 +111,77 @@ async fn work(
     drop(open);
     health.set_draining();
     stop.cancel();
-    if let Some(broken) = broken {
+    let ending = Ending { door, pipeline, answers, stream, lanes, nats };
+    match broken {
+        Some(broken) => {
+            ending.hand_back().await;
+            Err(Failed::Running(broken))
+        }
+        None => ending.drain(&stores, settings.drain_timeout, &mut signals.stopping).await.map_err(Failed::running),
+    }
+}
+
+/// What a worker has to bring to an end.
+struct Ending {
+    door: JoinHandle<Result<(), pull::Closed>>,
+    pipeline: Pipeline,
+    answers: Answers,
+    stream: Arc<Stream>,
+    lanes: Arc<Lanes>,
+    nats: Nats,
+}
+
+impl Ending {
+    /// Gives back everything: something is broken.
+    async fn hand_back(self) {
         // At once what is held, and then what the last requests for jobs still bring.
+        self.stream.hand_back().await;
+        if !self.door.is_finished() {
+            let _ = tokio::time::timeout(CLOSING, self.door).await;
+            self.stream.hand_back().await;
+        }
+        let _ = tokio::time::timeout(CLOSING, self.answers.arrived()).await;
+        self.stream.flush().await;
+        self.lanes.stop();
+    }
+
+    /// Finishes what is in hand, as long as there is time.
+    async fn drain(self, stores: &[Store], patience: Duration, stopping: &mut Stopping) -> Result<(), StageEnded> {
+        let Self { door, pipeline, answers, stream, lanes, nats } = self;
+        tracing::info!(timeout = ?patience, "stopping: finishing what is in hand");
+        for store in stores {
+            store.abandon();
+        }
+        let drained = async {
+            let _ = door.await;
+            let drained = pipeline.drained().await;
+            answers.arrived().await;
+            drained
+        };
+        tokio::pin!(drained);
+        let in_time = tokio::select! {
+            drained = &mut drained => Some(drained),
+            () = tokio::time::sleep(patience) => {
+                tracing::warn!("the drain timeout is over");
+                None
+            }
+            () = stopping.stop() => {
+                tracing::warn!("told again to stop: stopping at once");
+                None
+            }
+        };
+        // Whatever is still held goes back now, not after the ack wait.
         stream.hand_back().await;
-        if !door.is_finished() {
-            let _ = tokio::time::timeout(CLOSING, door).await;
-            stream.hand_back().await;
-        }
-        let _ = tokio::time::timeout(CLOSING, answers.arrived()).await;
         stream.flush().await;
-        lanes.stop();
-        return Err(Failed::Running(broken));
-    }
-    tracing::info!(timeout = ?settings.drain_timeout, "stopping: finishing what is in hand");
-    for store in &stores {
-        store.abandon();
-    }
-    let drained = async {
-        let _ = door.await;
-        let drained = pipeline.drained().await;
-        answers.arrived().await;
-        drained
-    };
-    tokio::pin!(drained);
-    let in_time = tokio::select! {
-        drained = &mut drained => Some(drained),
-        () = tokio::time::sleep(settings.drain_timeout) => {
-            tracing::warn!("the drain timeout is over");
-            None
+        if in_time.is_none() {
+            lanes.stop();
+            let _ = tokio::time::timeout(CLOSING, drained).await;
         }
-        () = signals.stopping.stop() => {
-            tracing::warn!("told again to stop: stopping at once");
-            None
-        }
-    };
-    // Whatever is still held goes back now, not after the ack wait.
-    stream.hand_back().await;
-    stream.flush().await;
-    if in_time.is_none() {
-        lanes.stop();
-        let _ = tokio::time::timeout(CLOSING, drained).await;
+        let _ = tokio::time::timeout(CLOSING, nats.client.drain()).await;
+        in_time.unwrap_or(Ok(()))?;
+        tracing::info!("stopped");
+        Ok(())
     }
-    let _ = tokio::time::timeout(CLOSING, nats.client.drain()).await;
-    in_time.unwrap_or(Ok(())).map_err(Failed::running)?;
-    tracing::info!("stopped");
-    Ok(())
 }
 
 /// Looks at every store: one that does not exist or refuses is an error, one that can't be reached is waited for.
