@@ -1,10 +1,11 @@
 //! **batch**: [`Ready`] rows of one model become [`Batch`]es. The rule is [`window`]'s; this is the shell around it that
 //! has the clock and the channels. Fails no job.
 
+pub mod limit;
 pub mod window;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -14,6 +15,7 @@ use super::decode::Ready;
 use super::tag::Model;
 use super::{Ended, Flight, pass};
 use crate::telemetry::metrics::{self, Stage};
+use limit::Limit;
 use window::{Decision, Flush, Room, Window};
 
 /// How rows are gathered.
@@ -51,10 +53,11 @@ pub struct Lane {
 }
 
 /// What happens around a lane's queue, for its window to decide by.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traffic {
     coming: AtomicUsize,
     running: AtomicUsize,
+    limit: Mutex<Limit>,
     changed: Notify,
 }
 
@@ -71,11 +74,15 @@ pub struct Heading {
 pub struct Approach(Arc<Traffic>);
 
 impl Lane {
-    /// A lane, and the rows that come out of it.
+    /// A lane with batches of this size, and the rows that come out of it.
     #[must_use]
-    pub fn new(model: Arc<Model>) -> (Arc<Self>, Receiver<Ready>) {
+    pub fn new(model: Arc<Model>, limit: Limit) -> (Arc<Self>, Receiver<Ready>) {
         let (rows, ready) = mpsc::channel(1);
-        (Arc::new(Self { model, rows, traffic: Arc::default() }), ready)
+        metrics::batch_limit(&model.id.name, limit.rows());
+        let limit = Mutex::new(limit);
+        let traffic =
+            Traffic { coming: AtomicUsize::new(0), running: AtomicUsize::new(0), limit, changed: Notify::new() };
+        (Arc::new(Self { model, rows, traffic: Arc::new(traffic) }), ready)
     }
 
     /// What its window decides by.
@@ -111,6 +118,18 @@ impl Traffic {
         }
     }
 
+    /// What the device made of a batch: changes the limit, and gives the new one where it did.
+    pub fn learn(&self, learn: impl FnOnce(&mut Limit)) -> Option<usize> {
+        let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = limit.rows();
+        learn(&mut limit);
+        (limit.rows() != before).then_some(limit.rows())
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.lock().unwrap_or_else(PoisonError::into_inner).rows()
+    }
+
     /// A batch has left the device.
     pub fn batch_done(&self) {
         self.running.fetch_sub(1, Ordering::AcqRel);
@@ -133,6 +152,7 @@ pub async fn run(
     let mut window = Window::new(settings.window, settings.limit);
     loop {
         let now = Instant::now();
+        window.set_limit(traffic.limit());
         let deadline = match window.decide(now, traffic.room(), traffic.coming.load(Ordering::Acquire)) {
             Decision::Flush(reason) => {
                 flush(name, &mut window, reason, &traffic, &tag).await?;
@@ -143,7 +163,7 @@ pub async fn run(
         };
         tokio::select! {
             // With a full batch waiting, more rows only wait where they are: that is what holds the stages before back.
-            row = ready.recv(), if window.len() < settings.limit => match row {
+            row = ready.recv(), if !window.is_full() => match row {
                 Some(Ready { flight, approach, row }) => {
                     window.push(Instant::now(), (flight, row));
                     drop(approach);

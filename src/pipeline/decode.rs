@@ -132,6 +132,7 @@ mod tests {
     use crate::failure::Class;
     use crate::job::Job;
     use crate::pipeline::batch::Lane;
+    use crate::pipeline::batch::limit::Limit;
     use crate::pipeline::tag::tests::model;
     use crate::tags::Seconds;
 
@@ -145,7 +146,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
         let (publish, mut finished) = mpsc::channel(2);
-        let (lane, mut rows) = Lane::new(Arc::new(model()));
+        let (lane, mut rows) = Lane::new(Arc::new(model()), Limit::new(8, 8));
         let decode: Decode = |bytes, _, _| {
             assert_ne!(bytes, b"bad", "this image");
             Ok(Box::from(bytes))

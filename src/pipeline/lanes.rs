@@ -11,6 +11,7 @@ use tokio::sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::limit::Limit;
 use super::batch::{self, Heading, Lane};
 use super::publish::Finished;
 use super::tag::onnx::{self, CannotLoad};
@@ -193,7 +194,8 @@ impl Lanes {
     /// Opens a lane for a loaded model; the one there was before finishes what it has.
     fn start(&self, name: &Arc<str>, files: &ModelFiles, loaded: Loaded) -> Arc<Lane> {
         metrics::model_loaded(&loaded.model);
-        let (lane, rows) = Lane::new(Arc::clone(&loaded.model));
+        let limit = Limit::new(self.settings.batch.limit, loaded.fits);
+        let (lane, rows) = Lane::new(Arc::clone(&loaded.model), limit);
         let (tag, batches) = mpsc::channel(1);
         let (stop, gone) = (Arc::clone(&loaded.stop), CancellationToken::new());
         let mut state = self.state();

@@ -63,6 +63,8 @@ pub struct Loaded {
     pub model: Arc<Model>,
     /// Its session.
     pub runtime: Box<dyn Runtime>,
+    /// Images that ran at once when it was loaded.
+    pub fits: usize,
     /// What is odd about its scores, and has been said.
     pub oddity: Option<&'static str>,
     /// Stops the session.
@@ -130,7 +132,8 @@ impl Tagger {
         let began = Instant::now();
         let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.row).collect();
         let mut outcomes = Vec::with_capacity(rows.len());
-        run_or_split(&mut *self.runtime, &rows, &mut outcomes);
+        let too_large = run_or_split(&mut *self.runtime, &rows, &mut outcomes);
+        self.learn(rows.len(), too_large);
         let infer = metrics::stage_seconds("infer", began.elapsed());
         self.traffic.batch_done();
         let size = rows.len();
@@ -154,6 +157,22 @@ impl Tagger {
             drop(self.publish.blocking_send(finished));
         }
         tagged
+    }
+
+    /// Adapts the size of batches to what the device's memory holds; `too_large` is the least that it did not.
+    fn learn(&self, rows: usize, too_large: Option<usize>) {
+        let name = &*self.model.id.name;
+        let changed = self.traffic.learn(|limit| match too_large {
+            Some(rows) => limit.too_large(rows),
+            None => limit.fitted(rows),
+        });
+        if too_large.is_some() {
+            metrics::out_of_memory(name);
+        }
+        if let Some(limit) = changed {
+            tracing::warn!(model = name, limit, "batches have another size from now on: the device's memory decides");
+            metrics::batch_limit(name, limit);
+        }
     }
 
     /// Warns, once, of scores that a wrong manifest makes.
@@ -180,19 +199,29 @@ fn numbers(scores: Vec<f32>) -> Result<Vec<f32>, Failure> {
     Ok(scores)
 }
 
-/// Runs the rows together, or in halves where that fails, so that a bad one fails alone.
-fn run_or_split(runtime: &mut dyn Runtime, rows: &[&[u8]], outcomes: &mut Vec<Result<Vec<f32>, Failure>>) {
+/// Runs the rows together, or in halves where that fails, so that a bad one fails alone. Gives the least number of rows, more
+/// than one, that ran out of memory.
+fn run_or_split(
+    runtime: &mut dyn Runtime,
+    rows: &[&[u8]],
+    outcomes: &mut Vec<Result<Vec<f32>, Failure>>,
+) -> Option<usize> {
     let run = catch_unwind(AssertUnwindSafe(|| runtime.run(rows)));
     match run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a batch", &*panic))) {
-        Ok(scores) => outcomes.extend(scores.into_iter().map(Ok)),
+        Ok(scores) => {
+            outcomes.extend(scores.into_iter().map(Ok));
+            None
+        }
         Err(failure) if rows.len() == 1 || failure.code == Code::ShuttingDown => {
             outcomes.extend(rows.iter().map(|_| Err(failure.clone())));
+            None
         }
         Err(failure) => {
             tracing::warn!(code = %failure.code, error = %failure, rows = rows.len(), "a batch failed; it is split");
             let (left, right) = rows.split_at(rows.len() / 2);
-            run_or_split(runtime, left, outcomes);
-            run_or_split(runtime, right, outcomes);
+            let halves = [run_or_split(runtime, left, outcomes), run_or_split(runtime, right, outcomes)];
+            let here = (failure.code == Code::OutOfMemory).then_some(rows.len());
+            halves.into_iter().flatten().chain(here).min()
         }
     }
 }
@@ -239,10 +268,31 @@ pub(crate) mod tests {
         let bytes = [[1], [2], [13], [4], [99], [6], [7], [8]];
         let rows: Vec<&[u8]> = bytes.iter().map(<[u8; 1]>::as_slice).collect();
         let mut outcomes = Vec::new();
-        run_or_split(&mut Faulty, &rows, &mut outcomes);
+        assert_eq!(run_or_split(&mut Faulty, &rows, &mut outcomes), None);
         let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.code)).collect();
         let ok = |score: f32| Ok(vec![score]);
         let failed = || Err(Code::InferenceFailed);
         assert_eq!(outcomes, [ok(1.0), ok(2.0), failed(), ok(4.0), failed(), ok(6.0), ok(7.0), ok(8.0)]);
+    }
+
+    /// Has memory for three rows.
+    struct Small;
+
+    impl Runtime for Small {
+        fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+            if rows.len() > 3 {
+                return Err(Failure::new(Code::OutOfMemory, "more than three rows"));
+            }
+            Ok(rows.iter().map(|row| vec![f32::from(row[0])]).collect())
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_split_until_it_does() {
+        let rows: [&[u8]; 8] = [&[0]; 8];
+        let mut outcomes = Vec::new();
+        assert_eq!(run_or_split(&mut Small, &rows, &mut outcomes), Some(4));
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 8, "nobody loses anything");
+        assert_eq!(run_or_split(&mut Small, &rows[..2], &mut outcomes), None);
     }
 }

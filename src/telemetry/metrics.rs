@@ -25,6 +25,8 @@ const OLDEST_JOB: &str = "tagmill_oldest_job_seconds";
 const REDELIVERIES: &str = "tagmill_redeliveries_total";
 const READY: &str = "tagmill_ready";
 const NATS_CONNECTED: &str = "tagmill_nats_connected";
+const BATCH_LIMIT: &str = "tagmill_batch_limit";
+const OUT_OF_MEMORY: &str = "tagmill_out_of_memory_total";
 const MODEL_INFO: &str = "tagmill_model_info";
 const BUILD_INFO: &str = "tagmill_build_info";
 
@@ -125,6 +127,8 @@ fn describe() {
     describe_gauge!(BACKPRESSURE, Unit::Seconds, "Time a stage waited for room in the next.");
     describe_histogram!(BATCH_SIZE, Unit::Count, "Images per batch, by model.");
     describe_counter!(BATCHES, "Batches, by model and why they were closed (full, window, idle, drain).");
+    describe_gauge!(BATCH_LIMIT, Unit::Count, "Images a batch may have now, by model.");
+    describe_counter!(OUT_OF_MEMORY, "Batches that did not fit the device's memory, by model.");
     describe_gauge!(INFLIGHT, "Jobs accepted and not yet answered.");
     describe_gauge!(
         BACKLOG,
@@ -207,6 +211,17 @@ pub fn batch(model: &str, flush: Flush, size: usize) {
     histogram!(BATCH_SIZE, "model" => model.to_owned()).record(size as f64);
 }
 
+/// The most images a batch may have from now on.
+#[expect(clippy::cast_precision_loss, reason = "batches are small")]
+pub fn batch_limit(model: &str, limit: usize) {
+    gauge!(BATCH_LIMIT, "model" => model.to_owned()).set(limit as f64);
+}
+
+/// A batch did not fit the device's memory.
+pub fn out_of_memory(model: &str) {
+    counter!(OUT_OF_MEMORY, "model" => model.to_owned()).increment(1);
+}
+
 /// A job came with an earlier delivery.
 pub fn redelivered() {
     counter!(REDELIVERIES).increment(1);
@@ -231,6 +246,7 @@ pub fn nats_connected(connected: bool) {
 
 /// A model is loaded.
 pub fn model_loaded(model: &Model) {
+    counter!(OUT_OF_MEMORY, "model" => model.id.name.clone()).increment(0);
     model_info(model).set(1.0);
 }
 

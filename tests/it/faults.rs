@@ -139,16 +139,47 @@ async fn submit_colour(client: &Client, id: &str, colour: [u8; 3]) {
     client.publish("tagmill.jobs", HeaderMap::new(), json!({ "id": id, "image": uri }).to_string()).await;
 }
 
-/// Arguments for the model that fails on black images.
-fn fragile(more: &[&'static str]) -> Vec<String> {
+/// A worker with one of the models made for tests.
+fn start_with_model(nats: &NatsServer, model: &str, more: &[&str]) -> Worker {
     let models = repository("tests/models").display().to_string();
-    let own = ["--models", &models, "--model", "fragile"];
-    own.iter().chain(more).map(ToString::to_string).collect()
+    let arguments = [&["--models", &models, "--model", model], more].concat();
+    Worker::start_with(nats, &samples(), &arguments, &[])
 }
 
-fn start_fragile(nats: &NatsServer, more: &[&'static str]) -> Worker {
-    let arguments = fragile(more);
-    Worker::start_with(nats, &samples(), &arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+/// A worker with the model that fails on black images.
+fn start_fragile(nats: &NatsServer, more: &[&str]) -> Worker {
+    start_with_model(nats, "fragile", more)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_does_not_fit_the_memory_is_split_and_later_ones_are_smaller() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    // 256 MiB an image, and room for little more than a GiB.
+    let worker = start_with_model(&nats, "hungry", &["--window", "2s"]);
+    assert_eq!(worker.metric("tagmill_batch_limit{model=\"hungry\"}").await, Some(8.0));
+    worker.limit_memory(1400 << 20);
+    for number in 0..24 {
+        submit_colour(&client, &number.to_string(), [255, 127, 0]).await;
+    }
+    let results = client.results(24).await;
+    assert!(results.iter().all(|result| result.json["attempt"] == 1), "nobody loses a job, or an attempt");
+    let limit = worker.metric("tagmill_batch_limit{model=\"hungry\"}").await;
+    assert!(limit < Some(8.0), "{limit:?}\n{}", worker.log());
+    assert!(worker.metric("tagmill_out_of_memory_total{model=\"hungry\"}").await > Some(0.0));
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_alone_does_not_fit_the_memory_is_named_so() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let worker = start_with_model(&nats, "hungry", &["--max-attempts", "1"]);
+    worker.limit_memory(200 << 20);
+    submit_colour(&client, "large", [255, 127, 0]).await;
+    submit_colour(&client, "white", [255; 3]).await;
+    assert_eq!(client.dead(1).await[0].code(), "out_of_memory");
+    assert_eq!(client.results(1).await[0].id(), "white");
 }
 
 #[tokio::test(flavor = "multi_thread")]

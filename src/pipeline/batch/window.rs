@@ -75,15 +75,20 @@ impl<T> Window<T> {
         Self { length, limit: limit.max(1), rows: VecDeque::new() }
     }
 
+    /// From now on, batches of at most `limit` rows.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.max(1);
+    }
+
     /// Adds a row that arrived at `now`.
     pub fn push(&mut self, now: Instant, row: T) {
         self.rows.push_back((now, row));
     }
 
-    /// How many rows wait.
+    /// Whether a whole batch waits.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.rows.len()
+    pub fn is_full(&self) -> bool {
+        self.rows.len() >= self.limit
     }
 
     /// Whether no row waits.

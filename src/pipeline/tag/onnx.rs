@@ -90,7 +90,7 @@ pub fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoa
         options,
         stopped,
     };
-    let oddity = warm_up(&mut runtime, settings.batch).map_err(unusable)?;
+    let (fits, oddity) = warm_up(&mut runtime, settings.batch).map_err(unusable)?;
     let thresholds = settings.thresholds.clone().or(&manifest.thresholds);
     let model = Model { id: files.id()?, frame, interface: runtime.interface.clone(), labels, thresholds, device };
     tracing::info!(
@@ -105,7 +105,7 @@ pub fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoa
     if let Some(oddity) = oddity {
         tracing::warn!(model = files.name, "{oddity}");
     }
-    Ok(Loaded { model: model.into(), runtime: Box::new(runtime), oddity, stop })
+    Ok(Loaded { model: model.into(), runtime: Box::new(runtime), fits, oddity, stop })
 }
 
 /// A session on the device asked for. `auto` tries CUDA and says what it chose; nothing else ever falls back.
@@ -160,12 +160,18 @@ fn stopper(options: &Arc<RunOptions>, stopped: &Arc<AtomicBool>) -> Stopper {
     })
 }
 
-/// Runs as many blank images as a batch has at most; what is odd about their scores.
-fn warm_up(runtime: &mut Onnx, batch: usize) -> Result<Option<&'static str>, String> {
+/// Runs as many blank images as a batch has at most, or as many as fit; how many, and what is odd about their scores.
+fn warm_up(runtime: &mut Onnx, batch: usize) -> Result<(usize, Option<&'static str>), String> {
     let side = runtime.interface.side as usize;
     let row = vec![255; side * side * CHANNELS];
-    let scores = runtime.run(&vec![row.as_slice(); batch]).map_err(|failure| failure.message)?;
-    Ok(scores.first().and_then(|scores| tensor::oddity(scores)))
+    match runtime.run(&vec![row.as_slice(); batch]) {
+        Ok(scores) => Ok((batch, scores.first().and_then(|scores| tensor::oddity(scores)))),
+        Err(failure) if failure.code == Code::OutOfMemory && batch > 1 => {
+            tracing::warn!(batch, "the device's memory does not hold a batch of this size; trying half of it");
+            warm_up(runtime, batch / 2)
+        }
+        Err(failure) => Err(failure.message),
+    }
 }
 
 impl Runtime for Onnx {
@@ -177,7 +183,8 @@ impl Runtime for Onnx {
                 if self.stopped.load(Ordering::Acquire) {
                     return Failure::new(Code::ShuttingDown, "the worker stops");
                 }
-                Failure::new(Code::InferenceFailed, format!("the runtime failed on {} images: {error}", rows.len()))
+                let code = if error.is_out_of_memory() { Code::OutOfMemory } else { Code::InferenceFailed };
+                Failure::new(code, format!("the runtime failed on {} images: {error}", rows.len()))
             })?;
         }
         Ok(scores)
@@ -211,4 +218,13 @@ enum RunError {
     Runtime(#[from] ort::Error),
     #[error("{batch} images have {values} scores, with {labels} labels")]
     Width { batch: usize, values: usize, labels: usize },
+}
+
+impl RunError {
+    /// The runtime has no code of its own for this: its allocators say so in words, which differ by device.
+    fn is_out_of_memory(&self) -> bool {
+        let Self::Runtime(error) = self else { return false };
+        let words = ["bad_alloc", "Failed to allocate memory", "out of memory", "OUT_OF_MEMORY"];
+        words.iter().any(|words| error.message().contains(words))
+    }
 }

@@ -103,6 +103,17 @@ impl Worker {
         assert!(status.success(), "the worker is gone:\n{}", self.log());
     }
 
+    /// Lets it have no more than so many bytes of address space beyond what it has now.
+    pub fn limit_memory(&self, more: u64) {
+        let id = self.process.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("every process has one");
+        let kibibytes: u64 = size.trim().trim_end_matches("kB").trim().parse().expect("a number");
+        let limit = format!("--as={}", kibibytes * 1024 + more);
+        let status = Command::new("prlimit").args(["--pid", &id.to_string(), &limit]).status();
+        assert!(status.expect("prlimit runs").success());
+    }
+
     /// Sends a signal by name, if it still runs.
     pub fn try_signal(&mut self, name: &str) {
         if self.is_running() {

@@ -1,0 +1,123 @@
+//! How many rows a batch may have: as many as configured, until the device runs out of memory. Then half as many, and after
+//! a while carefully more again.
+//!
+//! Only a few sizes are ever used (the configured one, its half, its quarter and so on), so that a device's memory pool
+//! sees the same shapes again and again and does not grow.
+
+/// Full batches that must fit before the next larger size is tried.
+const PATIENCE: u32 = 64;
+
+/// The most that patience grows to, by doubling, where larger sizes fail again and again.
+const MOST_PATIENCE: u32 = 16 * 1024;
+
+/// The limit in force, and what it follows from.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// From the configured size down to one.
+    sizes: Vec<usize>,
+    /// Which of them is in force.
+    current: usize,
+    /// Full batches in a row that fitted.
+    fitted: u32,
+    patience: u32,
+}
+
+impl Limit {
+    /// Starts from the configured size, or from the largest one not over what is known to fit.
+    #[must_use]
+    pub fn new(configured: usize, fits: usize) -> Self {
+        let sizes: Vec<usize> =
+            std::iter::successors(Some(configured.max(1)), |size| (*size > 1).then_some(size / 2)).collect();
+        let mut limit = Self { sizes, current: 0, fitted: 0, patience: PATIENCE };
+        limit.lower_to(fits);
+        limit
+    }
+
+    /// Rows a batch may have now.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.sizes[self.current]
+    }
+
+    /// A batch of this many rows fitted the device.
+    pub fn fitted(&mut self, rows: usize) {
+        if self.current == 0 || rows < self.rows() {
+            return;
+        }
+        self.fitted += 1;
+        if self.fitted >= self.patience {
+            self.current -= 1;
+            self.fitted = 0;
+        }
+    }
+
+    /// A batch of this many rows did not fit.
+    pub fn too_large(&mut self, rows: usize) {
+        self.fitted = 0;
+        // Nothing is learnt from what was assembled before the limit fell.
+        if rows < self.rows() * 2 {
+            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+        }
+        self.lower_to(rows / 2);
+    }
+
+    fn lower_to(&mut self, rows: usize) {
+        while self.rows() > rows.max(1) {
+            self.current += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn halves_and_grows_back() {
+        let mut limit = Limit::new(8, 8);
+        limit.too_large(8);
+        assert_eq!(limit.rows(), 4);
+        limit.too_large(8);
+        assert_eq!(limit.rows(), 4, "one that was under way says nothing new");
+        for _ in 0..2 * PATIENCE {
+            assert_eq!(limit.rows(), 4);
+            limit.fitted(4);
+        }
+        assert_eq!(limit.rows(), 8);
+    }
+
+    #[test]
+    fn partial_batches_prove_nothing() {
+        let mut limit = Limit::new(8, 5);
+        assert_eq!(limit.rows(), 4);
+        for _ in 0..10 * PATIENCE {
+            limit.fitted(3);
+        }
+        assert_eq!(limit.rows(), 4);
+    }
+
+    proptest! {
+        /// Whatever happens, the limit is one of the few sizes, and a device that takes `capacity` rows fails ever more
+        /// rarely.
+        #[test]
+        fn settles_at_what_fits(configured in 1usize..300, capacity in 1usize..300) {
+            let mut limit = Limit::new(configured, configured);
+            let (mut failures, batches) = (0u32, 20_000u32);
+            for _ in 0..batches {
+                prop_assert!((1..=configured).contains(&limit.rows()));
+                if limit.rows() > capacity {
+                    failures += 1;
+                    let rows = limit.rows();
+                    limit.too_large(rows);
+                } else {
+                    let rows = limit.rows();
+                    limit.fitted(rows);
+                }
+            }
+            prop_assert!(failures <= 20, "{failures} failures");
+            prop_assert!(limit.rows() * 2 + 1 > capacity.min(configured));
+        }
+    }
+}
