@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
+use crate::model::hub;
 use crate::pipeline::tag::device::Device;
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
@@ -31,6 +32,9 @@ pub enum Command {
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Look after models: download them.
+    #[command(subcommand)]
+    Models(ModelsCommand),
 }
 
 impl Cli {
@@ -42,6 +46,7 @@ impl Cli {
             Command::Submit(args) => args.log.format,
             Command::Dead(DeadCommand::List(args)) => args.log.format,
             Command::Dead(DeadCommand::Retry(args) | DeadCommand::Drop(args)) => args.log.format,
+            Command::Models(ModelsCommand::Pull(args)) => args.log.format,
         }
     }
 }
@@ -281,4 +286,37 @@ pub struct DeadFilter {
     /// Only those whose job came on this subject; wildcards are allowed, such as 'tagmill.jobs.shop.>'.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
     pub subject: Option<String>,
+}
+
+/// `tagmill models`.
+#[derive(Debug, Subcommand)]
+pub enum ModelsCommand {
+    /// Download a model from the Hugging Face hub. What is there already stays, and what was cut off goes on.
+    ///
+    /// Takes the ONNX file, its weights, label files (*.csv, *.json, *.txt) and tagmill.toml. The hub is where the variable
+    /// HF_ENDPOINT says; HF_TOKEN lets in where a login is needed; with HF_HUB_OFFLINE=1 it only looks whether all is there.
+    Pull(Box<ModelsPullArgs>),
+}
+
+/// `tagmill models pull`.
+#[derive(Debug, Args)]
+pub struct ModelsPullArgs {
+    /// The repository, such as SmilingWolf/wd-vit-tagger-v3.
+    #[arg(value_name = "OWNER/NAME")]
+    pub repository: hub::Repository,
+    /// The folder with the models.
+    #[arg(long, value_name = "DIR", default_value = "models", env = "TAGMILL_MODELS")]
+    pub models: PathBuf,
+    /// What the model is called here [default: the repository's last part].
+    #[arg(long, env = "TAGMILL_NAME")]
+    pub name: Option<hub::FolderName>,
+    /// A branch, tag or commit.
+    #[arg(long, default_value = "main", env = "TAGMILL_REVISION")]
+    pub revision: hub::Revision,
+    /// The ONNX file to take, as the repository names it [default: model.onnx, else the only one there is].
+    #[arg(long, env = "TAGMILL_FILE")]
+    pub file: Option<String>,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
 }

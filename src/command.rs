@@ -1,6 +1,7 @@
 //! What the program does: one file per subcommand.
 
 pub mod dead;
+pub mod models;
 pub mod submit;
 pub mod worker;
 
@@ -56,6 +57,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
             Command::Worker(args) => worker::run(*args).await,
             Command::Submit(args) => submit::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
+            Command::Models(args) => models::run(args).await,
         }
     });
     // A run of the model, or a read of standard input, may still hold a thread: nobody waits for it.

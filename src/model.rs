@@ -1,5 +1,7 @@
 //! Model folders: what `--models` holds.
 
+pub mod hub;
+
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io;

@@ -7,6 +7,7 @@ mod cluster;
 mod crashes;
 mod dead;
 mod faults;
+mod pull;
 mod startup;
 mod stream;
 mod submit;
