@@ -1,6 +1,9 @@
 //! What can be said on the command line, and in the environment.
 #![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
+pub mod dead;
+pub mod models;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,6 +17,8 @@ use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::threshold::Threshold;
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
+use dead::DeadCommand;
+use models::ModelsCommand;
 
 /// Tags images as a stream: jobs from NATS, images from S3, tags from a WD14-style model.
 #[derive(Debug, Parser)]
@@ -34,7 +39,7 @@ pub enum Command {
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Look at the models there are.
+    /// Look at the models there are, and download others.
     #[command(subcommand)]
     Models(ModelsCommand),
 }
@@ -48,6 +53,7 @@ impl Cli {
             Command::Submit(args) => args.log.format,
             Command::Models(ModelsCommand::List(args)) => args.log.format,
             Command::Models(ModelsCommand::Check(args)) => args.models.log.format,
+            Command::Models(ModelsCommand::Pull(args)) => args.log.format,
             Command::Dead(DeadCommand::List(args)) => args.log.format,
             Command::Dead(DeadCommand::Retry(args) | DeadCommand::Drop(args)) => args.log.format,
         }
@@ -287,103 +293,4 @@ pub struct SubmitArgs {
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
-}
-
-/// `tagmill dead`.
-#[derive(Debug, Subcommand)]
-pub enum DeadCommand {
-    /// Show them, oldest first.
-    List(Box<DeadListArgs>),
-    /// Publish their jobs again on the subject they came from, and remove the letters.
-    Retry(Box<DeadChangeArgs>),
-    /// Remove them for good.
-    Drop(Box<DeadChangeArgs>),
-}
-
-/// `tagmill dead list`.
-#[derive(Debug, Args)]
-pub struct DeadListArgs {
-    /// Which.
-    #[command(flatten)]
-    pub filter: DeadFilter,
-    /// One JSON object per line instead of a table.
-    #[arg(long, env = "TAGMILL_JSON")]
-    pub json: bool,
-    /// Where the queue is.
-    #[command(flatten)]
-    pub nats: NatsArgs,
-    /// How to log.
-    #[command(flatten)]
-    pub log: LogArgs,
-}
-
-/// `tagmill dead retry` and `tagmill dead drop`.
-#[derive(Debug, Args)]
-pub struct DeadChangeArgs {
-    /// Ids or sequence numbers of dead letters.
-    #[arg(value_name = "ID|SEQUENCE", required_unless_present = "all", conflicts_with = "all")]
-    pub which: Vec<String>,
-    /// All that the filters let through.
-    #[arg(long)]
-    pub all: bool,
-    /// Do not ask.
-    #[arg(long)]
-    pub yes: bool,
-    /// Which are looked at.
-    #[command(flatten)]
-    pub filter: DeadFilter,
-    /// Where the queue is.
-    #[command(flatten)]
-    pub nats: NatsArgs,
-    /// How to log.
-    #[command(flatten)]
-    pub log: LogArgs,
-}
-
-/// Which dead letters are looked at.
-#[derive(Debug, Args)]
-pub struct DeadFilter {
-    /// Only those with this code, such as image_not_found.
-    #[arg(long, value_name = "CODE", env = "TAGMILL_CODE")]
-    pub code: Option<String>,
-    /// Only those whose job came on this subject; wildcards are allowed, such as 'tagmill.jobs.shop.>'.
-    #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
-    pub subject: Option<String>,
-}
-
-/// `tagmill models`.
-#[derive(Debug, Subcommand)]
-pub enum ModelsCommand {
-    /// Show them: names, labels, sizes and hashes.
-    List(Box<ModelsArgs>),
-    /// Load each and run it, as a worker would; exit code 1 if any is broken.
-    Check(Box<ModelsCheckArgs>),
-}
-
-/// `tagmill models list`.
-#[derive(Debug, Args)]
-pub struct ModelsArgs {
-    /// Where models come from.
-    #[command(flatten)]
-    pub source: ModelSourceArgs,
-    /// JSON instead of a table.
-    #[arg(long, env = "TAGMILL_JSON")]
-    pub json: bool,
-    /// How to log.
-    #[command(flatten)]
-    pub log: LogArgs,
-}
-
-/// `tagmill models check`.
-#[derive(Debug, Args)]
-pub struct ModelsCheckArgs {
-    /// Which.
-    #[command(flatten)]
-    pub models: ModelsArgs,
-    /// What to run them on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE")]
-    pub device: Device,
-    /// Images to run at once.
-    #[arg(long, value_name = "N", default_value_t = 1, env = "TAGMILL_BATCH_SIZE")]
-    pub batch_size: usize,
 }

@@ -10,6 +10,8 @@ pub mod label_file;
 pub mod manifest;
 pub mod source;
 
+pub mod hub;
+
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io;

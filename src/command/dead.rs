@@ -8,7 +8,8 @@ use async_nats::jetstream::{self, message::PublishMessage};
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 
 use super::Failed;
-use crate::cli::{DeadChangeArgs, DeadCommand, DeadFilter, NatsArgs};
+use crate::cli::NatsArgs;
+use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::door::stream::answer::ID_HEADER;
 use crate::nats::{self, Nats};
 use crate::settings;

@@ -1,133 +1,26 @@
-//! `tagmill models`: what models there are, and whether they work.
+//! `tagmill models`: looks after the folder of models.
 
+mod pull;
+mod report;
 mod table;
 
-use serde::Serialize;
+use std::num::NonZero;
 
 use super::Failed;
-use crate::cli::{ModelsArgs, ModelsCommand};
-use crate::model::catalog::Catalog;
-use crate::model::{ModelFiles, Unusable};
-use crate::pipeline::tag::Loaded;
-use crate::pipeline::tag::labels::Labels;
-use crate::pipeline::tag::library;
-use crate::pipeline::tag::onnx::{self, CannotLoad};
+use crate::cli::models::{ModelsCheckArgs, ModelsCommand};
+use crate::pipeline::tag::onnx;
 use crate::pipeline::tag::threshold::Thresholds;
-use crate::settings;
 
 pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {
     match command {
-        ModelsCommand::List(args) => look(*args, None).await,
+        ModelsCommand::List(args) => report::look(*args, None).await,
         ModelsCommand::Check(args) => {
-            let onnx = onnx::Settings {
-                device: args.device,
-                threads: std::thread::available_parallelism().map_or(1, Into::into),
-                batch: args.batch_size.max(1),
-                thresholds: Thresholds::default(),
-            };
-            look(args.models, Some(onnx)).await
+            let ModelsCheckArgs { models, device, batch_size } = *args;
+            let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+            let batch = batch_size.max(1);
+            report::look(models, Some(onnx::Settings { device, threads, batch, thresholds: Thresholds::default() }))
+                .await
         }
-    }
-}
-
-/// What is said of a model.
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    name: String,
-    aliases: Vec<String>,
-    ok: bool,
-    /// What is odd about its scores.
-    warning: Option<&'static str>,
-    error: Option<String>,
-    sha256: Option<String>,
-    bytes: Option<u64>,
-    labels: Option<usize>,
-    /// How many labels there are of each category.
-    categories: serde_json::Map<String, serde_json::Value>,
-    /// What the loaded graph takes and gives; only of `check`.
-    #[serde(flatten)]
-    loaded: Option<Interface>,
-}
-
-#[derive(Debug, Serialize)]
-struct Interface {
-    layout: &'static str,
-    side: u32,
-    /// Images a run takes; any number where null.
-    batch: Option<usize>,
-    input: String,
-    output: String,
-    device: String,
-    onnxruntime: String,
-}
-
-/// Reports on every model; with settings to load them, also on what they do.
-async fn look(args: ModelsArgs, onnx: Option<onnx::Settings>) -> Result<(), Failed> {
-    let strict = onnx.is_some();
-    let source = settings::models(&args.source)?;
-    let catalog = source.catalog(&args.source.aliases).await?;
-    let reporting = tokio::task::spawn_blocking(move || {
-        let models = catalog.models();
-        models.map(|(name, model)| report(&catalog, name, model, onnx.as_ref())).collect::<Result<Vec<_>, _>>()
-    });
-    let reports = reporting.await.map_err(Failed::running)?.map_err(Failed::running)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&reports).map_err(Failed::running)?);
-    } else {
-        print!("{}", table::of(&reports));
-    }
-    let broken: Vec<&str> = reports.iter().filter(|report| !report.ok).map(|report| report.name.as_str()).collect();
-    if strict && !broken.is_empty() {
-        return Err(Failed::running(anyhow::anyhow!("broken: {}", broken.join(", "))));
-    }
-    Ok(())
-}
-
-fn report(
-    catalog: &Catalog,
-    name: &str,
-    model: &Result<ModelFiles, Unusable>,
-    onnx: Option<&onnx::Settings>,
-) -> Result<Report, CannotLoad> {
-    let aliases = catalog.aliases_of(name).map(str::to_owned).collect();
-    let mut report = Report { name: name.to_owned(), aliases, ..Report::default() };
-    let looked = model.as_ref().map_err(|broken| broken.clone().into()).and_then(|files| report.fill(files, onnx));
-    match looked {
-        Ok(()) => report.ok = true,
-        Err(CannotLoad::Model(broken)) => report.error = Some(broken.reason),
-        // Not the model's fault, and the same for all of them.
-        Err(other) => return Err(other),
-    }
-    Ok(report)
-}
-
-impl Report {
-    fn fill(&mut self, files: &ModelFiles, onnx: Option<&onnx::Settings>) -> Result<(), CannotLoad> {
-        self.bytes = std::fs::metadata(&files.onnx).ok().map(|metadata| metadata.len());
-        let Some(settings) = onnx else {
-            self.name_labels(&files.labels()?);
-            self.sha256 = Some(files.id()?.sha256);
-            return Ok(());
-        };
-        let Loaded { model, oddity, .. } = onnx::load(files, settings)?;
-        self.warning = oddity;
-        self.sha256 = Some(model.id.sha256.clone());
-        self.name_labels(&model.labels);
-        let interface = &model.interface;
-        self.loaded = Some(Interface {
-            layout: interface.layout.as_str(),
-            side: interface.side,
-            batch: interface.batch,
-            input: interface.input.clone(),
-            output: interface.output.clone(),
-            device: model.device.clone(),
-            onnxruntime: library::load()?.version.clone(),
-        });
-        Ok(())
-    }
-
-    fn name_labels(&mut self, labels: &Labels) {
-        self.labels = Some(labels.count());
-        self.categories = labels.categories().map(|(category, count)| (category.to_owned(), count.into())).collect();
+        ModelsCommand::Pull(args) => pull::run(*args).await,
     }
 }

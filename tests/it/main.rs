@@ -8,6 +8,7 @@ mod crashes;
 mod dead;
 mod faults;
 mod models;
+mod pull;
 mod startup;
 mod stream;
 mod submit;

@@ -1,6 +1,7 @@
 //! What tests run on.
 
 pub mod client;
+pub mod hub;
 pub mod nats;
 pub mod s3;
 pub mod worker;

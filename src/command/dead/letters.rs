@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::cli::DeadFilter;
+use crate::cli::dead::DeadFilter;
 use crate::door::stream::topology::Subjects;
 
 /// A dead letter as it is read; see [`crate::tags::DeadLetter`].

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytesize::ByteSize;
 
-use super::Report;
+use super::report::Report;
 
 /// A line per model under a head, in columns as wide as what stands in them; errors and warnings on lines of their own.
 pub(super) fn of(reports: &[Report]) -> String {

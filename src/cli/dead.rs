@@ -1,0 +1,68 @@
+//! `tagmill dead`.
+#![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
+
+use clap::{Args, Subcommand};
+
+use super::{LogArgs, NatsArgs};
+
+/// `tagmill dead`.
+#[derive(Debug, Subcommand)]
+pub enum DeadCommand {
+    /// Show them, oldest first.
+    List(Box<DeadListArgs>),
+    /// Publish their jobs again on the subject they came from, and remove the letters.
+    Retry(Box<DeadChangeArgs>),
+    /// Remove them for good.
+    Drop(Box<DeadChangeArgs>),
+}
+
+/// `tagmill dead list`.
+#[derive(Debug, Args)]
+pub struct DeadListArgs {
+    /// Which.
+    #[command(flatten)]
+    pub filter: DeadFilter,
+    /// One JSON object per line instead of a table.
+    #[arg(long, env = "TAGMILL_JSON")]
+    pub json: bool,
+    /// Where the queue is.
+    #[command(flatten)]
+    pub nats: NatsArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `tagmill dead retry` and `tagmill dead drop`.
+#[derive(Debug, Args)]
+pub struct DeadChangeArgs {
+    /// Ids or sequence numbers of dead letters.
+    #[arg(value_name = "ID|SEQUENCE", required_unless_present = "all", conflicts_with = "all")]
+    pub which: Vec<String>,
+    /// All that the filters let through.
+    #[arg(long)]
+    pub all: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// Which are looked at.
+    #[command(flatten)]
+    pub filter: DeadFilter,
+    /// Where the queue is.
+    #[command(flatten)]
+    pub nats: NatsArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Which dead letters are looked at.
+#[derive(Debug, Args)]
+pub struct DeadFilter {
+    /// Only those with this code, such as image_not_found.
+    #[arg(long, value_name = "CODE", env = "TAGMILL_CODE")]
+    pub code: Option<String>,
+    /// Only those whose job came on this subject; wildcards are allowed, such as 'tagmill.jobs.shop.>'.
+    #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
+    pub subject: Option<String>,
+}

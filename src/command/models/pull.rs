@@ -1,0 +1,93 @@
+//! `tagmill models pull`: downloads a model from the hub, and shows how it goes.
+
+use std::io::{IsTerminal, stderr};
+
+use anyhow::Context;
+use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::models::ModelsPullArgs;
+use crate::command::Failed;
+use crate::model::hub::{self, File, Order, Settings, Step, Watch};
+
+/// Files below this size come too quickly to say more than that they came.
+const LARGE: u64 = 10 << 20;
+
+pub(super) async fn run(args: ModelsPullArgs) -> Result<(), Failed> {
+    let settings = Settings::from_environment().map_err(Failed::settings)?;
+    let ModelsPullArgs { repository, models, name, revision, file, log: _ } = args;
+    let folder = models.join(name.as_ref().map_or(repository.name(), hub::FolderName::as_str));
+    let order = Order { repository, revision, file, folder };
+    let mut display = Display::new();
+    let files = tokio::select! {
+        files = hub::pull(&settings, &order, &mut display) => files,
+        _ = tokio::signal::ctrl_c() => {
+            return Err(Failed::running(anyhow::anyhow!("interrupted; run it again, and it goes on where it stopped")));
+        }
+    };
+    let files = files.with_context(|| format!("can't pull {}", order.repository)).map_err(Failed::Running)?;
+    let size = ByteSize(files.iter().map(|file| file.size).sum());
+    eprintln!("{} is in {}: {} files, {size}", order.repository, order.folder.display(), files.len());
+    Ok(())
+}
+
+/// A bar where someone looks at it, else lines.
+struct Display {
+    terminal: bool,
+    bar: ProgressBar,
+    /// Tenths of the file that are there.
+    tenths: u64,
+}
+
+impl Display {
+    fn new() -> Self {
+        Self { terminal: stderr().is_terminal(), bar: ProgressBar::hidden(), tenths: 0 }
+    }
+
+    fn begin(&mut self, file: &File, from: u64) {
+        if self.terminal {
+            self.bar.finish_and_clear();
+            let bar = ProgressBar::new(file.size).with_style(style()).with_message(file.name().to_owned());
+            // Its rate and remaining time are of what comes now.
+            self.bar = bar.with_position(from);
+            self.bar.reset_eta();
+        } else if from > 0 {
+            eprintln!("{}: going on after {} of {}", file.name(), ByteSize(from), ByteSize(file.size));
+        } else {
+            eprintln!("{}: downloading {}", file.name(), ByteSize(file.size));
+        }
+        self.tenths = tenths(from, file.size);
+    }
+
+    fn more(&mut self, file: &File, total: u64) {
+        self.bar.set_position(total);
+        let tenths = tenths(total, file.size);
+        if !self.terminal && file.size >= LARGE && tenths > self.tenths && tenths < 10 {
+            eprintln!("{}: {tenths}0 %", file.name());
+        }
+        self.tenths = tenths;
+    }
+}
+
+impl Watch for Display {
+    fn see(&mut self, file: &File, step: Step) {
+        match step {
+            Step::Present => eprintln!("{}: there already", file.name()),
+            Step::Began { from } => self.begin(file, from),
+            Step::Received { total } => self.more(file, total),
+            Step::Done => {
+                self.bar.finish_and_clear();
+                eprintln!("{}: downloaded and verified", file.name());
+            }
+        }
+    }
+}
+
+fn tenths(total: u64, size: u64) -> u64 {
+    total.saturating_mul(10).checked_div(size).unwrap_or(10)
+}
+
+fn style() -> ProgressStyle {
+    let template = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

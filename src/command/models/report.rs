@@ -1,0 +1,116 @@
+//! What models there are, and whether they work.
+
+use serde::Serialize;
+
+use super::table;
+use crate::cli::models::ModelsArgs;
+use crate::command::Failed;
+use crate::model::catalog::Catalog;
+use crate::model::{ModelFiles, Unusable};
+use crate::pipeline::tag::Loaded;
+use crate::pipeline::tag::labels::Labels;
+use crate::pipeline::tag::library;
+use crate::pipeline::tag::onnx::{self, CannotLoad};
+use crate::settings;
+
+/// What is said of a model.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    pub(super) name: String,
+    pub(super) aliases: Vec<String>,
+    pub(super) ok: bool,
+    /// What is odd about its scores.
+    pub(super) warning: Option<&'static str>,
+    pub(super) error: Option<String>,
+    pub(super) sha256: Option<String>,
+    pub(super) bytes: Option<u64>,
+    pub(super) labels: Option<usize>,
+    /// How many labels there are of each category.
+    pub(super) categories: serde_json::Map<String, serde_json::Value>,
+    /// What the loaded graph takes and gives; only of `check`.
+    #[serde(flatten)]
+    pub(super) loaded: Option<Interface>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Interface {
+    pub(super) layout: &'static str,
+    pub(super) side: u32,
+    /// Images a run takes; any number where null.
+    pub(super) batch: Option<usize>,
+    pub(super) input: String,
+    pub(super) output: String,
+    pub(super) device: String,
+    pub(super) onnxruntime: String,
+}
+
+/// Reports on every model; with settings to load them, also on what they do.
+pub(super) async fn look(args: ModelsArgs, onnx: Option<onnx::Settings>) -> Result<(), Failed> {
+    let strict = onnx.is_some();
+    let source = settings::models(&args.source)?;
+    let catalog = source.catalog(&args.source.aliases).await?;
+    let reporting = tokio::task::spawn_blocking(move || {
+        let models = catalog.models();
+        models.map(|(name, model)| report(&catalog, name, model, onnx.as_ref())).collect::<Result<Vec<_>, _>>()
+    });
+    let reports = reporting.await.map_err(Failed::running)?.map_err(Failed::running)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&reports).map_err(Failed::running)?);
+    } else {
+        print!("{}", table::of(&reports));
+    }
+    let broken: Vec<&str> = reports.iter().filter(|report| !report.ok).map(|report| report.name.as_str()).collect();
+    if strict && !broken.is_empty() {
+        return Err(Failed::running(anyhow::anyhow!("broken: {}", broken.join(", "))));
+    }
+    Ok(())
+}
+
+fn report(
+    catalog: &Catalog,
+    name: &str,
+    model: &Result<ModelFiles, Unusable>,
+    onnx: Option<&onnx::Settings>,
+) -> Result<Report, CannotLoad> {
+    let aliases = catalog.aliases_of(name).map(str::to_owned).collect();
+    let mut report = Report { name: name.to_owned(), aliases, ..Report::default() };
+    let looked = model.as_ref().map_err(|broken| broken.clone().into()).and_then(|files| report.fill(files, onnx));
+    match looked {
+        Ok(()) => report.ok = true,
+        Err(CannotLoad::Model(broken)) => report.error = Some(broken.reason),
+        // Not the model's fault, and the same for all of them.
+        Err(other) => return Err(other),
+    }
+    Ok(report)
+}
+
+impl Report {
+    fn fill(&mut self, files: &ModelFiles, onnx: Option<&onnx::Settings>) -> Result<(), CannotLoad> {
+        self.bytes = std::fs::metadata(&files.onnx).ok().map(|metadata| metadata.len());
+        let Some(settings) = onnx else {
+            self.name_labels(&files.labels()?);
+            self.sha256 = Some(files.id()?.sha256);
+            return Ok(());
+        };
+        let Loaded { model, oddity, .. } = onnx::load(files, settings)?;
+        self.warning = oddity;
+        self.sha256 = Some(model.id.sha256.clone());
+        self.name_labels(&model.labels);
+        let interface = &model.interface;
+        self.loaded = Some(Interface {
+            layout: interface.layout.as_str(),
+            side: interface.side,
+            batch: interface.batch,
+            input: interface.input.clone(),
+            output: interface.output.clone(),
+            device: model.device.clone(),
+            onnxruntime: library::load()?.version.clone(),
+        });
+        Ok(())
+    }
+
+    fn name_labels(&mut self, labels: &Labels) {
+        self.labels = Some(labels.count());
+        self.categories = labels.categories().map(|(category, count)| (category.to_owned(), count.into())).collect();
+    }
+}
