@@ -4,8 +4,12 @@
 //! is applied, transparency is composited on white, and of an animation the first frame is taken; colour profiles are
 //! left alone. A file that is corrupt or ends early is refused rather than tagged on what is missing.
 
+#[cfg(feature = "avif")]
+mod avif;
 mod format;
 mod jpeg;
+#[cfg(feature = "jxl")]
+mod jxl;
 mod opaque;
 mod orientation;
 mod raster;
@@ -73,6 +77,10 @@ fn decode_as(format: Format, bytes: &[u8], settings: &Settings) -> Result<Decode
     match format {
         Format::Jpeg => jpeg::decode(bytes, settings),
         Format::Tiff => tiff::decode(bytes, settings),
+        #[cfg(feature = "jxl")]
+        Format::Jxl => jxl::decode(bytes, settings),
+        #[cfg(feature = "avif")]
+        Format::Avif => avif::decode(bytes, settings),
         _ => raster::decode(format, bytes, settings),
     }
 }

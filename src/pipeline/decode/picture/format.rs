@@ -24,7 +24,18 @@ pub(super) enum Format {
 
 impl Format {
     /// Every format this build reads.
-    const READ: &[Self] = &[Self::Jpeg, Self::Png, Self::WebP, Self::Gif, Self::Bmp, Self::Tiff];
+    const READ: &[Self] = &[
+        Self::Jpeg,
+        Self::Png,
+        Self::WebP,
+        Self::Gif,
+        Self::Bmp,
+        Self::Tiff,
+        #[cfg(feature = "jxl")]
+        Self::Jxl,
+        #[cfg(feature = "avif")]
+        Self::Avif,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
