@@ -16,7 +16,11 @@ mod raster;
 mod tiff;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod parity;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
@@ -65,7 +69,10 @@ struct Decoded {
 /// `image_undecodable`, naming the format sniffed, or `image_too_large`.
 pub fn decode(bytes: &[u8], settings: &Settings) -> Result<Pixels, Failure> {
     let format = format::sniff(bytes)?;
-    let Decoded { image, orientation } = decode_as(format, bytes, settings)?;
+    // The decoders keep nothing that a panic could leave half done, and one file that makes one panic always will.
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, settings)));
+    let Decoded { image, orientation } =
+        decoded.unwrap_or_else(|_| Err(format.broken("its decoder panics over it")))?;
     let mut image = DynamicImage::ImageRgb8(opaque::on_white(image));
     if !settings.ignore_orientation {
         image.apply_orientation(orientation);
