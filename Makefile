@@ -13,6 +13,7 @@ test: ## run all tests, on a real NATS server, S3 protocol and ONNX Runtime
 	TAGMILL_TEST_NATS_SERVER="$$(ls $(CURDIR)/.runtime/nats-server-*)" cargo test --locked
 
 lint: ## check format, clippy and documentation
+	@scripts/setup.sh build
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps --quiet

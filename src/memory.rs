@@ -1,0 +1,156 @@
+//! Memory is a budget: the bytes of images in flight are reserved before they are allocated, and given back when they are
+//! dropped.
+//!
+//! Encoded and decoded images have a share each. What waits for room among the decoded holds room among the encoded, never
+//! the other way round, so that nothing waits in a circle; each share is given out in the order in which it was asked for.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::failure::{Code, Failure};
+use crate::telemetry::metrics;
+
+/// What reservations are counted in.
+const PAGE: u64 = 4096;
+
+/// The least budget: room for a decoded photo of a phone or two.
+pub const LEAST: u64 = 64 << 20;
+
+/// The most a budget is where the operator sets none: more makes nothing faster.
+const MOST_BY_DEFAULT: u64 = 4 << 30;
+
+/// Room for the images in flight.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// For files as they are stored.
+    pub encoded: Share,
+    /// For pixels.
+    pub decoded: Share,
+}
+
+/// A part of the budget.
+#[derive(Clone, Debug)]
+pub struct Share {
+    pages: Arc<Semaphore>,
+    total: u64,
+    what: &'static str,
+}
+
+/// Reserved bytes, given back when dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    _pages: OwnedSemaphorePermit,
+    bytes: u64,
+}
+
+impl Budget {
+    /// A budget of so many bytes: a quarter for encoded images, the rest for decoded ones.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        metrics::memory_budget(bytes);
+        let encoded = bytes / 4;
+        Self { encoded: Share::new(encoded, "encoded"), decoded: Share::new(bytes - encoded, "decoded") }
+    }
+
+    /// What a budget is where the operator sets none: a quarter of the memory this process may use.
+    #[must_use]
+    pub fn default_bytes() -> u64 {
+        (available() / 4).clamp(LEAST, MOST_BY_DEFAULT)
+    }
+}
+
+impl Share {
+    fn new(total: u64, what: &'static str) -> Self {
+        let pages = usize::try_from(total / PAGE).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { pages: Arc::new(Semaphore::new(pages)), total, what }
+    }
+
+    /// Waits until there is room for so many bytes.
+    ///
+    /// # Errors
+    /// `image_too_large` where there never will be.
+    pub async fn reserve(&self, bytes: u64) -> Result<Reservation, Failure> {
+        let too_large = || {
+            let (what, total) = (self.what, self.total);
+            Failure::new(
+                Code::ImageTooLarge,
+                format!(
+                    "the {what} image takes {bytes} bytes, over the {total} that all {what} images may take (--memory-budget)"
+                ),
+            )
+        };
+        let pages = u32::try_from(bytes.div_ceil(PAGE)).map_err(|_| too_large())?;
+        if u64::from(pages) > self.total / PAGE {
+            return Err(too_large());
+        }
+        // It is never closed.
+        let permit = Arc::clone(&self.pages).acquire_many_owned(pages).await.map_err(|_| too_large())?;
+        metrics::memory_reserved(bytes);
+        Ok(Reservation { _pages: permit, bytes })
+    }
+
+    /// The same, on a thread that may block; `runtime` runs what gives room back.
+    ///
+    /// # Errors
+    /// As [`Share::reserve`].
+    pub fn reserve_blocking(&self, bytes: u64, runtime: &Handle) -> Result<Reservation, Failure> {
+        runtime.block_on(self.reserve(bytes))
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        metrics::memory_returned(self.bytes);
+    }
+}
+
+/// Bytes this process may use: the machine's memory, or less where its cgroup (v2 or v1) says so.
+fn available() -> u64 {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = limits.into_iter().filter_map(number).min();
+    [machine, limit].into_iter().flatten().min().unwrap_or(4 << 30)
+}
+
+fn mem_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn room_is_given_back_and_in_order() {
+        let budget = Budget::new(1 << 20);
+        let first = budget.decoded.reserve(700_000).await.expect("room");
+        let mut large = Box::pin(budget.decoded.reserve(500_000));
+        let mut small = Box::pin(budget.decoded.reserve(4096));
+        assert!((&mut large).now_or_never().is_none(), "there is no room");
+        assert!((&mut small).now_or_never().is_none(), "what came first is not overtaken for ever");
+        drop(first);
+        assert!(large.await.is_ok() && small.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_never_fits_is_refused_at_once() {
+        let budget = Budget::new(1 << 20);
+        for (share, bytes) in [(&budget.encoded, 300_000), (&budget.decoded, 800_000), (&budget.decoded, u64::MAX)] {
+            let failure = share.reserve(bytes).await.expect_err("it does not fit");
+            assert_eq!(failure.code, Code::ImageTooLarge);
+            assert!(failure.message.contains("--memory-budget"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn the_machine_says_how_much_there_is() {
+        assert_eq!(mem_total("MemTotal:       24000000 kB\nMemFree: 1 kB\n"), Some(24_576_000_000));
+        assert!(Budget::default_bytes() >= LEAST);
+    }
+}

@@ -1,0 +1,202 @@
+//! Which format a file has, told by its first bytes and never by its name; what is no image that is read here is named as
+//! well as it can be.
+
+use std::fmt;
+
+use crate::failure::{Code, Failure};
+use crate::model::hex;
+
+/// How far into a text its kind is looked for, past comments and declarations.
+const TEXT_HEAD: usize = 1024;
+
+/// A format that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Jpeg,
+    Png,
+    WebP,
+    Gif,
+    Bmp,
+    Tiff,
+    Jxl,
+    Avif,
+}
+
+impl Format {
+    /// Every format this build reads.
+    const READ: &[Self] = &[
+        Self::Jpeg,
+        Self::Png,
+        Self::WebP,
+        Self::Gif,
+        Self::Bmp,
+        Self::Tiff,
+        #[cfg(feature = "jxl")]
+        Self::Jxl,
+        #[cfg(feature = "avif")]
+        Self::Avif,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::WebP => "WebP",
+            Self::Gif => "GIF",
+            Self::Bmp => "BMP",
+            Self::Tiff => "TIFF",
+            Self::Jxl => "JPEG XL",
+            Self::Avif => "AVIF",
+        }
+    }
+
+    /// A file of this format that can't be decoded.
+    pub(super) fn broken(self, error: impl fmt::Display) -> Failure {
+        let article = if self == Self::Avif { "an" } else { "a" };
+        undecodable(format!("{article} {self} file that can't be decoded: {error}"))
+    }
+
+    /// A file of this format whose decoder needs more memory than an image of its size should.
+    pub(super) fn too_large(self, error: impl fmt::Display) -> Failure {
+        Failure::new(Code::ImageTooLarge, format!("decoding this {self} file takes too much memory: {error}"))
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// The format of a file.
+///
+/// # Errors
+/// `image_undecodable`, saying what the bytes are instead.
+pub(super) fn sniff(bytes: &[u8]) -> Result<Format, Failure> {
+    let formats = Format::READ.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ");
+    match image_format(bytes) {
+        Some(format) if Format::READ.contains(&format) => Ok(format),
+        Some(format) => Err(undecodable(format!("{format} is not read by this build, which reads {formats}"))),
+        None => Err(undecodable(match other(bytes) {
+            Some(what) => format!("{what}, and what is read here is {formats}"),
+            None => format!(
+                "no image format that is read here ({formats}): {} bytes that start {}",
+                bytes.len(),
+                hex(&bytes[..bytes.len().min(16)])
+            ),
+        })),
+    }
+}
+
+fn undecodable(message: String) -> Failure {
+    Failure::new(Code::ImageUndecodable, message)
+}
+
+fn image_format(bytes: &[u8]) -> Option<Format> {
+    Some(match bytes {
+        [0xff, 0xd8, 0xff, ..] => Format::Jpeg,
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Format::Png,
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Format::WebP,
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Format::Gif,
+        [b'B', b'M', ..] => Format::Bmp,
+        [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*' | b'+', ..] => Format::Tiff,
+        [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => Format::Jxl,
+        _ if brands(bytes).any(|brand| matches!(brand, b"avif" | b"avis")) => Format::Avif,
+        _ => return None,
+    })
+}
+
+/// The brands of an ISO media file, the family of AVIF, HEIC and MP4: none if it is no such file.
+fn brands(bytes: &[u8]) -> impl Iterator<Item = &[u8; 4]> {
+    let size = match bytes {
+        [a, b, c, d, b'f', b't', b'y', b'p', ..] => u32::from_be_bytes([*a, *b, *c, *d]) as usize,
+        _ => 0,
+    };
+    let (brands, _) = bytes[..size.min(bytes.len())].as_chunks();
+    // The box's size and name, the main brand, its version, the other brands.
+    brands.iter().skip(2)
+}
+
+/// What a file is that is no image read here.
+fn other(bytes: &[u8]) -> Option<&'static str> {
+    if brands(bytes).any(|brand| matches!(brand, b"heic" | b"heix" | b"hevc" | b"heim" | b"heis" | b"mif1" | b"msf1")) {
+        return Some("a HEIC picture");
+    }
+    if brands(bytes).next().is_some() {
+        return Some("an MP4 or QuickTime video");
+    }
+    Some(match bytes {
+        [] => "an empty file",
+        [b'%', b'P', b'D', b'F', b'-', ..] => "a PDF document",
+        [b'8', b'B', b'P', b'S', ..] => "a Photoshop document",
+        [0x1a, 0x45, 0xdf, 0xa3, ..] => "a Matroska or WebM video",
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' ', ..] => "an AVI video",
+        [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xff, 0x4f, 0xff, 0x51, ..] => "a JPEG 2000 picture",
+        [0, 0, 1 | 2, 0, ..] => "an icon or a cursor",
+        [b'P', b'K', 3, 4, ..] | [0x1f, 0x8b, ..] => "an archive",
+        [b'{' | b'[', ..] => "JSON",
+        _ => return text(&bytes[..bytes.len().min(TEXT_HEAD)]),
+    })
+}
+
+fn text(head: &[u8]) -> Option<&'static str> {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let start = head.trim_start_matches('\u{feff}').trim_start();
+    if !start.starts_with('<') {
+        return None;
+    }
+    Some(if start.starts_with("<!doctype html") || start.contains("<html") {
+        "an HTML page, as servers send in place of an image"
+    } else if start.contains("<svg") {
+        "an SVG drawing"
+    } else {
+        "an XML document, as servers send for errors"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(bytes: &[u8]) -> String {
+        let failure = sniff(bytes).expect_err("no image");
+        assert_eq!(failure.code, Code::ImageUndecodable);
+        failure.message
+    }
+
+    #[test]
+    fn says_what_a_file_is_that_is_no_image() {
+        for (bytes, what) in [
+            (&b"<!DOCTYPE html>\n<html><body>404"[..], "HTML"),
+            (b"\xef\xbb\xbf  <html lang=en>", "HTML"),
+            (b"<?xml version='1.0'?><!-- a --><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+            (b"<svg width='1'/>", "SVG"),
+            (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "XML"),
+            (b"%PDF-1.7", "PDF"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+            (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "MP4"),
+            (b"\x1a\x45\xdf\xa3", "WebM"),
+            (b"", "empty"),
+            (b"hello, there, this is no image", "30 bytes that start 68656c6c6f"),
+        ] {
+            assert!(message(bytes).contains(what), "{}", message(bytes));
+        }
+    }
+
+    #[test]
+    fn every_refusal_says_what_would_be_read() {
+        for bytes in [&b"<html>"[..], b"", b"nothing"] {
+            assert!(message(bytes).contains("JPEG, PNG, WebP, GIF, BMP, TIFF"), "{}", message(bytes));
+        }
+    }
+
+    #[test]
+    fn formats_are_told_from_their_family_by_brand() {
+        assert_eq!(image_format(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf"), Some(Format::Avif));
+        assert_eq!(image_format(b"\0\0\0\x14ftypavis\0\0\0\0avis"), Some(Format::Avif));
+        assert_eq!(image_format(b"\0\0\0\x14ftypheic\0\0\0\0avif"), Some(Format::Avif));
+        assert_eq!(image_format(b"\0\0\0\x14ftypheic\0\0\0\0heic"), None);
+        assert_eq!(image_format(b"\0\0\0\x08ftyp"), None);
+        assert_eq!(image_format(b"\xff\xff\xff\xffftypavif"), Some(Format::Avif));
+    }
+}

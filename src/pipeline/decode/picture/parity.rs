@@ -1,0 +1,84 @@
+//! Pixels against Pillow's, over `tests/parity/pixels`: each input is decoded and fitted as a job's image is, and compared
+//! with what Pillow made of it (`tests/parity/pixels.py`). With `--nocapture` it prints every case's differences.
+
+use std::path::{Path, PathBuf};
+
+use super::format::{self, Format};
+use super::*;
+use crate::pipeline::decode::fit::Fitter;
+
+/// How far from Pillow a picture may be: the largest difference of one sample, and the mean of all.
+struct Tolerance {
+    largest: u8,
+    mean: f64,
+}
+
+/// What a case's decoder can be held to.
+fn tolerance(stem: &str, format: Format) -> Tolerance {
+    match format {
+        // Samples of five and six bits are widened with rounding; Pillow cuts off.
+        Format::Bmp if stem == "bmp-565" => Tolerance { largest: 2, mean: 0.5 },
+        // Other decoders than Pillow's, or the same ones with another conversion to RGB, which round elsewhere.
+        Format::Jxl | Format::Avif => Tolerance { largest: 4, mean: 0.5 },
+        // Coded without loss, or decoded alike: only resizing can differ.
+        _ => Tolerance { largest: 2, mean: 0.05 },
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/pixels")
+}
+
+/// The inputs, by name.
+pub(super) fn cases() -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder()).expect("the folder is committed");
+    let mut cases: Vec<_> = entries
+        .map(|entry| entry.expect("an entry"))
+        .map(|entry| (entry.file_name().into_string().expect("a plain name"), entry.path()))
+        .filter(|(name, _)| !name.contains(".expected."))
+        .map(|(name, path)| (name, std::fs::read(path).expect("a file")))
+        .collect();
+    cases.sort();
+    cases
+}
+
+/// Whether a file is of a format that this build has no decoder for.
+pub(super) fn is_left_out(bytes: &[u8]) -> bool {
+    format::sniff(bytes).is_err_and(|failure| failure.message.contains("is not read by this build"))
+}
+
+struct Difference {
+    largest: u8,
+    mean: f64,
+}
+
+fn compare(stem: &str, bytes: &[u8]) -> Difference {
+    let expected = image::open(folder().join(format!("{stem}.expected.png"))).expect("every case has one").into_rgb8();
+    let settings = Settings { max_pixels: 1_000_000, ignore_orientation: stem.ends_with("-as-stored") };
+    let pixels = decode(bytes, &settings).unwrap_or_else(|failure| panic!("{stem}: {failure}"));
+    let row = Fitter::new(expected.width(), [255; 3]).fit(&pixels.as_picture());
+    assert_eq!(row.len(), expected.len(), "{stem}");
+    let differences = row.iter().zip(expected.as_raw()).map(|(ours, pillows)| ours.abs_diff(*pillows));
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand samples")]
+    let mean = differences.clone().map(f64::from).sum::<f64>() / row.len() as f64;
+    Difference { largest: differences.max().unwrap_or(0), mean }
+}
+
+#[test]
+fn pixels_are_those_of_pillow() {
+    let mut beyond = Vec::new();
+    println!("| case | largest | mean |\n|---|---|---|");
+    for (name, bytes) in cases() {
+        if is_left_out(&bytes) {
+            continue;
+        }
+        let stem = name.rsplit_once('.').expect("an extension").0;
+        let Difference { largest, mean } = compare(stem, &bytes);
+        println!("| {name} | {largest} | {mean:.4} |");
+        let tolerance = tolerance(stem, format::sniff(&bytes).expect("a format"));
+        if largest > tolerance.largest || mean > tolerance.mean {
+            beyond.push(format!("{name}: largest {largest}, mean {mean:.4}"));
+        }
+    }
+    assert!(beyond.is_empty(), "further from Pillow than they may be:\n{}", beyond.join("\n"));
+}
