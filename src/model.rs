@@ -4,6 +4,7 @@
 //! * [`source`]: where they come from: a folder, or a bucket that is copied into one.
 //! * [`manifest`]: what a model says of itself, in `tagmill.toml`.
 //! * [`label_file`]: what its labels are called.
+//! * [`hub`]: downloads one.
 
 pub mod catalog;
 pub mod label_file;
@@ -12,8 +13,9 @@ pub mod source;
 
 pub mod hub;
 
+use std::ffi::OsString;
 use std::fmt::{self, Write as _};
-use std::fs::File;
+use std::fs::{DirEntry, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -42,9 +44,9 @@ pub struct ModelFiles {
     pub stamp: Stamp,
 }
 
-/// Sizes and times of a model's files.
+/// Names, sizes and times of the files in a model's folder: the graph may keep its weights beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp(Vec<(u64, Option<SystemTime>)>);
+pub struct Stamp(Vec<(OsString, u64, Option<SystemTime>)>);
 
 /// Why a model can't be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,13 +72,19 @@ impl ModelFiles {
             let onnx = find(folder, manifest.files.onnx.as_deref(), "model.onnx", |file| has_extension(file, "onnx"))?;
             let is_label_file = |file: &str| LABEL_FILES.contains(&file);
             let labels = find(folder, manifest.files.labels.as_deref(), LABEL_FILES[0], is_label_file)?;
-            let stamp = Stamp::of(&[&onnx, &labels, &toml]);
+            let stamp = Stamp::of(folder);
             Ok(Self { name: name.clone(), onnx, labels, manifest, stamp })
         };
         let read = if described { read_manifest(&toml) } else { Ok(Manifest::default()) };
         let opened = read.and_then(found).map_err(|reason| Unusable { name: name.clone(), reason });
         // A folder with other things in it is no broken model.
-        if described || opened.is_ok() { Some(opened) } else { None }
+        (described || holds_graph(folder)).then_some(opened)
+    }
+
+    /// Whether its folder is as it was when it was opened.
+    #[must_use]
+    pub fn are_unchanged(&self) -> bool {
+        self.onnx.parent().is_some_and(|folder| self.stamp.holds(folder))
     }
 
     /// An error about this model.
@@ -115,12 +123,22 @@ impl ModelFiles {
 }
 
 impl Stamp {
-    fn of(files: &[&Path]) -> Self {
-        let stamp = |file: &&Path| {
-            let metadata = std::fs::metadata(file);
-            metadata.map_or((0, None), |metadata| (metadata.len(), metadata.modified().ok()))
+    fn of(folder: &Path) -> Self {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let stamp = |entry: DirEntry| {
+            let metadata = entry.metadata().ok();
+            let size = metadata.as_ref().map_or(0, Metadata::len);
+            (entry.file_name(), size, metadata.and_then(|metadata| metadata.modified().ok()))
         };
-        Self(files.iter().map(stamp).collect())
+        let mut files: Vec<_> = entries.map(stamp).collect();
+        files.sort();
+        Self(files)
+    }
+
+    /// Whether the folder is as it was.
+    #[must_use]
+    pub fn holds(&self, folder: &Path) -> bool {
+        *self == Self::of(folder)
     }
 }
 
@@ -148,6 +166,11 @@ fn find(folder: &Path, named: Option<&str>, usual: &str, fits: impl Fn(&str) -> 
         [] => Err(format!("it has no `{usual}`; name another under [files] in tagmill.toml")),
         several => Err(format!("it has {}; name one under [files] in tagmill.toml", several.join(" and "))),
     }
+}
+
+fn holds_graph(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| has_extension(&name, "onnx"))
 }
 
 fn has_extension(file: &str, extension: &str) -> bool {

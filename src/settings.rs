@@ -1,15 +1,17 @@
 //! From arguments to the settings of each part, all checked before anything starts.
 
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
 use percent_encoding::percent_decode_str;
+use sha2::{Digest, Sha256};
 
-use crate::cli::{ModelSourceArgs, NatsArgs, Replacement, TaggingArgs, WorkerArgs};
+use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
 use crate::door::stream;
+use crate::model::hex;
 use crate::model::source::Source;
 use crate::nats::{self, Login};
 use crate::pipeline::publish::caption;
@@ -86,9 +88,7 @@ impl TryFrom<WorkerArgs> for Worker {
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
-            // One batch runs, and two more are on their way: what waits longer waits better in the queue, where any worker
-            // can take it.
-            in_flight: 3 * batch,
+            in_flight: in_flight(batch),
             chunk: batch,
             worker: Arc::clone(&name),
         };
@@ -110,7 +110,7 @@ fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(lanes::Settings, pip
             .with(CHARACTER, args.character_threshold),
     };
     let lanes = lanes::Settings {
-        source: models(&args.source)?,
+        source: models(&args.source.models, args.source.models_cache.as_deref())?,
         aliases: args.source.aliases.clone(),
         onnx,
         batch: batch::Settings { limit: batch_size, window: args.window },
@@ -122,7 +122,7 @@ fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(lanes::Settings, pip
         escape_parentheses: args.escape_parentheses,
     };
     let pipeline = pipeline::Settings {
-        fetch: fetch::Settings { concurrency: 3 * batch_size, max_image_bytes: args.max_image_bytes.as_u64() },
+        fetch: fetch::Settings { concurrency: in_flight(batch_size), max_image_bytes: args.max_image_bytes.as_u64() },
         decode: decode::Settings {
             threads: at_least_one("decode-threads", args.decode_threads.unwrap_or(cores))?,
             picture: decode::picture::Settings {
@@ -135,12 +135,17 @@ fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(lanes::Settings, pip
     Ok((lanes, pipeline))
 }
 
-/// Where models come from.
+/// Jobs held at once: one batch runs, and two more are on their way. What would wait longer waits better in the queue, where
+/// any worker can take it. As many are fetched at once, so that none that waits for its model keeps another from going on.
+const fn in_flight(batch: usize) -> usize {
+    3 * batch
+}
+
+/// Where models come from: a folder, or a bucket and where its copy is kept.
 ///
 /// # Errors
 /// Where it is a bucket that can't be, or there is no place for its copy.
-pub fn models(args: &ModelSourceArgs) -> Result<Source, Invalid> {
-    let url = &args.models;
+pub fn models(url: &str, cache: Option<&FilePath>) -> Result<Source, Invalid> {
     if !url.starts_with("s3://") {
         return Ok(Source::Folder(url.strip_prefix("file://").unwrap_or(url).into()));
     }
@@ -150,10 +155,12 @@ pub fn models(args: &ModelSourceArgs) -> Result<Source, Invalid> {
             .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
             .map(|cache| cache.join("tagmill"))
     };
-    let root = args.models_cache.clone().or_else(caches).ok_or(Invalid::NoCache)?;
-    // A folder of its own for each bucket and prefix.
-    let cache = root.join(url.trim_start_matches("s3://").trim_end_matches('/').replace('/', "_"));
-    Ok(Source::Bucket { store: url.trim_end_matches('/').parse()?, cache })
+    let root = cache.map(PathBuf::from).or_else(caches).ok_or(Invalid::NoCache)?;
+    // A folder of its own for each bucket and prefix, wherever they are served.
+    let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
+    let hash = Sha256::digest(format!("{endpoint} {}", url.trim_end_matches('/')));
+    let cache = root.join(format!("models-{}", &hex(&hash)[..16]));
+    Ok(Source::Bucket { store: Store::of_models(url.trim_end_matches('/'))?, cache })
 }
 
 impl TryFrom<NatsArgs> for nats::Settings {
@@ -197,7 +204,8 @@ pub fn subjects(prefix: &str) -> Result<stream::topology::Subjects, Invalid> {
     prefix.parse().map_err(|source| Invalid::Prefix { prefix: prefix.to_owned(), source })
 }
 
-fn at_least_one(flag: &'static str, value: usize) -> Result<usize, Invalid> {
+/// A number from 1 to 65536.
+pub(crate) fn at_least_one(flag: &'static str, value: usize) -> Result<usize, Invalid> {
     let allowed = 1..=65_536;
     if allowed.contains(&value) {
         return Ok(value);

@@ -1,8 +1,6 @@
 //! `tagmill models`.
 #![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 
 use super::{LogArgs, ModelSourceArgs};
@@ -47,7 +45,7 @@ pub struct ModelsCheckArgs {
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE")]
     pub device: Device,
     /// Images to run at once.
-    #[arg(long, value_name = "N", default_value_t = 1, env = "TAGMILL_BATCH_SIZE")]
+    #[arg(long, value_name = "N", default_value_t = 8, env = "TAGMILL_BATCH_SIZE")]
     pub batch_size: usize,
 }
 
@@ -59,7 +57,7 @@ pub struct ModelsPullArgs {
     pub repository: hub::Repository,
     /// The folder with the models.
     #[arg(long, value_name = "DIR", default_value = "models", env = "TAGMILL_MODELS")]
-    pub models: PathBuf,
+    pub models: String,
     /// What the model is called here [default: the repository's last part].
     #[arg(long, env = "TAGMILL_NAME")]
     pub name: Option<hub::FolderName>,

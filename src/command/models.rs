@@ -10,6 +10,7 @@ use super::Failed;
 use crate::cli::models::{ModelsCheckArgs, ModelsCommand};
 use crate::pipeline::tag::onnx;
 use crate::pipeline::tag::threshold::Thresholds;
+use crate::settings;
 
 pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {
     match command {
@@ -17,7 +18,7 @@ pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {
         ModelsCommand::Check(args) => {
             let ModelsCheckArgs { models, device, batch_size } = *args;
             let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-            let batch = batch_size.max(1);
+            let batch = settings::at_least_one("batch-size", batch_size)?;
             report::look(models, Some(onnx::Settings { device, threads, batch, thresholds: Thresholds::default() }))
                 .await
         }

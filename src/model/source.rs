@@ -1,11 +1,22 @@
 //! Where models come from: a folder, or a bucket that is copied into one.
+//!
+//! A model is copied as a whole beside the one it replaces and takes its place when all of it is there, so that no worker
+//! sees the graph of one version with the labels of another.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::catalog::{Alias, Catalog, NoModel};
 use crate::failure::{Code, Failure};
 use crate::store::Store;
 use crate::store::list::Listed;
+
+/// What the files of a model are called: graphs, their weights, labels and manifests.
+const FILES: [&str; 7] = ["onnx", "onnx_data", "data", "csv", "json", "txt", "toml"];
+
+/// The file that keeps the versions of a copy.
+const VERSIONS: &str = ".versions.json";
 
 /// Where models come from.
 #[derive(Clone, Debug)]
@@ -38,75 +49,112 @@ impl Source {
     }
 }
 
-/// Makes `cache` hold what the store holds; what it already has is not read again.
+/// The files of one model, by name.
+type Files = BTreeMap<String, Listed>;
+
+/// Makes `cache` hold the models that the store holds; what it already has is not read again.
 async fn copy(store: &Store, cache: &Path) -> Result<(), Failure> {
-    let listed = store.list().await?;
-    if listed.is_empty() {
-        return Err(Failure::new(Code::ImageNotFound, format!("{store} holds no models")));
-    }
-    for object in &listed {
-        let Some(file) = inside(cache, &object.name) else { continue };
-        if !is_copy(&file, object).await {
-            tracing::info!(model_file = object.name, bytes = object.size, from = %store, "copying");
-            fetch(store, object, &file).await?;
+    let mut models: BTreeMap<String, Files> = BTreeMap::new();
+    for object in store.list().await? {
+        if let Some((model, file)) = model_file(&object.name) {
+            models.entry(model).or_default().insert(file, object);
         }
     }
-    prune(cache, &listed).await.map_err(|error| not_written(cache, &error))
+    if models.is_empty() {
+        return Err(Failure::new(Code::ImageNotFound, format!("{store} holds no models")));
+    }
+    let failed = |error: io::Error| not_written(cache, &error);
+    tokio::fs::create_dir_all(cache).await.map_err(failed)?;
+    for (model, files) in &models {
+        if versions(&cache.join(model)).await != listed_versions(files) {
+            tracing::info!(model, from = %store, "copying");
+            replace(store, cache, model, files).await?;
+        }
+    }
+    prune(cache, |name| models.contains_key(name)).await.map_err(failed)
 }
 
-/// A file of a model's folder in the cache; what lies elsewhere in the bucket is no model's.
-fn inside(cache: &Path, name: &str) -> Option<PathBuf> {
-    let (folder, file) = name.split_once('/')?;
-    let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['/', '\\']);
-    (plain(folder) && plain(file)).then(|| cache.join(folder).join(file))
+/// The model and the file's name, where an object is a file of a model; others may lie beside.
+fn model_file(name: &str) -> Option<(String, String)> {
+    let (model, file) = name.split_once('/')?;
+    let plain = |part: &str| (1..=200).contains(&part.len()) && !part.starts_with('.') && !part.contains(['/', '\\']);
+    let extension = Path::new(file).extension()?.to_str()?;
+    (plain(model) && plain(file) && FILES.contains(&extension)).then(|| (model.to_owned(), file.to_owned()))
 }
 
-/// Where the version of a copy is written down.
-fn version_of(file: &Path) -> PathBuf {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    file.with_file_name(format!(".{name}.version"))
+/// What the copy in this folder was made of.
+async fn versions(folder: &Path) -> BTreeMap<String, String> {
+    let json = tokio::fs::read(folder.join(VERSIONS)).await.unwrap_or_default();
+    serde_json::from_slice(&json).unwrap_or_default()
 }
 
-async fn is_copy(file: &Path, object: &Listed) -> bool {
-    let size = tokio::fs::metadata(file).await.map(|metadata| metadata.len()).ok();
-    let version = tokio::fs::read_to_string(version_of(file)).await.ok();
-    size == Some(object.size) && version.as_deref() == Some(object.version.as_str())
+fn listed_versions(files: &Files) -> BTreeMap<String, String> {
+    files.iter().map(|(name, object)| (name.clone(), format!("{} {}", object.size, object.version))).collect()
 }
 
-/// Under its own name only when whole, so that a worker never sees half a file.
-async fn fetch(store: &Store, object: &Listed, file: &Path) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| not_written(file, &error);
-    let folder = file.parent().unwrap_or(file);
-    tokio::fs::create_dir_all(folder).await.map_err(failed)?;
-    let part = folder.join(format!(".{}-{:08x}.part", std::process::id(), rand::random::<u32>()));
-    let copied = store.copy_to(&object.path, &part).await;
-    let size = tokio::fs::metadata(&part).await.map(|metadata| metadata.len()).unwrap_or_default();
-    let whole = copied.and_then(|()| {
-        let short = || format!("{} has {size} of {} bytes", object.path, object.size);
-        if size == object.size { Ok(()) } else { Err(Failure::new(Code::StorageUnavailable, short())) }
-    });
-    if let Err(failure) = whole {
-        let _ = tokio::fs::remove_file(&part).await;
+/// Copies a model beside the one there is, and puts it in its place.
+async fn replace(store: &Store, cache: &Path, model: &str, files: &Files) -> Result<(), Failure> {
+    let place = cache.join(model);
+    let aside = |what: &str| cache.join(format!(".{what}-{}-{:08x}", std::process::id(), rand::random::<u32>()));
+    let (new, old) = (aside("new"), aside("old"));
+    let failed = |error: io::Error| not_written(&new, &error);
+    tokio::fs::create_dir(&new).await.map_err(failed)?;
+    let copied = fill(store, &new, &place, files).await;
+    if let Err(failure) = copied {
+        let _ = tokio::fs::remove_dir_all(&new).await;
         return Err(failure);
     }
-    tokio::fs::rename(&part, file).await.map_err(failed)?;
-    tokio::fs::write(version_of(file), &object.version).await.map_err(failed)
+    // Missing where the model is new.
+    let _ = tokio::fs::rename(&place, &old).await;
+    tokio::fs::rename(&new, &place).await.map_err(failed)?;
+    let _ = tokio::fs::remove_dir_all(&old).await;
+    Ok(())
 }
 
-/// Removes the models that are not in the bucket any more.
-async fn prune(cache: &Path, listed: &[Listed]) -> std::io::Result<()> {
+/// Fills a folder with a model's files: those that have not changed from the present copy, the others from the store.
+async fn fill(store: &Store, new: &Path, present: &Path, files: &Files) -> Result<(), Failure> {
+    let (had, wanted) = (versions(present).await, listed_versions(files));
+    for (name, object) in files {
+        let unchanged = had.get(name) == wanted.get(name);
+        if unchanged && tokio::fs::hard_link(present.join(name), new.join(name)).await.is_ok() {
+            continue;
+        }
+        tracing::info!(file = object.path.as_ref(), bytes = object.size, "copying");
+        store.copy_to(&object.path, &new.join(name), object.size).await?;
+    }
+    let json = serde_json::to_vec(&wanted).unwrap_or_default();
+    tokio::fs::write(new.join(VERSIONS), json).await.map_err(|error| not_written(new, &error))
+}
+
+/// Removes the copies of models that are not in the bucket any more, and nothing that is no copy.
+async fn prune(cache: &Path, is_kept: impl Fn(&str) -> bool) -> io::Result<()> {
     let mut folders = tokio::fs::read_dir(cache).await?;
     while let Some(folder) = folders.next_entry().await? {
-        let name = folder.file_name().to_string_lossy().into_owned();
-        let kept =
-            listed.iter().any(|object| object.name.strip_prefix(&name).is_some_and(|rest| rest.starts_with('/')));
-        if !kept && folder.file_type().await?.is_dir() {
+        let is_copy = folder.path().join(VERSIONS).is_file();
+        if is_copy && !is_kept(&folder.file_name().to_string_lossy()) {
             tokio::fs::remove_dir_all(folder.path()).await?;
         }
     }
     Ok(())
 }
 
-fn not_written(file: &Path, error: &std::io::Error) -> Failure {
+fn not_written(file: &Path, error: &io::Error) -> Failure {
     Failure::new(Code::StorageUnavailable, format!("{} can't be written (--models-cache): {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_of_models_are_copied() {
+        let file = |name: &str| model_file(name).map(|(model, file)| format!("{model} {file}"));
+        assert_eq!(file("wd/model.onnx").as_deref(), Some("wd model.onnx"));
+        assert_eq!(file("wd/model.onnx_data").as_deref(), Some("wd model.onnx_data"));
+        for other in
+            ["model.onnx", "wd/samples", "wd/a/b.onnx", "../x.onnx", "wd/../x.onnx", ".git/x.json", "wd/.x.toml", "wd/"]
+        {
+            assert_eq!(file(other), None, "{other}");
+        }
+    }
 }

@@ -145,9 +145,10 @@ impl Lanes {
         if let Some((_, reason)) = known {
             return Err(Failure::new(Code::InferenceFailed, reason));
         }
-        self.make_room().await;
-        let opened = self.open(name).await;
-        opened.map_err(|error| {
+        self.open(name, true).await.map_err(|error| {
+            if let CannotLoad::Stopped = error {
+                return Failure::new(Code::ShuttingDown, "the worker stops");
+            }
             let reason = format!("{error}; `tagmill models check` tells more");
             tracing::error!(model = %name, %error, "a model that a job names can't be loaded");
             self.state().broken.insert(Arc::clone(name), (Instant::now(), reason.clone()));
@@ -160,27 +161,39 @@ impl Lanes {
     /// # Errors
     /// Where it can't be loaded.
     pub async fn load_default(&self) -> Result<Arc<Lane>, CannotLoad> {
-        self.open(&self.default).await
+        self.open(&self.default, false).await
     }
 
-    async fn open(&self, name: &Arc<str>) -> Result<Arc<Lane>, CannotLoad> {
+    async fn open(&self, name: &Arc<str>, make_room: bool) -> Result<Arc<Lane>, CannotLoad> {
         let files = match self.state().catalog.get(name) {
             Some(Ok(files)) => files.clone(),
             Some(Err(broken)) => return Err(broken.clone().into()),
             None => return Err(Unusable { name: name.to_string(), reason: "it is gone".into() }.into()),
         };
+        // What is known not to work pushes out nothing that does.
+        files.labels()?;
+        if make_room {
+            self.make_room().await;
+        }
         let loaded = self.load_files(&files).await?;
-        Ok(self.start(name, &files, loaded))
+        self.start(name, &files, loaded)
     }
 
     /// On a thread that may block, for large models take a while.
     async fn load_files(&self, files: &ModelFiles) -> Result<Loaded, CannotLoad> {
+        if self.state().open.is_none() {
+            return Err(CannotLoad::Stopped);
+        }
         let (own, settings) = (files.clone(), self.settings.onnx.clone());
         let loading = tokio::task::spawn_blocking(move || onnx::load(&own, &settings));
-        loading.await.unwrap_or_else(|error| match error.try_into_panic() {
+        let loaded = loading.await.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => Err(files.unusable(format_args!("loading it panicked: {}", panic_message(&*panic))).into()),
             Err(cancelled) => Err(files.unusable(cancelled).into()),
-        })
+        });
+        if loaded.is_ok() && !files.are_unchanged() {
+            return Err(files.unusable("its files changed while it was loaded; look again (SIGHUP)").into());
+        }
+        loaded
     }
 
     /// Waits until there is room for one more.
@@ -192,36 +205,32 @@ impl Lanes {
     }
 
     /// Opens a lane for a loaded model; the one there was before finishes what it has.
-    fn start(&self, name: &Arc<str>, files: &ModelFiles, loaded: Loaded) -> Arc<Lane> {
-        metrics::model_loaded(&loaded.model);
+    fn start(&self, name: &Arc<str>, files: &ModelFiles, loaded: Loaded) -> Result<Arc<Lane>, CannotLoad> {
         let limit = Limit::new(self.settings.batch.limit, loaded.fits);
         let (lane, rows) = Lane::new(Arc::clone(&loaded.model), limit);
         let (tag, batches) = mpsc::channel(1);
-        let (stop, gone) = (Arc::clone(&loaded.stop), CancellationToken::new());
+        let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state();
+        let Open { finished, parts } = state.open.clone().ok_or(CannotLoad::Stopped)?;
+        let batching = batch::run(self.settings.batch, Arc::clone(&model), rows, lane.traffic(), tag);
+        let tagging = tag::run(loaded, batches, lane.traffic(), finished, self.health.clone());
+        let ended = gone.clone().drop_guard();
+        metrics::model_loaded(&model);
+        let tagging = async move {
+            let result = tagging.await;
+            metrics::model_unloaded(&model);
+            drop(ended);
+            result
+        };
+        // Refused only where the pipeline is gone, and jobs with it.
+        let _ = parts.send(batching.boxed());
+        let _ = parts.send(tagging.boxed());
+        state.retire(name);
+        let running =
+            Running { lane: Some(Arc::clone(&lane)), stamp: files.stamp.clone(), used: Instant::now(), stop, gone };
+        state.loaded.insert(Arc::clone(name), running);
         state.broken.remove(name);
-        if let Some(Open { finished, parts }) = state.open.clone() {
-            let model = Arc::clone(&loaded.model);
-            let batching = batch::run(self.settings.batch, Arc::clone(&model), rows, lane.traffic(), tag);
-            let tagging = tag::run(loaded, batches, lane.traffic(), finished, self.health.clone());
-            let ended = gone.clone().drop_guard();
-            // Refused only where the pipeline is gone, and jobs with it.
-            let _ = parts.send(batching.boxed());
-            let _ = parts.send(
-                async move {
-                    let result = tagging.await;
-                    metrics::model_unloaded(&model);
-                    drop(ended);
-                    result
-                }
-                .boxed(),
-            );
-            state.retire(name);
-            let running =
-                Running { lane: Some(Arc::clone(&lane)), stamp: files.stamp.clone(), used: Instant::now(), stop, gone };
-            state.loaded.insert(Arc::clone(name), running);
-        }
-        lane
+        Ok(lane)
     }
 
     /// Looks at the folder or bucket again. A loaded model whose files have changed is replaced once its successor has warmed up;
@@ -237,12 +246,14 @@ impl Lanes {
         for (name, stamp) in loaded {
             match catalog.get(&name) {
                 Some(Ok(files)) if files.stamp == stamp => {}
-                Some(Ok(files)) => match self.load_files(files).await {
-                    Ok(loaded) => drop(self.start(&name, files, loaded)),
-                    Err(error) => {
-                        tracing::error!(%error, "a model that has changed can't be loaded; the old one stays");
+                Some(Ok(files)) => {
+                    match self.load_files(files).await.and_then(|loaded| self.start(&name, files, loaded)) {
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::error!(%error, "a model that has changed can't be loaded; the old one stays");
+                        }
                     }
-                },
+                }
                 Some(Err(error)) => tracing::error!(%error, "a model that has changed is broken; the old one stays"),
                 None if name == self.default => {
                     tracing::error!(model = %name, "the default model is gone from its folder; the loaded one stays");
@@ -270,9 +281,10 @@ impl Lanes {
         }
     }
 
-    /// Ends the runs in progress, and all later ones.
+    /// Ends the runs in progress, and opens no more lanes.
     pub fn stop(&self) {
-        let state = self.state();
+        let mut state = self.state();
+        state.open = None;
         for running in state.loaded.values().chain(&state.retired) {
             (running.stop)();
         }

@@ -132,8 +132,8 @@ impl Tagger {
         let began = Instant::now();
         let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.row).collect();
         let mut outcomes = Vec::with_capacity(rows.len());
-        let too_large = run_or_split(&mut *self.runtime, &rows, &mut outcomes);
-        self.learn(rows.len(), too_large);
+        let fit = run_or_split(&mut *self.runtime, &rows, &mut outcomes);
+        self.learn(fit);
         let infer = metrics::stage_seconds("infer", began.elapsed());
         self.traffic.batch_done();
         let size = rows.len();
@@ -159,14 +159,15 @@ impl Tagger {
         tagged
     }
 
-    /// Adapts the size of batches to what the device's memory holds; `too_large` is the least that it did not.
-    fn learn(&self, rows: usize, too_large: Option<usize>) {
+    /// Adapts the size of batches to what the device's memory holds.
+    fn learn(&self, fit: Fit) {
         let name = &*self.model.id.name;
-        let changed = self.traffic.learn(|limit| match too_large {
-            Some(rows) => limit.too_large(rows),
-            None => limit.fitted(rows),
+        let changed = self.traffic.learn(|limit| match fit {
+            Fit::Whole(rows) => limit.fitted(rows),
+            Fit::TooLarge(rows) => limit.too_large(rows),
+            Fit::Unknown => {}
         });
-        if too_large.is_some() {
+        if matches!(fit, Fit::TooLarge(_)) {
             metrics::out_of_memory(name);
         }
         if let Some(limit) = changed {
@@ -199,44 +200,53 @@ fn numbers(scores: Vec<f32>) -> Result<Vec<f32>, Failure> {
     Ok(scores)
 }
 
-/// Runs the rows together, or in halves where that fails, so that a bad one fails alone. Gives the least number of rows, more
-/// than one, that ran out of memory.
-fn run_or_split(
-    runtime: &mut dyn Runtime,
-    rows: &[&[u8]],
-    outcomes: &mut Vec<Result<Vec<f32>, Failure>>,
-) -> Option<usize> {
+/// What a batch says of the device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// So many rows ran at once.
+    Whole(usize),
+    /// So many did not fit; no fewer did not either.
+    TooLarge(usize),
+    /// It failed for another reason.
+    Unknown,
+}
+
+/// Runs the rows together, or in halves where that fails, so that a bad one fails alone.
+fn run_or_split(runtime: &mut dyn Runtime, rows: &[&[u8]], outcomes: &mut Vec<Result<Vec<f32>, Failure>>) -> Fit {
     let run = catch_unwind(AssertUnwindSafe(|| runtime.run(rows)));
-    match run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a batch", &*panic))) {
+    let failure = match run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a batch", &*panic))) {
         Ok(scores) => {
             outcomes.extend(scores.into_iter().map(Ok));
-            None
+            return Fit::Whole(rows.len());
         }
-        Err(failure) if rows.len() == 1 || failure.code == Code::ShuttingDown => {
-            outcomes.extend(rows.iter().map(|_| Err(failure.clone())));
-            None
-        }
-        Err(failure) => {
-            tracing::warn!(code = %failure.code, error = %failure, rows = rows.len(), "a batch failed; it is split");
-            let (left, right) = rows.split_at(rows.len() / 2);
-            let halves = [run_or_split(runtime, left, outcomes), run_or_split(runtime, right, outcomes)];
-            let here = (failure.code == Code::OutOfMemory).then_some(rows.len());
-            halves.into_iter().flatten().chain(here).min()
-        }
+        Err(failure) => failure,
+    };
+    let here = if failure.code == Code::OutOfMemory { Fit::TooLarge(rows.len()) } else { Fit::Unknown };
+    if rows.len() == 1 || failure.code == Code::ShuttingDown {
+        outcomes.extend(rows.iter().map(|_| Err(failure.clone())));
+        return here;
     }
+    tracing::warn!(code = %failure.code, error = %failure, rows = rows.len(), "a batch failed; it is split");
+    let (left, right) = rows.split_at(rows.len() / 2);
+    let halves = [run_or_split(runtime, left, outcomes), run_or_split(runtime, right, outcomes)];
+    let too_large = halves.into_iter().chain([here]).filter_map(|fit| match fit {
+        Fit::TooLarge(rows) => Some(rows),
+        Fit::Whole(_) | Fit::Unknown => None,
+    });
+    too_large.min().map_or(Fit::Unknown, Fit::TooLarge)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::model::manifest::Layout;
-    use crate::pipeline::decode::fit::{Filter, Fit};
+    use crate::pipeline::decode::fit::{self, Filter};
 
     /// A model of two by two pixels and no labels.
     pub(crate) fn model() -> Model {
         Model {
             id: ModelId { name: "m".into(), sha256: String::new() },
-            frame: Frame { side: 2, fit: Fit::Stretch, filter: Filter::Bicubic },
+            frame: Frame { side: 2, fit: fit::Fit::Stretch, filter: Filter::Bicubic },
             interface: Interface {
                 input: "input".into(),
                 layout: Layout::Nhwc,
@@ -268,7 +278,7 @@ pub(crate) mod tests {
         let bytes = [[1], [2], [13], [4], [99], [6], [7], [8]];
         let rows: Vec<&[u8]> = bytes.iter().map(<[u8; 1]>::as_slice).collect();
         let mut outcomes = Vec::new();
-        assert_eq!(run_or_split(&mut Faulty, &rows, &mut outcomes), None);
+        assert_eq!(run_or_split(&mut Faulty, &rows, &mut outcomes), Fit::Unknown);
         let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.code)).collect();
         let ok = |score: f32| Ok(vec![score]);
         let failed = || Err(Code::InferenceFailed);
@@ -291,8 +301,8 @@ pub(crate) mod tests {
     fn a_batch_that_does_not_fit_is_split_until_it_does() {
         let rows: [&[u8]; 8] = [&[0]; 8];
         let mut outcomes = Vec::new();
-        assert_eq!(run_or_split(&mut Small, &rows, &mut outcomes), Some(4));
+        assert_eq!(run_or_split(&mut Small, &rows, &mut outcomes), Fit::TooLarge(4));
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 8, "nobody loses anything");
-        assert_eq!(run_or_split(&mut Small, &rows[..2], &mut outcomes), None);
+        assert_eq!(run_or_split(&mut Small, &rows[..2], &mut outcomes), Fit::Whole(2));
     }
 }

@@ -48,17 +48,25 @@ impl Store {
         listed.try_collect().await.map_err(|error| failure(&prefix, self, &error))
     }
 
-    /// Writes an object to a file, which must not be there.
+    /// Writes an object of `size` bytes to a file, which must not be there.
     ///
     /// # Errors
-    /// As [`Store::read`]; and `storage_unavailable` where the file can't be written.
-    pub async fn copy_to(&self, path: &Path, file: &FilePath) -> Result<(), Failure> {
+    /// As [`Store::read`]; and `storage_unavailable` where the file can't be written or the object has another size.
+    pub async fn copy_to(&self, path: &Path, file: &FilePath, size: u64) -> Result<(), Failure> {
         let not_written = |error: std::io::Error| unavailable(path, self, &format_args!("{}: {error}", file.display()));
         let mut copy = tokio::fs::File::create_new(file).await.map_err(not_written)?;
         let object = self.objects.get(path).await.map_err(|error| failure(path, self, &error))?;
         let mut bytes = object.into_stream();
+        let mut written = 0;
         while let Some(chunk) = bytes.try_next().await.map_err(|error| failure(path, self, &error))? {
+            written += chunk.len() as u64;
+            if written > size {
+                break;
+            }
             copy.write_all(&chunk).await.map_err(not_written)?;
+        }
+        if written != size {
+            return Err(unavailable(path, self, &format_args!("it has not the {size} bytes that were listed")));
         }
         copy.sync_all().await.map_err(not_written)
     }

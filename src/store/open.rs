@@ -46,6 +46,34 @@ impl FromStr for Store {
     type Err = InvalidStore;
 
     fn from_str(text: &str) -> Result<Self, InvalidStore> {
+        Self::open(text, &IMAGES)
+    }
+}
+
+/// How long reads may take.
+struct Patience {
+    /// All of one, where that is limited.
+    whole: Option<Duration>,
+    /// Tries again after an error, all together.
+    retry: Duration,
+}
+
+/// Objects of some megabytes, with a queue that has better ways to wait.
+const IMAGES: Patience = Patience { whole: Some(Duration::from_secs(60)), retry: Duration::from_secs(10) };
+
+/// Objects of some gigabytes, and nobody else to read them.
+const MODELS: Patience = Patience { whole: None, retry: Duration::from_secs(24 * 60 * 60) };
+
+impl Store {
+    /// A store of large objects, whose reads take as long as they take.
+    ///
+    /// # Errors
+    /// As for stores of images.
+    pub fn of_models(text: &str) -> Result<Self, InvalidStore> {
+        Self::open(text, &MODELS)
+    }
+
+    fn open(text: &str, patience: &Patience) -> Result<Self, InvalidStore> {
         let malformed = || InvalidStore::Url(text.to_owned());
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -53,7 +81,7 @@ impl FromStr for Store {
             if bucket.is_empty() || bucket.contains(['?', '#', '@', ':']) {
                 return Err(malformed());
             }
-            return bucket_store(text, bucket, prefix);
+            return bucket_store(text, bucket, prefix, patience);
         }
         let url = Url::parse(text).map_err(|_| malformed())?;
         let folder = if url.scheme() == "file" { url.to_file_path().ok() } else { None };
@@ -61,7 +89,7 @@ impl FromStr for Store {
     }
 }
 
-fn bucket_store(url: &str, bucket: &str, prefix: Path) -> Result<Store, InvalidStore> {
+fn bucket_store(url: &str, bucket: &str, prefix: Path, patience: &Patience) -> Result<Store, InvalidStore> {
     use object_store::aws::AmazonS3ConfigKey as Key;
 
     let builder = AmazonS3Builder::from_env();
@@ -71,10 +99,9 @@ fn bucket_store(url: &str, bucket: &str, prefix: Path) -> Result<Store, InvalidS
     if endpoint.starts_with("http://") && !allowed {
         return Err(InvalidStore::PlainHttp);
     }
-    // Its own defaults retry for three minutes: here the queue has better ways to wait.
     let retry = RetryConfig {
         max_retries: 2,
-        retry_timeout: Duration::from_secs(10),
+        retry_timeout: patience.retry,
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(2),
@@ -85,8 +112,11 @@ fn bucket_store(url: &str, bucket: &str, prefix: Path) -> Result<Store, InvalidS
         .with_connect_timeout(Duration::from_secs(5))
         // A read that stands still is given up; one that moves has time.
         .with_read_timeout(Duration::from_secs(10))
-        .with_timeout(Duration::from_secs(60))
         .with_allow_http(allowed);
+    let client = match patience.whole {
+        Some(whole) => client.with_timeout(whole),
+        None => client.with_timeout_disabled(),
+    };
     let objects = builder
         .with_bucket_name(bucket)
         .with_retry(retry)

@@ -244,15 +244,15 @@ pub fn nats_connected(connected: bool) {
     gauge!(NATS_CONNECTED).set(f64::from(u8::from(connected)));
 }
 
-/// A model is loaded.
+/// A model is loaded. While one takes another's place, both of them are.
 pub fn model_loaded(model: &Model) {
     counter!(OUT_OF_MEMORY, "model" => model.id.name.clone()).increment(0);
-    model_info(model).set(1.0);
+    model_info(model).increment(1.0);
 }
 
 /// It no longer is.
 pub fn model_unloaded(model: &Model) {
-    model_info(model).set(0.0);
+    model_info(model).decrement(1.0);
 }
 
 fn model_info(model: &Model) -> Gauge {

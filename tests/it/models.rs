@@ -201,19 +201,26 @@ async fn models_can_come_from_a_bucket() {
     let cache = tempfile::tempdir().expect("a folder");
     let path = cache.path().display().to_string();
     let arguments = ["--models", "s3://models/taggers", "--models-cache", &path, "--model", "wd-v3"];
+    // What else lies there is left alone.
+    std::fs::create_dir_all(s3.bucket("models").join("taggers/wd-v3/samples")).expect("a folder");
+    std::fs::write(s3.bucket("models").join("taggers/wd-v3/samples/a.txt"), "").expect("a file");
+    std::fs::write(cache.path().join("other"), "").expect("a file");
     let mut worker = Worker::start_with(&nats, &samples(), &arguments, &s3.environment());
     let client = Client::connect(&nats).await;
     submit(&client, "1", "joytag").await;
     client.results(1).await;
 
     // Only what has changed is copied again.
-    copy(&models.path().join("wd-v2"), &s3.bucket("models").join("taggers/joytag"));
+    std::fs::remove_dir_all(s3.bucket("models").join("taggers/joytag")).expect("it is there");
     copy(&models.path().join("pixai"), &s3.bucket("models").join("taggers/pixai"));
     worker.signal("HUP");
     worker.logged("looked at the models again");
-    assert_eq!(worker.log().matches("copying model_file=\"wd-v3/model.onnx\"").count(), 1, "{}", worker.log());
+    assert_eq!(worker.log().matches("file=\"taggers/wd-v3/model.onnx\"").count(), 1, "{}", worker.log());
     submit(&client, "2", "pixai").await;
     client.results(2).await;
+    submit(&client, "3", "joytag").await;
+    assert_eq!(client.dead(1).await[0].code(), "unknown_model", "it is gone from the bucket");
+    assert!(cache.path().join("other").is_file(), "what is no copy is left alone");
 
     worker.signal("TERM");
     assert!(worker.ended().success());

@@ -9,18 +9,23 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli::models::ModelsPullArgs;
 use crate::command::Failed;
 use crate::model::hub::{self, File, Order, Settings, Step, Watch};
+use crate::model::source::Source;
+use crate::settings;
 
 /// Files below this size come too quickly to say more than that they came.
 const LARGE: u64 = 10 << 20;
 
 pub(super) async fn run(args: ModelsPullArgs) -> Result<(), Failed> {
-    let settings = Settings::from_environment().map_err(Failed::settings)?;
+    let hub = Settings::from_environment().map_err(Failed::settings)?;
     let ModelsPullArgs { repository, models, name, revision, file, log: _ } = args;
+    let Source::Folder(models) = settings::models(&models, None)? else {
+        return Err(Failed::settings(anyhow::anyhow!("a model is downloaded into a folder, not a bucket (--models)")));
+    };
     let folder = models.join(name.as_ref().map_or(repository.name(), hub::FolderName::as_str));
     let order = Order { repository, revision, file, folder };
     let mut display = Display::new();
     let files = tokio::select! {
-        files = hub::pull(&settings, &order, &mut display) => files,
+        files = hub::pull(&hub, &order, &mut display) => files,
         _ = tokio::signal::ctrl_c() => {
             return Err(Failed::running(anyhow::anyhow!("interrupted; run it again, and it goes on where it stopped")));
         }

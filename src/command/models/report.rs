@@ -47,7 +47,7 @@ pub(super) struct Interface {
 /// Reports on every model; with settings to load them, also on what they do.
 pub(super) async fn look(args: ModelsArgs, onnx: Option<onnx::Settings>) -> Result<(), Failed> {
     let strict = onnx.is_some();
-    let source = settings::models(&args.source)?;
+    let source = settings::models(&args.source.models, args.source.models_cache.as_deref())?;
     let catalog = source.catalog(&args.source.aliases).await?;
     let reporting = tokio::task::spawn_blocking(move || {
         let models = catalog.models();

@@ -1,8 +1,7 @@
 //! How many rows a batch may have: as many as configured, until the device runs out of memory. Then half as many, and after
 //! a while carefully more again.
 //!
-//! Only a few sizes are ever used (the configured one, its half, its quarter and so on), so that a device's memory pool
-//! sees the same shapes again and again and does not grow.
+//! It is one of a few sizes: the configured one, its half, its quarter and so on.
 
 /// Full batches that must fit before the next larger size is tried.
 const PATIENCE: u32 = 64;

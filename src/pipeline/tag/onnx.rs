@@ -49,6 +49,9 @@ pub enum CannotLoad {
         /// What the runtime says.
         reason: String,
     },
+    /// No more models are loaded.
+    #[error("the worker stops")]
+    Stopped,
     /// The model's files are not what they should be.
     #[error(transparent)]
     Model(#[from] Unusable),
@@ -224,7 +227,7 @@ impl RunError {
     /// The runtime has no code of its own for this: its allocators say so in words, which differ by device.
     fn is_out_of_memory(&self) -> bool {
         let Self::Runtime(error) = self else { return false };
-        let words = ["bad_alloc", "Failed to allocate memory", "out of memory", "OUT_OF_MEMORY"];
+        let words = ["bad_alloc", "Failed to allocate memory", "out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED"];
         words.iter().any(|words| error.message().contains(words))
     }
 }

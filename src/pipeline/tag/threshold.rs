@@ -12,8 +12,9 @@ use super::labels::{CHARACTER, GENERAL};
 const DEFAULT_GENERAL: Threshold = Threshold::Over(0.35);
 /// For characters, which are worse to get wrong.
 const DEFAULT_CHARACTER: Threshold = Threshold::Over(0.85);
-/// What a gap among characters must lie over, as in the WD taggers' demo: most pictures show none.
-const LOWEST_CHARACTER_GAP: f32 = 0.15;
+/// What a gap must lie over in every category but the general one, as in the WD taggers' demo for characters: most pictures
+/// show none of them.
+const LOWEST_GAP: f32 = 0.15;
 
 /// The threshold of one category.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,8 +41,8 @@ impl Threshold {
     fn among(self, category: &str, scores: impl Iterator<Item = f32>) -> f32 {
         match self {
             Self::Over(score) => score,
-            Self::MCut if category == CHARACTER => largest_gap(scores.collect()).max(LOWEST_CHARACTER_GAP),
-            Self::MCut => largest_gap(scores.collect()),
+            Self::MCut if category == GENERAL => largest_gap(scores.collect()),
+            Self::MCut => largest_gap(scores.collect()).max(LOWEST_GAP),
         }
     }
 }
@@ -171,7 +172,7 @@ mod tests {
         assert!((largest_gap(vec![0.1, 0.9, 0.8, 0.2]) - 0.5).abs() < 1e-6);
         assert!((largest_gap(vec![]) - 1.0).abs() < 1e-6, "of nothing, nothing is a tag");
         let characters = Threshold::MCut.among(CHARACTER, [0.12, 0.01].into_iter());
-        assert!((characters - LOWEST_CHARACTER_GAP).abs() < 1e-6);
+        assert!((characters - LOWEST_GAP).abs() < 1e-6);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::format::{self, Format};
 use super::*;
-use crate::pipeline::decode::fit::Fitter;
+use crate::pipeline::decode::fit::{Filter, Fit, Fitter, Frame};
 
 /// How far from Pillow a picture may be: the largest difference of one sample, and the mean of all.
 struct Tolerance {
@@ -56,7 +56,8 @@ fn compare(stem: &str, bytes: &[u8]) -> Difference {
     let expected = image::open(folder().join(format!("{stem}.expected.png"))).expect("every case has one").into_rgb8();
     let settings = Settings { max_pixels: 1_000_000, ignore_orientation: stem.ends_with("-as-stored") };
     let pixels = decode(bytes, &settings).unwrap_or_else(|failure| panic!("{stem}: {failure}"));
-    let row = Fitter::new(expected.width(), [255; 3]).fit(&pixels.as_picture());
+    let row = Fitter::new(Frame { side: expected.width(), fit: Fit::Pad([255; 3]), filter: Filter::Bicubic })
+        .fit(&pixels.as_picture());
     assert_eq!(row.len(), expected.len(), "{stem}");
     let differences = row.iter().zip(expected.as_raw()).map(|(ours, pillows)| ours.abs_diff(*pillows));
     #[expect(clippy::cast_precision_loss, reason = "a few thousand samples")]
