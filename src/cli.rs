@@ -121,6 +121,10 @@ pub struct TaggingArgs {
         help_heading = "Images"
     )]
     pub max_image_pixels: u64,
+    /// Bytes that images in flight may take, as they are stored and decoded [default: a quarter of the memory there is, at
+    /// most 4GiB].
+    #[arg(long, value_name = "SIZE", env = "TAGMILL_MEMORY_BUDGET", help_heading = "Images")]
+    pub memory_budget: Option<ByteSize>,
     /// Leave images as they are stored, whatever their EXIF orientation says.
     #[arg(long, env = "TAGMILL_IGNORE_ORIENTATION", help_heading = "Images")]
     pub ignore_orientation: bool,

@@ -19,7 +19,7 @@
 //!
 //! At every step a job can fail with one of the codes in [`failure`]: it is then rejected (a dead letter) or tried again.
 //! Around the path: [`cli`] and [`settings`] (what the operator chose, checked before anything starts), [`command`] (what
-//! runs), [`nats`] (the connection), [`telemetry`] (logs, metrics, health), [`secret`] (what must not be seen).
+//! runs), [`memory`] (how much images may take), [`nats`] (the connection), [`telemetry`] (logs, metrics, health), [`secret`] (what must not be seen).
 
 pub mod cli;
 pub mod command;
@@ -27,6 +27,7 @@ pub mod delivery;
 pub mod door;
 pub mod failure;
 pub mod job;
+pub mod memory;
 pub mod model;
 pub mod nats;
 pub mod pipeline;

@@ -49,7 +49,6 @@ impl Budget {
     /// A budget of so many bytes: a quarter for encoded images, the rest for decoded ones.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
-        metrics::memory_budget(bytes);
         let encoded = bytes / 4;
         Self { encoded: Share::new(encoded, "encoded"), decoded: Share::new(bytes - encoded, "decoded") }
     }
@@ -65,6 +64,13 @@ impl Share {
     fn new(total: u64, what: &'static str) -> Self {
         let pages = usize::try_from(total / PAGE).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { pages: Arc::new(Semaphore::new(pages)), total, what }
+    }
+
+    /// Takes room for so many bytes, if there is any now.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        let pages = u32::try_from(bytes.div_ceil(PAGE)).ok()?;
+        Some(Reservation::new(Arc::clone(&self.pages).try_acquire_many_owned(pages).ok()?, bytes))
     }
 
     /// Waits until there is room for so many bytes.
@@ -86,9 +92,8 @@ impl Share {
             return Err(too_large());
         }
         // It is never closed.
-        let permit = Arc::clone(&self.pages).acquire_many_owned(pages).await.map_err(|_| too_large())?;
-        metrics::memory_reserved(bytes);
-        Ok(Reservation { _pages: permit, bytes })
+        let pages = Arc::clone(&self.pages).acquire_many_owned(pages).await.map_err(|_| too_large())?;
+        Ok(Reservation::new(pages, bytes))
     }
 
     /// The same, on a thread that may block; `runtime` runs what gives room back.
@@ -97,6 +102,13 @@ impl Share {
     /// As [`Share::reserve`].
     pub fn reserve_blocking(&self, bytes: u64, runtime: &Handle) -> Result<Reservation, Failure> {
         runtime.block_on(self.reserve(bytes))
+    }
+}
+
+impl Reservation {
+    fn new(pages: OwnedSemaphorePermit, bytes: u64) -> Self {
+        metrics::memory_reserved(bytes);
+        Self { _pages: pages, bytes }
     }
 }
 

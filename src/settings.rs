@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
 use crate::door::stream;
+use crate::memory::{self, Budget};
 use crate::model::hex;
 use crate::model::source::Source;
 use crate::nats::{self, Login};
@@ -63,6 +64,8 @@ pub struct Worker {
     pub lanes: lanes::Settings,
     /// Of the stages.
     pub pipeline: pipeline::Settings,
+    /// Bytes images in flight may take.
+    pub memory_budget: u64,
     /// Where the queue is.
     pub nats: nats::Settings,
     /// How it is used.
@@ -81,7 +84,8 @@ impl TryFrom<WorkerArgs> for Worker {
     fn try_from(args: WorkerArgs) -> Result<Self, Invalid> {
         let WorkerArgs { tagging, nats, queue, drain_timeout, listen, log: _ } = args;
         let name: Arc<str> = worker_name().into();
-        let (lanes, pipeline) = stages(&tagging, &name)?;
+        let memory_budget = memory_budget(&tagging)?;
+        let (lanes, pipeline) = stages(&tagging, &Budget::new(memory_budget), &name)?;
         let batch = lanes.batch.limit;
         let stream = stream::Settings {
             subjects: subjects(&nats.prefix)?,
@@ -94,11 +98,35 @@ impl TryFrom<WorkerArgs> for Worker {
         };
         let nats = nats::Settings::try_from(nats)?;
         let stores = tagging.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
-        Ok(Self { stores, model: tagging.model, lanes, pipeline, nats, stream, listen, drain_timeout, name })
+        Ok(Self {
+            stores,
+            model: tagging.model,
+            lanes,
+            pipeline,
+            memory_budget,
+            nats,
+            stream,
+            listen,
+            drain_timeout,
+            name,
+        })
     }
 }
 
-fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(lanes::Settings, pipeline::Settings), Invalid> {
+fn memory_budget(args: &TaggingArgs) -> Result<u64, Invalid> {
+    let bytes = args.memory_budget.map_or_else(Budget::default_bytes, |size| size.as_u64());
+    if bytes < memory::LEAST {
+        let value = bytes.to_string();
+        return Err(Invalid::Range { flag: "memory-budget", value, expected: "at least 64MiB" });
+    }
+    Ok(bytes)
+}
+
+fn stages(
+    args: &TaggingArgs,
+    budget: &Budget,
+    worker: &Arc<str>,
+) -> Result<(lanes::Settings, pipeline::Settings), Invalid> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let batch_size = at_least_one("batch-size", args.batch_size)?;
     let onnx = onnx::Settings {
@@ -122,13 +150,18 @@ fn stages(args: &TaggingArgs, worker: &Arc<str>) -> Result<(lanes::Settings, pip
         escape_parentheses: args.escape_parentheses,
     };
     let pipeline = pipeline::Settings {
-        fetch: fetch::Settings { concurrency: in_flight(batch_size), max_image_bytes: args.max_image_bytes.as_u64() },
+        fetch: fetch::Settings {
+            concurrency: in_flight(batch_size),
+            max_image_bytes: args.max_image_bytes.as_u64(),
+            room: budget.encoded.clone(),
+        },
         decode: decode::Settings {
             threads: at_least_one("decode-threads", args.decode_threads.unwrap_or(cores))?,
             picture: decode::picture::Settings {
                 max_pixels: args.max_image_pixels,
                 ignore_orientation: args.ignore_orientation,
             },
+            room: budget.decoded.clone(),
         },
         publish: publish::Settings { worker: Arc::clone(worker), caption },
     };

@@ -15,6 +15,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::failure::{Code, Failure};
+use crate::memory::{Reservation, Share};
 
 use head::HeadBucket;
 pub use open::InvalidStore;
@@ -53,12 +54,12 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Reads an object of at most `limit` bytes whole.
+    /// Reads an object of at most `limit` bytes whole, once there is room for it.
     ///
     /// # Errors
     /// `image_not_found`, `image_too_large` (known before anything is read), `forbidden_location` (a link that leads out of
     /// the folder), `storage_denied` or `storage_unavailable`.
-    pub async fn read(&self, path: &Path, limit: u64) -> Result<Bytes, Failure> {
+    pub async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<(Bytes, Reservation), Failure> {
         let path = self.resolve(path).await?;
         let failed = |error| failure(&path, self, &error);
         let object = self.objects.get(&path).await.map_err(failed)?;
@@ -66,7 +67,17 @@ impl Store {
         if size > limit {
             return Err(too_large(size, limit));
         }
-        object.bytes().await.map_err(failed)
+        if let Some(reserved) = room.try_reserve(size) {
+            return Ok((object.bytes().await.map_err(failed)?, reserved));
+        }
+        // An open read would be given up meanwhile, by us or by the store.
+        drop(object);
+        let reserved = room.reserve(size).await?;
+        let object = self.objects.get(&path).await.map_err(failed)?;
+        if object.meta.size > size {
+            return Err(unavailable(&path, self, &"it has grown while it was waited for"));
+        }
+        Ok((object.bytes().await.map_err(failed)?, reserved))
     }
 
     /// Asks whether the store is there and lets us in.

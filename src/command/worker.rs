@@ -35,6 +35,7 @@ pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
     let mut signals = Signals::listen().map_err(Failed::running)?;
     let health = Health::default();
     let collected = metrics::start().map_err(Failed::running)?;
+    metrics::memory_budget(settings.memory_budget);
     tokio::spawn(fold(collected.clone()));
     server::start(settings.listen, health.clone(), collected).await.map_err(Failed::running)?;
     let started = tokio::select! {

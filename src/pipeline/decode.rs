@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::batch::{Approach, Heading};
@@ -15,8 +16,10 @@ use super::fetch::Fetched;
 use super::publish::Finished;
 use super::{Ended, Flight, panicked};
 use crate::failure::{Code, Failure};
+use crate::memory::Share;
 use crate::telemetry::metrics::{self, Stage};
 use fit::Fitter;
+use picture::Reserve;
 
 /// How images are decoded.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub struct Settings {
     pub threads: usize,
     /// What is refused, and what is looked at.
     pub picture: picture::Settings,
+    /// Room for decoded images.
+    pub room: Share,
 }
 
 /// A job with its row of the model's input.
@@ -45,7 +50,9 @@ pub async fn run(settings: Settings, fetched: Receiver<Fetched>, publish: Sender
     let fetched = Arc::new(Mutex::new(fetched));
     let mut threads = tokio::task::JoinSet::new();
     for number in 0..settings.threads {
-        let worker = Worker { decode, picture: settings.picture.clone(), publish: publish.clone(), fitter: None };
+        let (picture, room) = (settings.picture.clone(), settings.room.clone());
+        let runtime = Handle::current();
+        let worker = Worker { decode, picture, room, runtime, publish: publish.clone(), fitter: None };
         let fetched = Arc::clone(&fetched);
         let (done, ended) = tokio::sync::oneshot::channel::<()>();
         std::thread::Builder::new()
@@ -67,11 +74,14 @@ pub async fn run(settings: Settings, fetched: Receiver<Fetched>, publish: Sender
 }
 
 /// What a thread does with each image.
-type Decode = fn(&[u8], &picture::Settings, &mut Fitter) -> Result<Box<[u8]>, Failure>;
+type Decode = fn(&[u8], &picture::Settings, Reserve<'_>, &mut Fitter) -> Result<Box<[u8]>, Failure>;
 
 struct Worker {
     decode: Decode,
     picture: picture::Settings,
+    room: Share,
+    /// What gives room back while a thread waits for it.
+    runtime: Handle,
     publish: Sender<Finished>,
     fitter: Option<Fitter>,
 }
@@ -87,7 +97,7 @@ impl Worker {
     }
 
     fn one(&mut self, fetched: Fetched) {
-        let Fetched { mut flight, heading: Heading { lane, approach }, bytes } = fetched;
+        let Fetched { mut flight, heading: Heading { lane, approach }, bytes: encoded, reserved: room } = fetched;
         let began = Instant::now();
         let frame = lane.model.frame;
         // Kept between images of the same model, for its buffers.
@@ -96,11 +106,18 @@ impl Worker {
             _ => Fitter::new(frame),
         };
         let fitter = self.fitter.insert(fitter);
-        let row =
-            catch_unwind(AssertUnwindSafe(|| (self.decode)(&bytes, &self.picture, fitter))).unwrap_or_else(|panic| {
-                self.fitter = None; // Its buffers may be half written.
-                Err(panicked(Code::ImageUndecodable, "decoding an image", &*panic))
-            });
+        // Held until the row is there and the pixels are gone.
+        let mut reserved = None;
+        let mut reserve = |bytes: u64| {
+            reserved = Some(self.room.reserve_blocking(bytes, &self.runtime)?);
+            Ok(())
+        };
+        let decoding = AssertUnwindSafe(|| (self.decode)(&encoded, &self.picture, &mut reserve, fitter));
+        let row = catch_unwind(decoding).unwrap_or_else(|panic| {
+            self.fitter = None; // Its buffers may be half written.
+            Err(panicked(Code::ImageUndecodable, "decoding an image", &*panic))
+        });
+        drop((encoded, room, reserved));
         flight.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
         match row {
             Ok(row) => {
@@ -117,8 +134,13 @@ impl Worker {
     }
 }
 
-fn decode(bytes: &[u8], settings: &picture::Settings, fitter: &mut Fitter) -> Result<Box<[u8]>, Failure> {
-    let picture = picture::decode(bytes, settings)?;
+fn decode(
+    bytes: &[u8],
+    settings: &picture::Settings,
+    reserve: Reserve<'_>,
+    fitter: &mut Fitter,
+) -> Result<Box<[u8]>, Failure> {
+    let picture = picture::decode(bytes, settings, reserve)?;
     Ok(fitter.fit(&picture.as_picture()))
 }
 
@@ -131,33 +153,36 @@ mod tests {
     use crate::delivery::tests::noted;
     use crate::failure::Class;
     use crate::job::Job;
+    use crate::memory::Budget;
     use crate::pipeline::batch::Lane;
     use crate::pipeline::batch::limit::Limit;
     use crate::pipeline::tag::tests::model;
     use crate::tags::Seconds;
 
-    fn fetched(lane: &Arc<Lane>, bytes: &'static [u8]) -> Fetched {
+    async fn fetched(lane: &Arc<Lane>, bytes: &'static [u8]) -> Fetched {
         let (delivery, _) = noted("job");
         let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
         let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
-        Fetched { flight, heading: Heading::to(lane), bytes: Bytes::from_static(bytes) }
+        let reserved = Budget::new(1 << 20).encoded.reserve(bytes.len() as u64).await.expect("room");
+        Fetched { flight, heading: Heading::to(lane), bytes: Bytes::from_static(bytes), reserved }
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
         let (publish, mut finished) = mpsc::channel(2);
         let (lane, mut rows) = Lane::new(Arc::new(model()), Limit::new(8, 8));
-        let decode: Decode = |bytes, _, _| {
+        let decode: Decode = |bytes, _, _, _| {
             assert_ne!(bytes, b"bad", "this image");
             Ok(Box::from(bytes))
         };
         let picture = picture::Settings { max_pixels: 1, ignore_orientation: false };
         let (send, jobs) = mpsc::channel(2);
         for bytes in [b"bad".as_slice(), b"good"] {
-            assert!(send.send(fetched(&lane, bytes)).await.is_ok());
+            assert!(send.send(fetched(&lane, bytes).await).await.is_ok());
         }
         drop(send);
-        let worker = Worker { decode, picture, publish, fitter: None };
+        let (room, runtime) = (Budget::new(1 << 20).decoded, Handle::current());
+        let worker = Worker { decode, picture, room, runtime, publish, fitter: None };
         let thread = std::thread::spawn(move || worker.run(&Mutex::new(jobs)));
         let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
         assert!(failed.1.message.contains("this image"), "{}", failed.1);

@@ -18,6 +18,7 @@ use super::lanes::{Destination, Lanes};
 use super::publish::Finished;
 use super::{Ended, Flight, pass};
 use crate::failure::Failure;
+use crate::memory::{Reservation, Share};
 use crate::store::location::{DataUri, Location};
 use crate::telemetry::metrics::{self, Stage};
 
@@ -28,6 +29,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// Bytes an encoded image may have.
     pub max_image_bytes: u64,
+    /// Room for encoded images.
+    pub room: Share,
 }
 
 /// A job with its image's bytes.
@@ -38,6 +41,8 @@ pub struct Fetched {
     pub heading: Heading,
     /// The image, encoded.
     pub bytes: Bytes,
+    /// Room for it.
+    pub reserved: Reservation,
 }
 
 /// Fetches until `accepted` closes, then finishes what it has begun.
@@ -52,14 +57,15 @@ pub async fn run(
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
     let room = Arc::new(Semaphore::new(settings.concurrency));
-    let limit = settings.max_image_bytes;
+    let settings = Arc::new(settings);
     let mut fetches = JoinSet::new();
     while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
         let Some(job) = accepted.recv().await else { break };
-        let (lanes, decode, publish) = (Arc::clone(&lanes), decode.clone(), publish.clone());
+        let (settings, lanes, decode, publish) =
+            (Arc::clone(&settings), Arc::clone(&lanes), decode.clone(), publish.clone());
         // The one concurrent point of this stage. A fetch that panics drops its delivery, which hands the job back.
         fetches.spawn(async move {
-            fetch(job, limit, &lanes, &decode, &publish).await;
+            fetch(job, &settings, &lanes, &decode, &publish).await;
             drop(permit);
         });
         while fetches.try_join_next().is_some() {}
@@ -72,26 +78,28 @@ pub async fn run(
 
 async fn fetch(
     Accepted { mut flight, destination, location }: Accepted,
-    limit: u64,
+    Settings { max_image_bytes, room, .. }: &Settings,
     lanes: &Lanes,
     decode: &Sender<Fetched>,
     publish: &Sender<Finished>,
 ) {
+    // First, so that a job that waits for its model, and with it for another model's last jobs, holds no memory from them.
+    let heading = match destination {
+        Destination::Lane(heading) => Ok(heading),
+        Destination::Unloaded(model) => lanes.load(&model).await.map(|lane| Heading::to(&lane)),
+    };
     let began = Instant::now();
-    let read = match location {
-        Location::Stored { store, path } => store.read_patiently(&path, limit).await,
-        Location::Inline(uri) => inline(uri, limit, &mut flight).await,
+    let read = match (&heading, location) {
+        (Err(failure), _) => Err(failure.clone()),
+        (Ok(_), Location::Stored { store, path }) => store.read_patiently(&path, *max_image_bytes, room).await,
+        (Ok(_), Location::Inline(uri)) => inline(uri, *max_image_bytes, room, &mut flight).await,
     };
     flight.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
-    let fetched = match (read, destination) {
-        (Err(failure), _) => Err(failure),
-        (Ok(bytes), Destination::Lane(heading)) => Ok((heading, bytes)),
-        (Ok(bytes), Destination::Unloaded(model)) => lanes.load(&model).await.map(|lane| (Heading::to(&lane), bytes)),
-    };
+    let fetched = heading.and_then(|heading| Ok((heading, read?)));
     match fetched {
-        Ok((heading, bytes)) => {
+        Ok((heading, (bytes, reserved))) => {
             // Refused only where the stage after this one is gone: the delivery inside hands its job back.
-            drop(pass(Stage::Fetch, decode, Fetched { flight, heading, bytes }).await);
+            drop(pass(Stage::Fetch, decode, Fetched { flight, heading, bytes, reserved }).await);
         }
         Err(failure) => {
             metrics::failed(Stage::Fetch, failure.code);
@@ -101,7 +109,8 @@ async fn fetch(
 }
 
 /// Decodes a data URI, and names it by its hash so that answers do not carry the image back.
-async fn inline(uri: DataUri, limit: u64, flight: &mut Flight) -> Result<Bytes, Failure> {
+async fn inline(uri: DataUri, limit: u64, room: &Share, flight: &mut Flight) -> Result<(Bytes, Reservation), Failure> {
+    let reserved = room.reserve(uri.size()).await?;
     let decoded = tokio::task::spawn_blocking(move || {
         let bytes = uri.decode(limit)?;
         let hash = Sha256::digest(&bytes);
@@ -112,5 +121,5 @@ async fn inline(uri: DataUri, limit: u64, flight: &mut Flight) -> Result<Bytes, 
         Err(super::panicked(crate::failure::Code::InferenceFailed, "reading a data URI", &*panic))
     })?;
     flight.image = image;
-    Ok(bytes)
+    Ok((bytes, reserved))
 }

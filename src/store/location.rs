@@ -112,12 +112,18 @@ impl DataUri {
         Ok(Self { media_type: media_type.to_owned(), base64: base64.to_owned() })
     }
 
+    /// Bytes the image has at most.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.base64.len() as u64 / 4 * 3
+    }
+
     /// The image's bytes, at most `limit` of them.
     ///
     /// # Errors
     /// `image_too_large`, known before anything is decoded; `bad_job` where the data is not base64.
     pub fn decode(&self, limit: u64) -> Result<Bytes, Failure> {
-        let size = self.base64.len() as u64 / 4 * 3;
+        let size = self.size();
         if size > limit.saturating_add(2) {
             return Err(too_large(size, limit));
         }

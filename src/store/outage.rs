@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::Store;
 use crate::failure::{Code, Failure};
+use crate::memory::{Reservation, Share};
 use crate::telemetry::metrics::{self, Stage};
 
 /// Reads that fail in a row before the store is at fault, even where it answers when asked.
@@ -59,10 +60,10 @@ impl Store {
     ///
     /// # Errors
     /// As `read`; and `shutting_down` where the worker stops meanwhile.
-    pub async fn read_patiently(&self, path: &Path, limit: u64) -> Result<Bytes, Failure> {
+    pub async fn read_patiently(&self, path: &Path, limit: u64, room: &Share) -> Result<(Bytes, Reservation), Failure> {
         loop {
             self.well().await?;
-            let failure = match self.read(path, limit).await {
+            let failure = match self.read(path, limit, room).await {
                 Err(failure) if is_storage(failure.code) => failure,
                 // No object can be found in a bucket or folder that is gone.
                 Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => failure,

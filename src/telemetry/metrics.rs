@@ -27,6 +27,8 @@ const READY: &str = "tagmill_ready";
 const NATS_CONNECTED: &str = "tagmill_nats_connected";
 const BATCH_LIMIT: &str = "tagmill_batch_limit";
 const OUT_OF_MEMORY: &str = "tagmill_out_of_memory_total";
+const MEMORY_BUDGET: &str = "tagmill_memory_budget_bytes";
+const MEMORY_RESERVED: &str = "tagmill_memory_reserved_bytes";
 const MODEL_INFO: &str = "tagmill_model_info";
 const BUILD_INFO: &str = "tagmill_build_info";
 
@@ -129,6 +131,8 @@ fn describe() {
     describe_counter!(BATCHES, "Batches, by model and why they were closed (full, window, idle, drain).");
     describe_gauge!(BATCH_LIMIT, Unit::Count, "Images a batch may have now, by model.");
     describe_counter!(OUT_OF_MEMORY, "Batches that did not fit the device's memory, by model.");
+    describe_gauge!(MEMORY_BUDGET, Unit::Bytes, "Bytes that images in flight may take, encoded and decoded.");
+    describe_gauge!(MEMORY_RESERVED, Unit::Bytes, "Bytes of the budget that are reserved.");
     describe_gauge!(INFLIGHT, "Jobs accepted and not yet answered.");
     describe_gauge!(
         BACKLOG,
@@ -220,6 +224,25 @@ pub fn batch_limit(model: &str, limit: usize) {
 /// A batch did not fit the device's memory.
 pub fn out_of_memory(model: &str) {
     counter!(OUT_OF_MEMORY, "model" => model.to_owned()).increment(1);
+}
+
+/// How much memory images in flight may take.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn memory_budget(bytes: u64) {
+    gauge!(MEMORY_BUDGET).set(bytes as f64);
+    gauge!(MEMORY_RESERVED).increment(0.0);
+}
+
+/// Memory was reserved for an image.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn memory_reserved(bytes: u64) {
+    gauge!(MEMORY_RESERVED).increment(bytes as f64);
+}
+
+/// It was given back.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn memory_returned(bytes: u64) {
+    gauge!(MEMORY_RESERVED).decrement(bytes as f64);
 }
 
 /// A job came with an earlier delivery.

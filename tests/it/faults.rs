@@ -228,3 +228,34 @@ async fn a_sick_worker_steps_aside_and_a_healthy_one_does_its_jobs() {
     assert_eq!(client.count("TAGMILL_DEAD").await, 0);
     client.queue_is_empty().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_take_no_more_memory_than_the_budget() {
+    let (nats, folder) = (NatsServer::start(), tempfile::tempdir().expect("a folder"));
+    // 20 megapixels in a small file; 300 of 2 megapixels.
+    RgbImage::new(5000, 4000).save(folder.path().join("large.png")).expect("a file");
+    RgbImage::from_pixel(1600, 1250, Rgb([255, 127, 0])).save(folder.path().join("photo.png")).expect("a file");
+    let store = format!("file://{}", folder.path().display());
+    let worker = Worker::start_with(&nats, &store, &["--memory-budget", "64MiB"], &[]);
+    assert_eq!(worker.metric("tagmill_memory_budget_bytes").await, Some(f64::from(64 << 20)));
+    let client = Client::connect(&nats).await;
+    let before = worker.resident_memory();
+    client.submit("large", "large.png").await;
+    for number in 0..300 {
+        client.submit(&number.to_string(), "photo.png").await;
+    }
+    client.results(300).await;
+    let letters = client.dead(1).await;
+    assert_eq!((letters[0].id(), letters[0].code()), ("large", "image_too_large"));
+    assert!(letters[0].json["error"]["message"].as_str().is_some_and(|text| text.contains("--memory-budget")));
+    client.queue_is_empty().await;
+    until("all of it to be given back", || async {
+        (worker.metric("tagmill_memory_reserved_bytes").await == Some(0.0)).then_some(())
+    })
+    .await;
+    let grown = worker.resident_memory().saturating_sub(before);
+    assert!(grown < (64 << 20) + OVERHEAD, "{} MiB", grown >> 20);
+}
+
+/// What rows, sessions and the allocator take besides.
+const OVERHEAD: u64 = 128 << 20;

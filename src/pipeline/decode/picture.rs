@@ -32,6 +32,9 @@ use format::Format;
 /// The longest side that is read: more than any JPEG or GIF can have, little enough to resize in good time.
 const MAX_SIDE: u32 = 65_535;
 
+/// Bytes of an opaque pixel.
+const RGB: u64 = 3;
+
 /// What is refused, and what is looked at.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -39,6 +42,15 @@ pub struct Settings {
     pub max_pixels: u64,
     /// Take pixels as they are stored, whatever EXIF says of how to turn them.
     pub ignore_orientation: bool,
+}
+
+/// Takes room for so many bytes, before they are allocated; waits for it, or refuses what will never fit.
+pub type Reserve<'a> = &'a mut dyn FnMut(u64) -> Result<(), Failure>;
+
+/// What an image must keep to.
+struct Limits<'a> {
+    settings: &'a Settings,
+    reserve: Reserve<'a>,
 }
 
 /// Decoded pixels.
@@ -63,14 +75,15 @@ struct Decoded {
     orientation: Orientation,
 }
 
-/// Decodes an image.
+/// Decodes an image. `reserve` is called once its size is known, with the most bytes decoding it takes.
 ///
 /// # Errors
 /// `image_undecodable`, naming the format sniffed, or `image_too_large`.
-pub fn decode(bytes: &[u8], settings: &Settings) -> Result<Pixels, Failure> {
+pub fn decode(bytes: &[u8], settings: &Settings, reserve: Reserve<'_>) -> Result<Pixels, Failure> {
     let format = format::sniff(bytes)?;
+    let mut limits = Limits { settings, reserve };
     // The decoders keep nothing that a panic could leave half done, and one file that makes one panic always will.
-    let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, settings)));
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, &mut limits)));
     let Decoded { image, orientation } =
         decoded.unwrap_or_else(|_| Err(format.broken("its decoder panics over it")))?;
     let mut image = DynamicImage::ImageRgb8(opaque::on_white(image));
@@ -80,22 +93,27 @@ pub fn decode(bytes: &[u8], settings: &Settings) -> Result<Pixels, Failure> {
     Ok(Pixels(image.into_rgb8()))
 }
 
-fn decode_as(format: Format, bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
+fn decode_as(format: Format, bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     match format {
-        Format::Jpeg => jpeg::decode(bytes, settings),
-        Format::Tiff => tiff::decode(bytes, settings),
+        Format::Jpeg => jpeg::decode(bytes, limits),
+        Format::Tiff => tiff::decode(bytes, limits),
         #[cfg(feature = "jxl")]
-        Format::Jxl => jxl::decode(bytes, settings),
+        Format::Jxl => jxl::decode(bytes, limits),
         #[cfg(feature = "avif")]
-        Format::Avif => avif::decode(bytes, settings),
-        _ => raster::decode(format, bytes, settings),
+        Format::Avif => avif::decode(bytes, limits),
+        _ => raster::decode(format, bytes, limits),
     }
 }
 
-/// Refuses a size that a header tells, before anything of that size is allocated.
-fn check_size(format: Format, width: u32, height: u32, settings: &Settings) -> Result<(), Failure> {
+/// Refuses a size that a header tells, or takes room for it, before anything of that size is allocated.
+fn admit(
+    format: Format,
+    (width, height): (u32, u32),
+    bytes_per_pixel: u64,
+    limits: &mut Limits<'_>,
+) -> Result<(), Failure> {
     let pixels = u64::from(width) * u64::from(height);
-    let max_pixels = settings.max_pixels;
+    let max_pixels = limits.settings.max_pixels;
     if pixels > max_pixels {
         return Err(Failure::new(
             Code::ImageTooLarge,
@@ -113,7 +131,9 @@ fn check_size(format: Format, width: u32, height: u32, settings: &Settings) -> R
     if pixels == 0 {
         return Err(format.broken(format_args!("it is {width}x{height} and has no pixels")));
     }
-    Ok(())
+    // Turning a picture upright takes another one.
+    let turned = if limits.settings.ignore_orientation { 0 } else { RGB };
+    (limits.reserve)(pixels.saturating_mul(bytes_per_pixel + turned))
 }
 
 /// Bytes a decoder may allocate for a picture of this size: 16-bit RGBA twice, and its own tables.

@@ -106,12 +106,21 @@ impl Worker {
     /// Lets it have no more than so many bytes of address space beyond what it has now.
     pub fn limit_memory(&self, more: u64) {
         let id = self.process.id();
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
-        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("every process has one");
-        let kibibytes: u64 = size.trim().trim_end_matches("kB").trim().parse().expect("a number");
-        let limit = format!("--as={}", kibibytes * 1024 + more);
+        let limit = format!("--as={}", self.memory("VmSize:") + more);
         let status = Command::new("prlimit").args(["--pid", &id.to_string(), &limit]).status();
         assert!(status.expect("prlimit runs").success());
+    }
+
+    /// The most memory it has had, in bytes.
+    pub fn resident_memory(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
+        let size = status.lines().find_map(|line| line.strip_prefix(field)).expect("every process has one");
+        let kibibytes: u64 = size.trim().trim_end_matches("kB").trim().parse().expect("a number");
+        kibibytes * 1024
     }
 
     /// Sends a signal by name, if it still runs.

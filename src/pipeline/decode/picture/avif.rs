@@ -11,14 +11,17 @@ use image::{DynamicImage, RgbImage, RgbaImage};
 use libavif_sys as sys;
 
 use super::format::Format;
-use super::{Decoded, MAX_SIDE, Settings, check_size, orientation};
+use super::{Decoded, Limits, MAX_SIDE, admit, orientation};
 use crate::failure::Failure;
 
-pub(super) fn decode(bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
+/// Planes of 16 bits with alpha, and RGBA.
+const BYTES_PER_PIXEL: u64 = 8 + 4 + 3;
+
+pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     let mut decoder = Decoder::new(bytes)?;
     let image = decoder.image();
     let (width, height, orientation) = (image.width, image.height, orientation(image));
-    check_size(Format::Avif, width, height, settings)?;
+    admit(Format::Avif, (width, height), BYTES_PER_PIXEL, limits)?;
     // A coded frame may be larger than the header says; libavif compares only after decoding.
     decoder.limit(width, height);
     decoder.next_image()?;

@@ -32,7 +32,7 @@ fn input(name: &str) -> Vec<u8> {
 /// A picture, or why it is refused.
 fn outcome(name: &str, bytes: &[u8]) -> Result<Pixels, Failure> {
     let began = Instant::now();
-    let outcome = decode(bytes, &SETTINGS);
+    let outcome = decode(bytes, &SETTINGS, &mut |_| Ok(()));
     assert!(began.elapsed() < GOOD_TIME, "{name} took {:?}", began.elapsed());
     if let Err(failure) = &outcome {
         assert!(matches!(failure.code, Code::ImageUndecodable | Code::ImageTooLarge), "{name}: {failure}");
@@ -48,7 +48,7 @@ fn refusal(name: &str, bytes: &[u8]) -> Failure {
 fn files_cut_short_are_refused_wherever_they_are_cut() {
     // One input of every kind of coding, and every cut of it.
     for (name, whole) in inputs().filter(|(_, bytes)| bytes.len() < 3500) {
-        let pixels = decode(&whole, &SETTINGS).unwrap_or_else(|failure| panic!("{name}: {failure}")).0;
+        let pixels = decode(&whole, &SETTINGS, &mut |_| Ok(())).unwrap_or_else(|failure| panic!("{name}: {failure}")).0;
         for cut in 0..whole.len() {
             // What follows the last pixel may be missing.
             if let Ok(decoded) = outcome(&name, &whole[..cut]) {

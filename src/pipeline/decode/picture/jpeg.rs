@@ -8,19 +8,25 @@ use image::{DynamicImage, RgbImage};
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor};
 
 use super::format::Format;
-use super::{Decoded, Settings, check_size, opaque, orientation};
+use super::{Decoded, Limits, RGB, admit, opaque, orientation};
 use crate::failure::Failure;
 
 /// Scans a progressive JPEG may have; encoders write about ten, and each costs a pass over the whole picture.
 const MAX_SCANS: u32 = 100;
 
-pub(super) fn decode(bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
+/// Of a decoded picture, at most: inks have four.
+const CHANNELS: u64 = 4;
+
+pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     let mut decompressor = Decompressor::new().map_err(broken)?;
     decompressor.set_scan_limit(MAX_SCANS).map_err(broken)?;
     let header = decompressor.read_header(bytes).map_err(broken)?;
     let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-    check_size(Format::Jpeg, side(header.width), side(header.height), settings)?;
     let scale = scale(&header);
+    // All scans of a progressive picture are kept, as 16-bit coefficients.
+    let coefficients = if header.is_progressive { 2 * CHANNELS } else { 0 };
+    let dimensions = (side(header.width), side(header.height));
+    admit(Format::Jpeg, dimensions, CHANNELS + RGB + coefficients, limits)?;
     if !header.is_lossless {
         decompressor.set_scaling_factor(scale).map_err(broken)?;
     }

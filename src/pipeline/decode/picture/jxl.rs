@@ -5,7 +5,7 @@ use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
 use jxl_oxide::{AllocTracker, InitializeResult, JxlImage, JxlThreadPool};
 
 use super::format::Format;
-use super::{Decoded, Settings, check_size};
+use super::{Decoded, Limits, admit};
 use crate::failure::Failure;
 
 /// Bytes that are read before the size must be known, unless a colour profile or a preview is in between.
@@ -17,11 +17,11 @@ const TABLES: usize = 64 << 20;
 /// Memory for each pixel: all is computed in floating point, in a few layers.
 const BYTES_PER_PIXEL: u64 = 64;
 
-pub(super) fn decode(bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
+pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     let memory = AllocTracker::with_limit(TABLES);
     let (mut image, rest) = header(bytes, memory.clone())?;
     let (width, height) = (image.width(), image.height());
-    check_size(Format::Jxl, width, height, settings)?;
+    admit(Format::Jxl, (width, height), BYTES_PER_PIXEL, limits)?;
     let more = u64::from(width) * u64::from(height) * BYTES_PER_PIXEL;
     memory.expand_limit(usize::try_from(more).unwrap_or(usize::MAX));
     image.feed_bytes(rest).map_err(broken)?;

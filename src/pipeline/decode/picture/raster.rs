@@ -4,28 +4,28 @@ use std::io::Cursor;
 
 use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageResult, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageResult};
 
 use super::format::Format;
-use super::{Decoded, Settings, check_size, memory, orientation};
+use super::{Decoded, Limits, RGB, admit, memory, orientation};
 use crate::failure::Failure;
 
-pub(super) fn decode(format: Format, bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
+pub(super) fn decode(format: Format, bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     let input = Cursor::new(bytes);
     match format {
-        Format::Png => png(bytes, settings),
-        Format::WebP => webp(bytes, settings),
-        Format::Gif => read(format, GifDecoder::new(input), settings),
-        Format::Bmp => read(format, BmpDecoder::new(input), settings),
+        Format::Png => png(bytes, limits),
+        Format::WebP => webp(bytes, limits),
+        Format::Gif => read(format, GifDecoder::new(input), limits),
+        Format::Bmp => read(format, BmpDecoder::new(input), limits),
         Format::Jpeg | Format::Tiff | Format::Jxl | Format::Avif => Err(format.broken("it has a decoder of its own")),
     }
 }
 
 /// What follows the pixels can say how to turn them: a file without its end is refused even if they are there.
-fn png(bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
+fn png(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     // Profiles, which are left alone, are unpacked before the size is known.
-    let header = PngDecoder::with_limits(Cursor::new(bytes), limits(memory(0, 0)));
-    let decoded = read(Format::Png, header, settings)?;
+    let header = PngDecoder::with_limits(Cursor::new(bytes), allow(memory(0, 0)));
+    let decoded = read(Format::Png, header, limits)?;
     if !chunks(bytes).any(|(kind, _)| kind == b"IEND") {
         return Err(Format::Png.broken("it has no end"));
     }
@@ -33,8 +33,8 @@ fn png(bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
 }
 
 /// As for PNG.
-fn webp(bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
-    let decoded = read(Format::WebP, WebPDecoder::new(Cursor::new(bytes)), settings)?;
+fn webp(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
+    let decoded = read(Format::WebP, WebPDecoder::new(Cursor::new(bytes)), limits)?;
     if is_whole(bytes) { Ok(decoded) } else { Err(Format::WebP.broken("it ends before its header says")) }
 }
 
@@ -42,13 +42,15 @@ fn webp(bytes: &[u8], settings: &Settings) -> Result<Decoded, Failure> {
 pub(super) fn read<D: ImageDecoder>(
     format: Format,
     decoder: ImageResult<D>,
-    settings: &Settings,
+    limits: &mut Limits<'_>,
 ) -> Result<Decoded, Failure> {
     let refused = |error| refused(format, error);
     let mut decoder = decoder.map_err(refused)?;
     let (width, height) = decoder.dimensions();
-    check_size(format, width, height, settings)?;
-    decoder.set_limits(limits(memory(width, height))).map_err(refused)?;
+    // As stored, and opaque.
+    let bytes_per_pixel = u64::from(decoder.color_type().bytes_per_pixel()) + RGB;
+    admit(format, (width, height), bytes_per_pixel, limits)?;
+    decoder.set_limits(allow(memory(width, height))).map_err(refused)?;
     let orientation = orientation(&mut decoder);
     let image = DynamicImage::from_decoder(decoder).map_err(refused)?;
     Ok(Decoded { image, orientation })
@@ -91,8 +93,8 @@ fn chunks(png: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-fn limits(bytes: u64) -> Limits {
-    let mut limits = Limits::no_limits();
+fn allow(bytes: u64) -> image::Limits {
+    let mut limits = image::Limits::no_limits();
     limits.max_alloc = Some(bytes);
     limits
 }
