@@ -233,8 +233,8 @@ impl Lanes {
         Ok(lane)
     }
 
-    /// Looks at the folder or bucket again. A loaded model whose files have changed is replaced once its successor has warmed up;
-    /// where that is broken the old one stays.
+    /// Looks at the folder or bucket again. A loaded model whose files have changed is replaced once its successor has
+    /// warmed up; where that is broken the old one stays.
     ///
     /// # Errors
     /// Where it can't be read any more; everything stays as it is.

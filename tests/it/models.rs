@@ -242,7 +242,13 @@ fn check_tells_what_is_wrong_with_each_model() {
     let folder = families();
     let (code, table) = models(&["check"], folder.path());
     assert_eq!(code, 0, "{table}");
-    for expected in ["nhwc 448 batch 1 on cpu", "nchw 512 on cpu", "3: 1 general, 1 meta, 1 species"] {
+    for expected in [
+        "nhwc 448 batch 1 on cpu",
+        "nchw 512 on cpu",
+        "3: 1 general, 1 meta, 1 species",
+        "character 0.85, general 0.3",
+        "ONNX Runtime 1.",
+    ] {
         assert!(table.contains(expected), "{expected}: {table}");
     }
 
@@ -268,6 +274,7 @@ fn check_tells_what_is_wrong_with_each_model() {
     says("cl-tagger", "warning", "\"sigmoid\"");
     says("pixai", "warning", "\"none\"");
     assert_eq!(report("e621")["ok"], true);
+    assert_eq!(report("e621")["thresholds"]["species"], json!(0.35));
     assert_eq!(report("e621")["sha256"].as_str().map(str::len), Some(64));
     assert_eq!(models(&["list"], folder.path()).0, 0, "list only shows");
 }

@@ -1,5 +1,7 @@
 //! What models there are, and whether they work.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::table;
@@ -8,9 +10,10 @@ use crate::command::Failed;
 use crate::model::catalog::Catalog;
 use crate::model::{ModelFiles, Unusable};
 use crate::pipeline::tag::Loaded;
-use crate::pipeline::tag::labels::Labels;
+use crate::pipeline::tag::labels::{Labels, RATING};
 use crate::pipeline::tag::library;
 use crate::pipeline::tag::onnx::{self, CannotLoad};
+use crate::pipeline::tag::threshold::{Threshold, Thresholds};
 use crate::settings;
 
 /// What is said of a model.
@@ -27,6 +30,8 @@ pub(super) struct Report {
     pub(super) labels: Option<usize>,
     /// How many labels there are of each category.
     pub(super) categories: serde_json::Map<String, serde_json::Value>,
+    /// What counts as a tag, by category.
+    pub(super) thresholds: BTreeMap<String, Threshold>,
     /// What the loaded graph takes and gives; only of `check`.
     #[serde(flatten)]
     pub(super) loaded: Option<Interface>,
@@ -88,14 +93,14 @@ impl Report {
     fn fill(&mut self, files: &ModelFiles, onnx: Option<&onnx::Settings>) -> Result<(), CannotLoad> {
         self.bytes = std::fs::metadata(&files.onnx).ok().map(|metadata| metadata.len());
         let Some(settings) = onnx else {
-            self.name_labels(&files.labels()?);
+            self.name_labels(&files.labels()?, &files.manifest.thresholds);
             self.sha256 = Some(files.id()?.sha256);
             return Ok(());
         };
         let Loaded { model, oddity, .. } = onnx::load(files, settings)?;
         self.warning = oddity;
         self.sha256 = Some(model.id.sha256.clone());
-        self.name_labels(&model.labels);
+        self.name_labels(&model.labels, &model.thresholds);
         let interface = &model.interface;
         self.loaded = Some(Interface {
             layout: interface.layout.as_str(),
@@ -109,8 +114,10 @@ impl Report {
         Ok(())
     }
 
-    fn name_labels(&mut self, labels: &Labels) {
+    fn name_labels(&mut self, labels: &Labels, thresholds: &Thresholds) {
         self.labels = Some(labels.count());
         self.categories = labels.categories().map(|(category, count)| (category.to_owned(), count.into())).collect();
+        let tags = labels.categories().filter(|(category, _)| *category != RATING);
+        self.thresholds = tags.map(|(category, _)| (category.to_owned(), thresholds.of(category))).collect();
     }
 }

@@ -8,9 +8,9 @@ use super::report::Report;
 
 /// A line per model under a head, in columns as wide as what stands in them; errors and warnings on lines of their own.
 pub(super) fn of(reports: &[Report]) -> String {
-    let head = ["MODEL", "ALIASES", "INPUT", "LABELS", "SIZE", "SHA256", "STATE"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = reports.iter().map(row).collect();
-    let widths: [usize; 7] = std::array::from_fn(|column| {
+    let head = ["MODEL", "ALIASES", "INPUT", "LABELS", "THRESHOLDS", "SIZE", "SHA256", "STATE"].map(str::to_owned);
+    let rows: Vec<[String; 8]> = reports.iter().map(row).collect();
+    let widths: [usize; 8] = std::array::from_fn(|column| {
         std::iter::once(&head).chain(&rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
     });
     let mut text = line(&head, widths);
@@ -22,27 +22,33 @@ pub(super) fn of(reports: &[Report]) -> String {
             }
         }
     }
+    if let Some(loaded) = reports.iter().find_map(|report| report.loaded.as_ref()) {
+        let _ = writeln!(text, "\nONNX Runtime {}", loaded.onnxruntime);
+    }
     text
 }
 
-fn line(row: &[String; 7], widths: [usize; 7]) -> String {
+fn line(row: &[String; 8], widths: [usize; 8]) -> String {
     let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
     format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
 }
 
-fn row(report: &Report) -> [String; 7] {
+fn row(report: &Report) -> [String; 8] {
     let input = report.loaded.as_ref().map(|loaded| {
         let batch = loaded.batch.map(|batch| format!(" batch {batch}")).unwrap_or_default();
         format!("{} {}{batch} on {}", loaded.layout, loaded.side, loaded.device)
     });
     let categories = report.categories.iter().map(|(category, count)| format!("{count} {category}"));
     let labels = report.labels.map(|count| format!("{count}: {}", categories.collect::<Vec<_>>().join(", ")));
+    let thresholds = report.thresholds.iter().map(|(category, threshold)| format!("{category} {threshold}"));
+    let thresholds = thresholds.collect::<Vec<_>>().join(", ");
     let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     [
         report.name.clone(),
         shown(Some(report.aliases.join(", ")).filter(|aliases| !aliases.is_empty())),
         shown(input),
         shown(labels),
+        shown(Some(thresholds).filter(|thresholds| !thresholds.is_empty())),
         shown(report.bytes.map(|bytes| ByteSize(bytes).to_string())),
         shown(report.sha256.as_ref().map(|hash| hash.chars().take(12).collect())),
         if report.ok { "ok" } else { "broken" }.to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::labels::{CHARACTER, GENERAL};
 
@@ -76,6 +76,15 @@ impl fmt::Display for Threshold {
         match self {
             Self::Over(score) => score.fmt(f),
             Self::MCut => f.write_str("mcut"),
+        }
+    }
+}
+
+impl Serialize for Threshold {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Over(score) => serializer.serialize_f32(*score),
+            Self::MCut => serializer.serialize_str("mcut"),
         }
     }
 }
