@@ -19,6 +19,8 @@ import pillow_jxl  # noqa: F401 (teaches Pillow JPEG XL)
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
+from square import square
+
 FOLDER = pathlib.Path(__file__).parent / "pixels"
 ORIENTATION = 0x0112
 
@@ -48,14 +50,7 @@ def prepare(image, side, as_stored):
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("RGBA")
-    canvas = Image.new("RGBA", image.size, (255, 255, 255))
-    canvas.alpha_composite(image)
-    image = canvas.convert("RGB")
-    longest = max(image.size)
-    padded = Image.new("RGB", (longest, longest), (255, 255, 255))
-    padded.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
-    return padded if longest == side else padded.resize((side, side), Image.BICUBIC)
+    return square(image, side)
 
 
 def write(name, data, side=32, seen=None):

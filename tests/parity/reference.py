@@ -12,20 +12,14 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+from square import square
+
 ROOT = pathlib.Path(__file__).parents[2]
 IMAGES = {".jpg", ".png", ".webp"}
 
 
 def prepare(path, side):
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
-    canvas = Image.new("RGBA", image.size, (255, 255, 255))
-    canvas.alpha_composite(image)
-    image = canvas.convert("RGB")
-    longest = max(image.size)
-    padded = Image.new("RGB", (longest, longest), (255, 255, 255))
-    padded.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
-    if longest != side:
-        padded = padded.resize((side, side), Image.BICUBIC)
+    padded = square(ImageOps.exif_transpose(Image.open(path)), side)
     return np.asarray(padded, dtype=np.float32)[None, :, :, ::-1]
 
 
