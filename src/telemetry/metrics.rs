@@ -100,7 +100,7 @@ pub fn start() -> Result<Collected, BuildError> {
         .set_buckets_for_metric(Matcher::Full(BATCH_SIZE.into()), &BATCH_SIZES)?
         .install_recorder()?;
     describe();
-    for door in [Door::Stream] {
+    for door in Door::ALL {
         for outcome in [Outcome::Tagged, Outcome::Rejected, Outcome::Retried] {
             counter!(JOBS, "door" => door.as_str(), "outcome" => outcome.as_str()).absolute(0);
         }

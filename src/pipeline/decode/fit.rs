@@ -30,6 +30,14 @@ pub struct Frame {
     pub filter: Filter,
 }
 
+impl Frame {
+    /// Bytes of one row of the model's input.
+    #[must_use]
+    pub const fn row_bytes(&self) -> usize {
+        self.side as usize * self.side as usize * CHANNELS
+    }
+}
+
 /// How a picture that is no square becomes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
