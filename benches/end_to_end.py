@@ -3,12 +3,16 @@
 `make bench` builds and makes all that this needs, and runs everything. One scenario alone, with more rounds:
 `.runtime/bench-venv/bin/python benches/end_to_end.py photos-1.6mp --rounds 5`"""
 import argparse
+import signal
+import sys
 
 from harness import lab, report
 from harness.scenarios import SCENARIOS
 
 
 def main():
+    # Told to stop, it ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     listed = "\n".join(f"  {name:<16}{' '.join(scenario.__doc__.split())}" for name, scenario in SCENARIOS.items())
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\n\nscenarios:\n{listed}", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,5 +1,7 @@
 """Makes pictures to measure with, each as hard to decode as a photograph of its size: colours whose fine detail falls off
-as in photographs (amplitude by the inverse of frequency), sharp edges over it, as JPEG of quality 89 with 4:2:0 colour.
+as in photographs (amplitude by the inverse of frequency, or faster), sharp edges over it, as JPEG of quality 89 with 4:2:0
+colour. That gives about 1.9 bits a pixel at 1.6 megapixels, as pictures made smaller for the web have, and 1.4 at 11, as
+come out of cameras, where each pixel tells less. It matters: entropy decoding takes its time by the bit.
 
 photos-1.6mp, photos-11mp   two dozen each, wide, tall and 3:2
 thumbs                      three dozen of 64x64
@@ -11,9 +13,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 COUNT = 24
-SIZES = {
-    "photos-1.6mp": [(1462, 1096), (1096, 1462), (1549, 1033)],
-    "photos-11mp": [(3904, 2928), (2928, 3904), (4134, 2756)],
+SHARP, SOFT = 1.33, 1.4
+# How fast amplitude falls off with frequency, and widths and heights.
+PHOTOS = {
+    "photos-1.6mp": (SHARP, [(1462, 1096), (1096, 1462), (1549, 1033)]),
+    "photos-11mp": (SOFT, [(3904, 2928), (2928, 3904), (4134, 2756)]),
 }
 JPEG = {"quality": 89, "subsampling": "4:2:0"}
 FIELD = 4608
@@ -30,10 +34,10 @@ def field(random, falloff):
 
 
 class Painter:
-    def __init__(self, seed):
+    def __init__(self, seed, falloff):
         self.random = np.random.default_rng(seed)
         # Brightness has more fine detail than colour.
-        self.fields = [field(self.random, falloff) for falloff in (1.25, 1.5, 1.5)]
+        self.fields = [field(self.random, falloff + more) for more in (0, 0.25, 0.25)]
 
     def window(self, plane, width, height):
         """A part of a field, somewhere else every time."""
@@ -65,14 +69,16 @@ class Painter:
         return Image.composite(other, picture, mask)
 
 
-def photos(folder, painter):
-    for name, sizes in SIZES.items():
+def photos(folder):
+    for name, (falloff, sizes) in PHOTOS.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
+        painter = Painter(0, falloff)
         for number in range(COUNT):
             painter.photo(*sizes[number % len(sizes)]).save(folder / name / f"{number:02}.jpg", **JPEG)
 
 
-def thumbs(folder, painter):
+def thumbs(folder):
+    painter = Painter(1, SHARP)
     (folder / "thumbs").mkdir(parents=True, exist_ok=True)
     for number in range(36):
         painter.photo(1024, 1024).resize((64, 64), Image.Resampling.BICUBIC).save(
@@ -80,10 +86,12 @@ def thumbs(folder, painter):
         )
 
 
-def formats(folder, painter):
+def formats(folder):
+    painter = Painter(2, SHARP)
     target = folder / "formats"
     target.mkdir(parents=True, exist_ok=True)
-    for name, size in {"0.3mp": (640, 480), "1.6mp": (1462, 1096), "11mp": (3904, 2928)}.items():
+    Painter(2, SOFT).photo(3904, 2928).save(target / "11mp.jpeg", **JPEG)
+    for name, size in {"0.3mp": (640, 480), "1.6mp": (1462, 1096)}.items():
         painter.photo(*size).save(target / f"{name}.jpeg", **JPEG)
     photo = painter.photo(1462, 1096)
     photo.save(target / "1.6mp-progressive.jpeg", progressive=True, **JPEG)
@@ -104,8 +112,7 @@ if __name__ == "__main__":
     folder = arguments.parse_args().folder
     done = folder / "done"
     if not done.exists():
-        painter = Painter(seed=0)
         for make in photos, thumbs, formats:
-            make(folder, painter)
+            make(folder)
         done.touch()
         print(f"made pictures in {folder}")

@@ -38,7 +38,7 @@ struct Arguments {
     secret: String,
 }
 
-struct Buckets {
+struct Storage {
     buckets: HashMap<String, HashMap<String, Bytes>>,
     started: Timestamp,
     delay: Duration,
@@ -49,7 +49,7 @@ struct Buckets {
 async fn main() -> anyhow::Result<()> {
     let Arguments { folder, delay, key, secret } = Arguments::parse();
     let buckets = buckets(&folder).with_context(|| format!("can't read {}", folder.display()))?;
-    let mut service = S3ServiceBuilder::new(Buckets { buckets, started: SystemTime::now().into(), delay });
+    let mut service = S3ServiceBuilder::new(Storage { buckets, started: SystemTime::now().into(), delay });
     service.set_auth(SimpleAuth::from_single(key, secret));
     let service = service.build();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -81,7 +81,7 @@ fn buckets(folder: &Path) -> anyhow::Result<HashMap<String, HashMap<String, Byte
     Ok(buckets)
 }
 
-impl Buckets {
+impl Storage {
     fn object(&self, bucket: &str, key: &str) -> S3Result<Bytes> {
         let bucket = self.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
         bucket.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
@@ -93,7 +93,7 @@ fn length(bytes: &Bytes) -> Option<i64> {
 }
 
 #[async_trait::async_trait]
-impl S3 for Buckets {
+impl S3 for Storage {
     async fn head_bucket(&self, request: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
         if !self.buckets.contains_key(&request.input.bucket) {
             return Err(s3_error!(NoSuchBucket));

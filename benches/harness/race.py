@@ -2,11 +2,12 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
 import statistics
 import time
 
 from . import lab
-from .process import Process
+from .process import Process, busy
 from .queue import Queue
 
 # Seconds without a result after which something is wrong.
@@ -21,6 +22,7 @@ class Run:
     cpu: float  # seconds of processor time per image
     servers: float  # the same, of NATS and storage
     memory: int  # the most bytes resident, of all its processes together
+    others: float = 0  # the share of the cores that programs took which have no part in this
     memory_early: int = 0  # the same, when the first twentieth of the jobs was done
 
 
@@ -45,8 +47,15 @@ class Standing:
             "rates": rates,
             "cpu_ms": 1000 * median("cpu"),
             "servers_ms": 1000 * median("servers"),
+            "others": max(run.others for run in self.runs),
             "memory_mib": max(run.memory for run in self.runs) / 2**20,
         }
+
+
+def paired(us, *them):
+    """How many times as fast one is as the better of others: of each round, for the machine changes, and then the median."""
+    rounds = zip(us.runs, *(standing.runs for standing in them))
+    return statistics.median(ours.rate / max(run.rate for run in theirs) for ours, *theirs in rounds)
 
 
 def race(entries, rounds):
@@ -59,6 +68,7 @@ def race(entries, rounds):
             print(
                 f"  {contender.name:<28} {run.rate:8.1f} images/s  {1000 * run.cpu:7.2f} ms CPU an image"
                 f" (+{1000 * run.servers:.2f} NATS and storage)  {run.memory / 2**20:6.0f} MiB"
+                f"  others took {100 * run.others:.0f} %"
                 f"   [{contender.settings()}]",
                 flush=True,
             )
@@ -83,11 +93,13 @@ async def measure(contender, images, servers):
         skip = max(contender.jobs // 20, 8)
         before = await used_at(queue, skip, processes, [nats, *servers])
         after = await used_at(queue, contender.jobs, processes, [nats, *servers])
-        images_between = after["results"] - before["results"]
+        between = {what: after[what] - before[what] for what in after}
+        others = between["busy"] - between["cpu"] - between["servers"] - between["own"]
         run = Run(
             rate=await rate(queue, skip, contender.jobs),
-            cpu=(after["cpu"] - before["cpu"]) / images_between,
-            servers=(after["servers"] - before["servers"]) / images_between,
+            cpu=between["cpu"] / between["results"],
+            servers=between["servers"] / between["results"],
+            others=max(0, others / (between["time"] * lab.cores())),
             memory=after["memory"],
             memory_early=before["memory"],
         )
@@ -108,8 +120,15 @@ async def used_at(queue, results, processes, servers):
             process.check()
         await asyncio.sleep(0.2)
     spent = lambda of: sum(process.cpu() for process in of)
-    memory = sum(process.peak_memory() for process in processes)
-    return {"results": count, "cpu": spent(processes), "servers": spent(servers), "memory": memory}
+    return {
+        "results": count,
+        "time": time.monotonic(),
+        "cpu": spent(processes),
+        "servers": spent(servers),
+        "own": time.process_time(),
+        "busy": busy(os.sched_getaffinity(0)),
+        "memory": sum(process.peak_memory() for process in processes),
+    }
 
 
 async def rate(queue, first, last):

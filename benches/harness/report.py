@@ -17,8 +17,9 @@ HEAD = """# Benchmark results
 
 Written by `make bench`; `benches/end_to_end.py --help` says how to run one scenario. Everything of a scenario (NATS, storage,
 the worker) runs on the same cores. Rates are from the first result to the last, with the jobs queued before the worker
-starts; contenders take turns, and figures are the median of their runs. CPU is processor time per image: of the worker, and
-of NATS and storage beside it.
+starts; contenders take turns, and figures are the median of their runs, ratios of the rounds'. CPU is processor time per
+image: of the worker, and of NATS and storage beside it. Others: the most that programs which have no part in this took of
+the cores; where that is more than a few hundredths, the machine was not quiet.
 
 The comparison in Python is `benches/python_worker`: nats-py, boto3, Pillow with threads, onnxruntime. Its `draft` variant
 decodes JPEGs at a reduced scale, so its pixels are not the WD taggers' own any more; goals are set against the exact one.
@@ -85,14 +86,14 @@ def section(name, what, result):
         f"{where['date']}, commit {where['commit']}; {where['cores']} cores of {where['processor']},"
         f" {where['memory_gib']} GiB, {where['system']}; ONNX Runtime {where['onnxruntime']}, nats-server"
         f" {where['nats_server']}{scale}\n",
-        "| | images/s | runs | CPU ms | NATS, storage ms | peak MiB | settings |",
-        "|---|---|---|---|---|---|---|",
+        "| | images/s | runs | CPU ms | NATS, storage ms | peak MiB | others | settings |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         runs = ", ".join(figure(rate) for rate in row["rates"])
         lines.append(
             f"| {row['name']} | {figure(row['rate'])} | {runs} | {figure(row['cpu_ms'])} | {figure(row['servers_ms'])}"
-            f" | {row['memory_mib']:.0f} | `{row['settings']}` |"
+            f" | {row['memory_mib']:.0f} | {row['others']:.2f} | `{row['settings']}` |"
         )
     lines += ["", "| | figure | goal |", "|---|---|---|"]
     for each in result["ratios"]:

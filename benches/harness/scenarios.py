@@ -1,10 +1,9 @@
 """What is measured, and the goals. A new scenario is a function in `SCENARIOS` that gives its standings and its ratios."""
 import json
-import statistics
 import subprocess
 
 from . import contender, lab
-from .race import Run, Standing, race
+from .race import Run, Standing, paired, race
 
 BUCKETS = {"1.6": "photos-1.6mp", "11": "photos-11mp"}
 
@@ -37,10 +36,10 @@ def photos(size, counts, goal):
             ours = contender.tagmill("vit-nano", store, environment, jobs=jobs(options, counts[0]))
             contenders = [ours, theirs(1), theirs(2), theirs(1, "--draft"), theirs(2, "--draft")]
             standings = race([(each, images, [server]) for each in contenders], options.rounds)
-        rate = [standing.rate() for standing in standings]
+        us, *them = standings
         return standings, [
-            ratio("tagmill : Python, the better of 1 and 2 processes", rate[0] / max(rate[1:3]), at_least=goal),
-            ratio("tagmill : Python decoding at a reduced scale (draft), the better", rate[0] / max(rate[3:5])),
+            ratio("tagmill : Python, the better of 1 and 2 processes", paired(us, *them[:2]), at_least=goal),
+            ratio("tagmill : Python decoding at a reduced scale (draft), the better", paired(us, *them[2:])),
         ]
 
     scenario.__doc__ = f"{photos.__doc__} JPEGs of {size} megapixels, model vit-nano."
@@ -62,11 +61,10 @@ def infer(model, count, batches, goal):
                 rounds += race([(ours, images, [server])], 1)
                 # Measured again each time: the machine is not the same from minute to minute.
                 again = raw(model, best["batch"], best["spin"], options)
-                alone.runs.append(Run(again["rate"], again["cpu"], 0, again["memory"]))
+                alone.runs.append(Run(again["rate"], again["cpu"], servers=0, memory=again["memory"]))
         standing = Standing(ours.name, ours.settings(), [run for each in rounds for run in each.runs])
-        share = statistics.median(us.rate / them.rate for us, them in zip(standing.runs, alone.runs))
         what = "tagmill : ONNX Runtime alone at its best batch size"
-        return [standing, alone], [ratio(what, share, at_least=goal)]
+        return [standing, alone], [ratio(what, paired(standing, alone), at_least=goal)]
 
     scenario.__doc__ = f"{infer.__doc__} JPEGs of 1.6 megapixels from S3, model {model}."
     return scenario
@@ -96,8 +94,8 @@ def latency(options):
             (contender.tagmill("vit-nano", store, distant, name="tagmill, 100 ms away", jobs=count), images, [far]),
         ]
         standings = race(entries, options.rounds)
-    share = standings[1].rate() / standings[0].rate()
-    return standings, [ratio("100 ms away : near", share, at_least=0.95)]
+    near, far = standings
+    return standings, [ratio("100 ms away : near", paired(far, near), at_least=0.95)]
 
 
 def thumbs(options, count, rounds, *arguments):
