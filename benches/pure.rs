@@ -40,18 +40,20 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench/images/formats")
 }
 
-/// An image file as bytes becomes pixels.
+/// An image file as bytes becomes the pixels that its row is made of.
 #[divan::bench(args = pictures())]
 fn decode(bencher: Bencher<'_, '_>, name: &str) {
     let bytes = std::fs::read(folder().join(name)).expect("it was listed");
-    bencher.bench_local(|| picture::decode(black_box(&bytes), &SETTINGS, &mut |_| Ok(())).expect("a good picture"));
+    bencher.bench_local(|| {
+        picture::decode(black_box(&bytes), &SETTINGS, &FRAME, &mut |_| Ok(())).expect("a good picture")
+    });
 }
 
 /// Pixels become one row of the model's input.
 #[divan::bench(args = pictures())]
 fn fit(bencher: Bencher<'_, '_>, name: &str) {
     let bytes = std::fs::read(folder().join(name)).expect("it was listed");
-    let pixels = picture::decode(&bytes, &SETTINGS, &mut |_| Ok(())).expect("a good picture");
+    let pixels = picture::decode(&bytes, &SETTINGS, &FRAME, &mut |_| Ok(())).expect("a good picture");
     let mut fitter = Fitter::new(FRAME);
     bencher.bench_local(|| fitter.fit(black_box(&pixels.as_picture())));
 }
@@ -75,7 +77,7 @@ fn window_8000_rows(bencher: Bencher<'_, '_>, limit: usize) {
         let mut window = Window::new(Duration::from_millis(25), limit);
         let mut batches = 0;
         for row in 0..8000u32 {
-            window.push(now, row);
+            window.push(now, false, row);
             while let Decision::Flush(_) = window.decide(black_box(now), Room::Now, 1) {
                 batches += black_box(window.take()).len();
             }
