@@ -17,9 +17,9 @@ const MAX_SCANS: u32 = 100;
 /// Of a decoded picture, at most: inks have four.
 const CHANNELS: u64 = 4;
 
-/// How many pixels of 8 along a side a reduced picture may have. 6 and 7 are left out: their transforms take longer than
-/// the whole one, which has SIMD, and more than resizing then saves.
-const REDUCED: [usize; 5] = [1, 2, 3, 4, 5];
+/// How many pixels of 8 along a side a reduced picture may have. 5, 6 and 7 are left out: their transforms have no SIMD and
+/// take longer than the whole one, by more than resizing then saves.
+const REDUCED: [usize; 4] = [1, 2, 3, 4];
 
 pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     let mut decompressor = Decompressor::new().map_err(broken)?;
