@@ -1,8 +1,10 @@
 """What is measured, and the goals. A new scenario is a function in `SCENARIOS` that gives its standings and its ratios."""
+import asyncio
 import json
 import subprocess
 
 from . import contender, lab
+from .live import measure as measure_live
 from .race import Run, Standing, paired, race
 
 BUCKETS = {"1.6": "photos-1.6mp", "11": "photos-11mp"}
@@ -111,6 +113,25 @@ def small(options):
     return standings, [ratio("jobs per second", standings[0].rate(), at_least=3000)]
 
 
+def live(model, seconds):
+    """Requests over NATS, one after another, beside a backlog of 10,000 jobs."""
+
+    def scenario(options):
+        store, images = bucket(BUCKETS["1.6"])
+        with lab.storage() as (_, environment):
+            ours = contender.tagmill(model, store, environment, jobs=10_000)
+            figures = [asyncio.run(measure_live(ours, images, seconds * options.scale)) for _ in range(options.rounds)]
+        median = lambda what: statistics.median(what(each) for each in figures)
+        return [], [
+            ratio("a request's median latency : a batch's time", median(lambda each: each["latency"] / each["batch"]), at_most=2.5),
+            ratio("jobs and requests a second : jobs alone", median(lambda each: (each["beside"] + each["requests"]) / each["alone"]), at_least=0.95),
+            ratio("median latency of a request, in seconds", median(lambda each: each["latency"])),
+        ]
+
+    scenario.__doc__ = f"{live.__doc__} JPEGs of 1.6 megapixels, model {model}."
+    return scenario
+
+
 BUDGET = 256  # MiB
 
 
@@ -149,6 +170,8 @@ SCENARIOS = {
     "photos-11mp": photos("11", (400, 120), goal=6),
     "latency": latency,
     "small": small,
+    "live-vit-nano": live("vit-nano", 30),
+    "live-vit-tiny": live("vit-tiny", 120),
     "memory-queue": memory_queue,
     "memory-photos": memory_photos,
 }
