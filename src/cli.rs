@@ -141,9 +141,16 @@ pub struct TaggingArgs {
     /// Models kept loaded at a time; the one unused longest makes room for another.
     #[arg(long, value_name = "N", default_value_t = 2, env = "TAGMILL_MAX_MODELS", help_heading = "Model")]
     pub max_models: usize,
-    /// What to run it on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE", help_heading = "Model")]
-    pub device: Device,
+    /// What to run it on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N. Several, separated by commas, share the work.
+    #[arg(
+        long = "device",
+        value_name = "DEVICE",
+        value_delimiter = ',',
+        default_value = "auto",
+        env = "TAGMILL_DEVICE",
+        help_heading = "Model"
+    )]
+    pub devices: Vec<Device>,
     /// Images a batch has at most.
     #[arg(long, value_name = "N", default_value_t = 8, env = "TAGMILL_BATCH_SIZE", help_heading = "Model")]
     pub batch_size: usize,

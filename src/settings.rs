@@ -129,7 +129,7 @@ fn stages(
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let batch_size = at_least_one("batch-size", args.batch_size)?;
     let onnx = onnx::Settings {
-        device: args.device,
+        devices: args.devices.clone(),
         threads: at_least_one("infer-threads", args.infer_threads.unwrap_or(cores))?,
         batch: batch_size,
         thresholds: Thresholds::default()

@@ -19,8 +19,11 @@ pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {
             let ModelsCheckArgs { models, device, batch_size } = *args;
             let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
             let batch = settings::at_least_one("batch-size", batch_size)?;
-            report::look(models, Some(onnx::Settings { device, threads, batch, thresholds: Thresholds::default() }))
-                .await
+            report::look(
+                models,
+                Some(onnx::Settings { devices: vec![device], threads, batch, thresholds: Thresholds::default() }),
+            )
+            .await
         }
         ModelsCommand::Pull(args) => pull::run(*args).await,
     }

@@ -59,7 +59,9 @@ pub struct Traffic {
     coming: AtomicUsize,
     running: AtomicUsize,
     limit: Mutex<Limit>,
-    /// Whether the device wants a batch to be ready when it is done with one.
+    /// Batches that can run at once: one on each device.
+    devices: usize,
+    /// Whether the devices want a batch to be ready when they are done with one.
     ahead: bool,
     changed: Notify,
 }
@@ -82,9 +84,9 @@ impl Lane {
     pub fn new(model: Arc<Model>, limit: Limit) -> (Arc<Self>, queue::Receiver<Ready>) {
         let (rows, ready) = queue::bounded(1);
         metrics::batch_limit(&model.id.name, limit.rows());
-        let (limit, ahead) = (Mutex::new(limit), model.wants_batches_ahead());
+        let (limit, devices, ahead) = (Mutex::new(limit), model.devices.len(), model.wants_batches_ahead());
         let (coming, running) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let traffic = Traffic { coming, running, limit, ahead, changed: Notify::new() };
+        let traffic = Traffic { coming, running, limit, devices, ahead, changed: Notify::new() };
         (Arc::new(Self { model, rows, traffic: Arc::new(traffic) }), ready)
     }
 
@@ -115,8 +117,8 @@ impl Drop for Approach {
 impl Traffic {
     fn room(&self) -> Room {
         match self.running.load(Ordering::Acquire) {
-            0 => Room::Now,
-            1 if self.ahead => Room::Ahead,
+            running if running < self.devices => Room::Now,
+            running if self.ahead && running < 2 * self.devices => Room::Ahead,
             _ => Room::None,
         }
     }

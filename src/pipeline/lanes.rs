@@ -208,7 +208,8 @@ impl Lanes {
     fn start(&self, name: &Arc<str>, files: &ModelFiles, loaded: Loaded) -> Result<Arc<Lane>, CannotLoad> {
         let limit = Limit::new(self.settings.batch.limit, loaded.fits);
         let (lane, rows) = Lane::new(Arc::clone(&loaded.model), limit);
-        let (tag, batches) = mpsc::channel(1);
+        // Room for a batch ahead for every device.
+        let (tag, batches) = mpsc::channel(loaded.runtimes.len().max(1));
         let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state();
         let Open { finished, parts } = state.open.clone().ok_or(CannotLoad::Stopped)?;

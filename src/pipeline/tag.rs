@@ -8,9 +8,11 @@ pub mod onnx;
 pub mod threshold;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::batch::{Batch, Row, Traffic};
@@ -41,16 +43,22 @@ pub struct Model {
     pub labels: Labels,
     /// What counts as a tag where the job says nothing else: the operator's, else the model's own.
     pub thresholds: Thresholds,
-    /// What it runs on.
-    pub device: String,
+    /// What it runs on; a session each.
+    pub devices: Vec<String>,
 }
 
 impl Model {
-    /// Whether its device wants a batch to be ready when it is done with one, to copy it meanwhile. The CPU has nothing
+    /// What it runs on, as it is shown.
+    #[must_use]
+    pub fn device(&self) -> String {
+        self.devices.join(",")
+    }
+
+    /// Whether a device of its wants a batch to be ready when it is done with one, to copy it meanwhile. The CPU has nothing
     /// to copy, and a batch that is closed later is one that an urgent row can still join.
     #[must_use]
     pub fn wants_batches_ahead(&self) -> bool {
-        self.device != "cpu"
+        self.devices.iter().any(|device| device != "cpu")
     }
 }
 
@@ -70,13 +78,13 @@ pub type Stopper = Arc<dyn Fn() + Send + Sync>;
 pub struct Loaded {
     /// What is known of it.
     pub model: Arc<Model>,
-    /// Its session.
-    pub runtime: Box<dyn Runtime>,
+    /// Its sessions, one for each device.
+    pub runtimes: Vec<Box<dyn Runtime>>,
     /// Images that ran at once when it was loaded.
     pub fits: usize,
     /// What is odd about its scores, and has been said.
     pub oddity: Option<&'static str>,
-    /// Stops the session.
+    /// Stops the sessions.
     pub stop: Stopper,
 }
 
@@ -91,18 +99,30 @@ pub async fn run(
     publish: Sender<Finished>,
     health: Health,
 ) -> Result<(), Ended> {
-    let (done, ended) = tokio::sync::oneshot::channel();
-    let name = format!("tag-{}", loaded.model.id.name);
-    let Loaded { model, runtime, oddity, .. } = loaded;
-    let tagger = Tagger { model, runtime, looked: oddity.is_some(), traffic, publish, health };
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(move || done.send(tagger.work(batches)))
-        .map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
-    ended.await.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))
+    let Loaded { model, runtimes, oddity, .. } = loaded;
+    // Whichever device is free takes the next batch.
+    let batches = Arc::new(Mutex::new(batches));
+    let mut threads = FuturesUnordered::new();
+    for (runtime, device) in runtimes.into_iter().zip(&model.devices) {
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let name = format!("tag-{}-{device}", model.id.name);
+        let (model, traffic, batches) = (Arc::clone(&model), Arc::clone(&traffic), Arc::clone(&batches));
+        let (publish, health) = (publish.clone(), health.clone());
+        let tagger = Tagger { model, runtime, looked: oddity.is_some(), traffic, publish, health };
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || done.send(tagger.work(&batches)))
+            .map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
+        threads.push(ended);
+    }
+    drop((batches, publish));
+    while let Some(ended) = threads.next().await {
+        ended.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))?;
+    }
+    Ok(())
 }
 
-/// The thread that owns a model's session.
+/// The thread that owns one of a model's sessions.
 struct Tagger {
     model: Arc<Model>,
     runtime: Box<dyn Runtime>,
@@ -114,9 +134,12 @@ struct Tagger {
 }
 
 impl Tagger {
-    fn work(mut self, mut batches: Receiver<Batch>) -> Result<(), Ended> {
+    fn work(mut self, batches: &Mutex<Receiver<Batch>>) -> Result<(), Ended> {
         let mut failed_in_a_row = 0;
-        while let Some(batch) = batches.blocking_recv() {
+        loop {
+            // Whoever holds the lock waits for the next batch; the others wait for the lock.
+            let next = batches.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let Some(batch) = next else { return Ok(()) };
             // A job that comes again may be what fails.
             let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
             let tagged = self.tag(batch);
@@ -133,7 +156,6 @@ impl Tagger {
                 )));
             }
         }
-        Ok(())
     }
 
     /// Runs one batch and passes on every row's outcome; how many were tagged.
@@ -265,7 +287,7 @@ pub(crate) mod tests {
             },
             labels: Labels::new(vec![]),
             thresholds: Thresholds::default(),
-            device: "cpu".into(),
+            devices: vec!["cpu".into()],
         }
     }
 

@@ -270,17 +270,20 @@ pub fn nats_connected(connected: bool) {
 /// A model is loaded. While one takes another's place, both of them are.
 pub fn model_loaded(model: &Model) {
     counter!(OUT_OF_MEMORY, "model" => model.id.name.clone()).increment(0);
-    model_info(model).increment(1.0);
+    model_info(model).for_each(|gauge| gauge.increment(1.0));
 }
 
 /// It no longer is.
 pub fn model_unloaded(model: &Model) {
-    model_info(model).decrement(1.0);
+    model_info(model).for_each(|gauge| gauge.decrement(1.0));
 }
 
-fn model_info(model: &Model) -> Gauge {
-    let id = &model.id;
-    gauge!(MODEL_INFO, "model" => id.name.clone(), "sha256" => id.sha256.clone(), "device" => model.device.clone())
+/// One for each device.
+fn model_info(model: &Model) -> impl Iterator<Item = Gauge> {
+    let (id, devices) = (&model.id, model.devices.iter());
+    devices.map(|device| {
+        gauge!(MODEL_INFO, "model" => id.name.clone(), "sha256" => id.sha256.clone(), "device" => device.clone())
+    })
 }
 
 /// What runs here.

@@ -278,3 +278,21 @@ fn check_tells_what_is_wrong_with_each_model() {
     assert_eq!(report("e621")["sha256"].as_str().map(str::len), Some(64));
     assert_eq!(models(&["list"], folder.path()).0, 0, "list only shows");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_devices_share_the_work_of_one_model() {
+    let nats = NatsServer::start();
+    let worker = Worker::start_with(&nats, &samples(), &["--device", "cpu,cpu", "--batch-size", "2"], &[]);
+    let client = Client::connect(&nats).await;
+    client.submit_samples(200).await;
+    let results = client.results(200).await;
+    for result in &results {
+        assert!(result.json["batch"].as_u64().is_some_and(|rows| rows <= 2), "{}", result.json);
+    }
+    let (_, text) = worker.get("/metrics").await;
+    assert!(text.lines().any(|line| line.starts_with("tagmill_model_info") && line.ends_with(" 2")), "{text}");
+    // A session on each device has a thread of its own, and both were given batches.
+    let threads = worker.threads("tag-demo");
+    let busy = threads.iter().filter(|waits| **waits > 5).count();
+    assert_eq!(busy, 2, "{threads:?}");
+}

@@ -108,7 +108,7 @@ impl Report {
             batch: interface.batch,
             input: interface.input.clone(),
             output: interface.output.clone(),
-            device: model.device.clone(),
+            device: model.device(),
             onnxruntime: library::load()?.version.clone(),
         });
         Ok(())

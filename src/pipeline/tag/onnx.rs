@@ -26,8 +26,8 @@ use tensor::Encoder;
 /// How models run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// On what.
-    pub device: Device,
+    /// On what; a session each.
+    pub devices: Vec<Device>,
     /// Threads one run uses on the CPU.
     pub threads: usize,
     /// Rows a batch has at most, which the warm-up runs.
@@ -72,63 +72,96 @@ struct Onnx {
     stopped: Arc<AtomicBool>,
 }
 
-/// Loads a model and runs a blank batch through it, so that the first job does not pay for what the runtime does once.
+/// Loads a model on every device and runs a blank batch through it there, so that the first job does not pay for what the
+/// runtime does once.
 ///
 /// # Errors
-/// Where the runtime, the device or the model can't be used.
+/// Where the runtime, a device or the model can't be used.
 pub fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
     let library = library::load()?;
     let (labels, manifest) = (files.labels()?, &files.manifest);
-    let (session, device) = session(files, library, settings)?;
-    let unusable = |reason: String| files.unusable(reason);
-    let interface = Interface::read(&session, manifest, labels.count()).map_err(unusable)?;
-    let options = Arc::new(RunOptions::new().map_err(|error| files.unusable(error))?);
-    let stopped = Arc::new(AtomicBool::new(false));
-    let stop = stopper(&options, &stopped);
-    let frame = Frame { side: interface.side, fit: manifest.input.fit(), filter: manifest.input.filter };
-    let mut runtime = Onnx {
-        session,
-        encoder: Encoder::new(&manifest.input, interface.layout, interface.side),
-        interface,
-        activation: manifest.output.activation,
-        labels: labels.count(),
-        tensor: Vec::new(),
-        filled_up_to: (device != Device::Cpu.to_string()).then_some(settings.batch),
-        options,
-        stopped,
+    let open = |device: &Device| Opened::new(files, (library, *device), settings, labels.count());
+    let opened: Vec<Opened> = settings.devices.iter().map(open).collect::<Result<_, _>>()?;
+    let Some(Opened { runtime: Onnx { interface, .. }, oddity, .. }) = opened.first() else {
+        return Err(files.unusable("there is no device to run it on").into());
     };
-    let (fits, oddity) = warm_up(&mut runtime, settings.batch).map_err(unusable)?;
+    let (interface, oddity) = (interface.clone(), *oddity);
+    let frame = Frame { side: interface.side, fit: manifest.input.fit(), filter: manifest.input.filter };
+    let devices = opened.iter().map(|opened| opened.device.clone()).collect();
     let thresholds = settings.thresholds.clone().or(&manifest.thresholds);
-    let model = Model { id: files.id()?, frame, interface: runtime.interface.clone(), labels, thresholds, device };
+    let model = Model { id: files.id()?, frame, interface, labels, thresholds, devices };
     tracing::info!(
         model = files.name,
         sha256 = model.id.sha256,
         side = frame.side,
-        labels = runtime.labels,
-        device = model.device,
+        labels = model.labels.count(),
+        device = model.device(),
         onnxruntime = library.version,
         "the model is ready"
     );
     if let Some(oddity) = oddity {
         tracing::warn!(model = files.name, "{oddity}");
     }
-    Ok(Loaded { model: model.into(), runtime: Box::new(runtime), fits, oddity, stop })
+    // All devices take the same batches.
+    let fits = opened.iter().map(|opened| opened.fits).min().unwrap_or(1);
+    let stops: Vec<Stopper> = opened.iter().map(|opened| stopper(&opened.runtime)).collect();
+    let stop = Arc::new(move || stops.iter().for_each(|stop| stop()));
+    let runtimes = opened.into_iter().map(|opened| Box::new(opened.runtime) as Box<dyn Runtime>).collect();
+    Ok(Loaded { model: model.into(), runtimes, fits, oddity, stop })
+}
+
+/// A session that has run.
+struct Opened {
+    runtime: Onnx,
+    /// What it really runs on.
+    device: String,
+    /// Images that ran at once.
+    fits: usize,
+    oddity: Option<&'static str>,
+}
+
+impl Opened {
+    fn new(
+        files: &ModelFiles,
+        (library, device): (&library::Library, Device),
+        settings: &Settings,
+        labels: usize,
+    ) -> Result<Self, CannotLoad> {
+        let manifest = &files.manifest;
+        let (session, device) = session(files, library, device, settings.threads)?;
+        let interface = Interface::read(&session, manifest, labels).map_err(|reason| files.unusable(reason))?;
+        let options = Arc::new(RunOptions::new().map_err(|error| files.unusable(error))?);
+        let mut runtime = Onnx {
+            session,
+            encoder: Encoder::new(&manifest.input, interface.layout, interface.side),
+            interface,
+            activation: manifest.output.activation,
+            labels,
+            tensor: Vec::new(),
+            filled_up_to: (device != Device::Cpu.to_string()).then_some(settings.batch),
+            options,
+            stopped: Arc::default(),
+        };
+        let (fits, oddity) = warm_up(&mut runtime, settings.batch).map_err(|reason| files.unusable(reason))?;
+        Ok(Self { runtime, device, fits, oddity })
+    }
 }
 
 /// A session on the device asked for. `auto` tries CUDA and says what it chose; nothing else ever falls back.
 fn session(
     files: &ModelFiles,
     library: &library::Library,
-    settings: &Settings,
+    device: Device,
+    threads: usize,
 ) -> Result<(Session, String), CannotLoad> {
     let open = |device: Device| -> Result<(Session, String), CannotLoad> {
-        let builder = builder(library, device, settings.threads)
+        let builder = builder(library, device, threads)
             .map_err(|error| CannotLoad::Device { device, reason: error.to_string() })?;
         let session = { builder }.commit_from_file(&files.onnx).map_err(|error| files.unusable(error))?;
         Ok((session, device.to_string()))
     };
-    if settings.device != Device::Auto {
-        return open(settings.device);
+    if device != Device::Auto {
+        return open(device);
     }
     match open(Device::Cuda(0)) {
         Ok(opened) => {
@@ -157,8 +190,8 @@ fn builder(library: &library::Library, device: Device, threads: usize) -> ort::R
     Ok(builder.with_execution_providers(providers)?)
 }
 
-fn stopper(options: &Arc<RunOptions>, stopped: &Arc<AtomicBool>) -> Stopper {
-    let (options, stopped) = (Arc::clone(options), Arc::clone(stopped));
+fn stopper(runtime: &Onnx) -> Stopper {
+    let (options, stopped) = (Arc::clone(&runtime.options), Arc::clone(&runtime.stopped));
     Arc::new(move || {
         stopped.store(true, Ordering::Release);
         if let Err(error) = options.terminate() {

@@ -123,6 +123,19 @@ impl Worker {
         kibibytes * 1024
     }
 
+    /// How often each thread whose name starts so has given the processor away: those that wait for work do when they get
+    /// some.
+    pub fn threads(&self, name: &str) -> Vec<u64> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("it runs");
+        let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
+        let named = statuses.filter(|status| status.lines().next().is_some_and(|line| line.contains(name)));
+        let switches = |status: String| {
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
+            line.and_then(|count| count.trim().parse().ok()).expect("every thread has a count")
+        };
+        named.map(switches).collect()
+    }
+
     /// Sends a signal by name, if it still runs.
     pub fn try_signal(&mut self, name: &str) {
         if self.is_running() {
