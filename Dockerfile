@@ -53,8 +53,10 @@ COPY --from=onnxruntime /files/ /
 COPY --chmod=755 deploy/healthcheck.sh /usr/local/bin/healthcheck
 COPY --from=build /usr/local/bin/tagmill /usr/local/bin/tagmill
 
-# Nothing is written but copies of models that come from a bucket, and the kernels CUDA compiles.
-ENV TAGMILL_LISTEN=0.0.0.0:8080 \
+# Nothing is written but copies of models that come from a bucket, and what libraries keep in /tmp: kernels that CUDA
+# compiles, an identifier of ONNX Runtime.
+ENV HOME=/tmp \
+    TAGMILL_LISTEN=0.0.0.0:8080 \
     TAGMILL_MODELS=/models \
     TAGMILL_MODELS_CACHE=/var/cache/tagmill \
     CUDA_CACHE_PATH=/tmp/cuda

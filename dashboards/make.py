@@ -207,7 +207,7 @@ def stages(board):
                     [("per second", f"sum({rate('stage_seconds_count', stage=timed)})"),
                      *([("waiting for room", f"sum({rate('backpressure_seconds_total', stage=stage)})")] if stage in ("accept", "fetch", "decode", "batch") else [])])
         board.lines(f"{title}: failures", "Jobs this stage failed, by code; they end as dead letters or are tried again.", "cps",
-                    [("{{code}}", f"sum by (code) ({rate('failures_total', stage=stage)}) or vector(0)")],
+                    [("{{code}}", f"sum by (code) ({rate('failures_total', stage=stage)}) or on () vector(0)")],
                     links=runbook("TagmillStorageFailing" if stage == "fetch" else "TagmillInferenceFailing" if stage == "tag" else "TagmillDeadLetters"))
 
 
@@ -250,7 +250,7 @@ def failures(board):
     board.row("Failures", True)
     board.lines("Failures by code", "Every failure, whatever became of the job.", "cps", [("{{stage}}: {{code}}", f"sum by (stage, code) ({rate('failures_total')})")],
                 stacked=True, links=runbook("TagmillDeadLetters"))
-    board.lines("Dead letters by code", "Jobs that were given up.", "cps", [("{{code}}", f"sum by (code) ({rate('dead_letters_total')}) > 0 or sum({rate('dead_letters_total')})")],
+    board.lines("Dead letters by code", "Jobs that were given up.", "cps", [("{{code}}", f"sum by (code) ({rate('dead_letters_total')})")],
                 stacked=True, links=runbook("TagmillDeadLetters"))
     board.lines("Answers by outcome", "tagged, rejected (a dead letter), retried (back into the queue).", "cps",
                 [("{{door}}: {{outcome}}", f"sum by (door, outcome) ({rate('jobs_total')})")], stacked=True)

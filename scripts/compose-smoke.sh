@@ -84,6 +84,8 @@ for service in "${services[@]}"; do
 done
 say "healthy: ${services[*]}"
 
+"${compose[@]}" exec -T nats wget -qO- 'http://127.0.0.1:8222/jsz?config=1' | grep -q '"sync_always": *true' ||
+    fail "NATS confirms messages before they are on disk"
 submit >"$work/folder" 2>&1 || { cat "$work/folder"; fail "the samples were not tagged"; }
 grep -q '10 tagged, 0 failed' "$work/folder" || { cat "$work/folder"; fail "not every sample was tagged"; }
 grep -q '^blue-ocean.webp *.*blue' "$work/folder" || { cat "$work/folder"; fail "the sea is not blue"; }
