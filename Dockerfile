@@ -19,7 +19,7 @@ ARG FEATURES=avif
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches \
  && echo 'fn main() {}' >src/main.rs && touch src/lib.rs \
- && for bench in $(sed -n '/^\[\[bench\]\]/,/^name/ s/^name = "\(.*\)"/\1/p' Cargo.toml); do echo 'fn main() {}' >"benches/$bench.rs"; done \
+ && for file in $(sed -n 's/^path = "\(benches\/.*\)"/\1/p' Cargo.toml); do echo 'fn main() {}' >"$file"; done \
  && cargo build --locked --release --features "$FEATURES" \
  && rm -rf src benches/*.rs
 COPY src src

@@ -123,12 +123,11 @@ def bound():
     def seconds(stage):
         return f"sum({rate('stage_seconds_sum', stage=stage)})"
 
-    batch = f"sum({rate('batch_size_sum')}) / sum({rate('batch_size_count')})"
     candidates = {
         "storage": seconds("fetch"),
         # With those that are read and wait for a decoder.
         "decoding": f"{seconds('decode')} + sum({rate('backpressure_seconds_total', stage='fetch')})",
-        "the model": f"{seconds('wait')} + {seconds('infer')} * {batch}",
+        "the model": f"{seconds('wait')} + {seconds('infer')}",
         "NATS": seconds("publish"),
         # Nothing waits in the stream: the fleet does what it is given.
         "nothing": f"(max({metric('backlog_jobs')}) < bool 1) * 1e6",
@@ -178,13 +177,12 @@ def fleet(board):
         "How many jobs are in each stage, on average: the widest band is what bounds the fleet. A stage that waits for the next "
         "is counted apart, as waiting for room.",
         "short",
-        [("{{stage}}", f"sum by (stage) ({rate('stage_seconds_sum', stage='fetch|decode|wait|publish')})"),
-         ("infer", f"sum({rate('stage_seconds_sum', stage='infer')}) * sum({rate('batch_size_sum')}) / sum({rate('batch_size_count')})"),
+        [("{{stage}}", f"sum by (stage) ({rate('stage_seconds_sum', stage='fetch|decode|wait|infer|publish')})"),
          ("waiting for room after {{stage}}", f"sum by (stage) ({rate('backpressure_seconds_total', stage='accept|fetch|decode')})")],
         stacked=True,
     )
     board.lines("Model busy", "Share of the time in which a worker's model runs a batch. Near 100 %: it is the model that bounds it.",
-                "percentunit", [("{{instance}}", f"sum by (instance) ({rate('stage_seconds_sum', stage='infer')})")])
+                "percentunit", [("{{instance}}", f"sum by (instance) ({rate('stage_seconds_sum', stage='infer')}) / (sum by (instance) ({rate('batch_size_sum')}) / sum by (instance) ({rate('batch_size_count')}))")])
     board.lines("Images per second by worker", "Replicas of one kind should be alike.", "cps", [("{{instance}}", f"sum by (instance) ({rate('images_tagged_total')})")])
     board.lines("Workers", "Workers that answer Prometheus, that are ready, and that have NATS.", "short",
                 [("there", f"count({metric('ready')})"), ("ready", f"sum({metric('ready')})"), ("connected to NATS", f"sum({metric('nats_connected')})")],
@@ -199,8 +197,7 @@ def fleet(board):
 def stages(board):
     for timed, stage, title, does in STAGES:
         board.row(f"{title}: {does}", True)
-        per = "batch" if timed == "infer" else "job"
-        board.lines(f"{title}: time per {per}", f"Seconds a {per} spends {does.split(';')[0]}.", "s", quantiles("stage_seconds", stage=timed))
+        board.lines(f"{title}: time per job", f"Seconds a job spends {does.split(';')[0]}.", "s", quantiles("stage_seconds", stage=timed))
         board.lines(f"{title}: per second, and waiting for room",
                     f"What passes this stage per second; and the seconds per second it waits for room in the next one, which is then the slower one.",
                     "short",

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::failure::{Code, Failure};
@@ -19,15 +20,33 @@ use crate::telemetry::metrics;
 pub enum Door {
     /// The work queue.
     Stream,
+    /// A request over NATS.
+    Live,
+    /// A request over HTTP.
+    Http,
+    /// An image named on the command line.
+    Local,
 }
 
 impl Door {
+    /// Every door.
+    pub const ALL: [Self; 4] = [Self::Stream, Self::Live, Self::Http, Self::Local];
+
     /// As metrics name it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stream => "stream",
+            Self::Live => "live",
+            Self::Http => "http",
+            Self::Local => "local",
         }
+    }
+
+    /// Whether somebody waits for each answer, so that it goes before what nobody does.
+    #[must_use]
+    pub const fn is_urgent(self) -> bool {
+        matches!(self, Self::Live | Self::Http)
     }
 }
 
@@ -67,6 +86,21 @@ impl Outcome {
 pub trait Reply: Send {
     /// Tells the client, or the queue, what became of the job with this id; ends when that is certain.
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome>;
+
+    /// Whether anybody still waits for the answer; if not, the job is dropped before it costs anything more.
+    fn is_wanted(&self) -> bool {
+        true
+    }
+}
+
+/// What a job keeps others from while it is in flight: one that runs alone keeps all of them, any other keeps only those
+/// that want to run alone.
+#[derive(Debug)]
+pub enum Presence {
+    /// Beside others.
+    Beside(OwnedRwLockReadGuard<()>),
+    /// With nothing else in flight in this worker.
+    Alone(OwnedRwLockWriteGuard<()>),
 }
 
 /// Where answers run that nobody waits for, and what a stop waits for before it closes the connection.
@@ -109,6 +143,8 @@ pub struct Delivery {
     accepted: Instant,
     reply: Option<Box<dyn Reply>>,
     answers: Answers,
+    /// From when it enters the pipeline until it is answered.
+    presence: Option<Presence>,
 }
 
 impl Delivery {
@@ -116,7 +152,31 @@ impl Delivery {
     #[must_use]
     pub fn new(id: String, door: Door, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
         metrics::job_accepted();
-        Self { id, door, attempt, accepted: Instant::now(), reply: Some(reply), answers }
+        Self { id, door, attempt, accepted: Instant::now(), reply: Some(reply), answers, presence: None }
+    }
+
+    /// How the job came in.
+    #[must_use]
+    pub const fn door(&self) -> Door {
+        self.door
+    }
+
+    /// Whether anybody still waits for the answer.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.reply.as_ref().is_some_and(|reply| reply.is_wanted())
+    }
+
+    /// The job is in the pipeline from now on.
+    pub fn enter(&mut self, presence: Presence) {
+        self.presence = Some(presence);
+    }
+
+    /// The job has a name of its own.
+    pub fn called(&mut self, id: Option<String>) {
+        if let Some(id) = id {
+            self.id = id;
+        }
     }
 
     /// Which delivery of the job this is, from 1.
@@ -133,10 +193,11 @@ impl Delivery {
     }
 
     fn answered(&mut self, answer: Answer) -> Option<impl Future<Output = ()> + Send + 'static> {
-        let reply = self.reply.take()?;
+        let (reply, presence) = (self.reply.take()?, self.presence.take());
         let (id, door, accepted) = (std::mem::take(&mut self.id), self.door, self.accepted);
         Some(async move {
             let outcome = reply.answer(id, answer).await;
+            drop(presence);
             metrics::job_answered(door, outcome, accepted.elapsed());
         })
     }

@@ -34,6 +34,10 @@ pub enum Code {
     AttemptsExhausted,
     /// Handed back unstarted by a worker that stops.
     ShuttingDown,
+    /// A request that came while the worker had too many, or that nobody waits for any more.
+    Overloaded,
+    /// A request without the token it needs.
+    Unauthorized,
 }
 
 /// What follows from a failure.
@@ -47,7 +51,7 @@ pub enum Class {
 
 impl Code {
     /// Every code, in the order of the path of a job.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::BadJob,
         Self::UnknownModel,
         Self::ForbiddenLocation,
@@ -61,6 +65,8 @@ impl Code {
         Self::InferenceFailed,
         Self::AttemptsExhausted,
         Self::ShuttingDown,
+        Self::Overloaded,
+        Self::Unauthorized,
     ];
 
     /// The name on the wire.
@@ -80,6 +86,8 @@ impl Code {
             Self::InferenceFailed => "inference_failed",
             Self::AttemptsExhausted => "attempts_exhausted",
             Self::ShuttingDown => "shutting_down",
+            Self::Overloaded => "overloaded",
+            Self::Unauthorized => "unauthorized",
         }
     }
 

@@ -26,6 +26,9 @@ pub struct Job {
     /// Anything; it comes back unchanged.
     #[serde(default)]
     pub meta: Option<Box<RawValue>>,
+    /// Report every label whose score is not under this, besides the tags. Doors ask for it, messages can't.
+    #[serde(skip)]
+    pub scores_from: Option<f32>,
 }
 
 impl Job {

@@ -41,7 +41,7 @@ pub struct Share {
 /// Reserved bytes, given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    _pages: OwnedSemaphorePermit,
+    pages: OwnedSemaphorePermit,
     bytes: u64,
 }
 
@@ -108,7 +108,15 @@ impl Share {
 impl Reservation {
     fn new(pages: OwnedSemaphorePermit, bytes: u64) -> Self {
         metrics::memory_reserved(bytes);
-        Self { _pages: pages, bytes }
+        Self { pages, bytes }
+    }
+
+    /// Gives back all but so many bytes.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let pages = usize::try_from(bytes.div_ceil(PAGE)).unwrap_or(usize::MAX);
+        drop(self.pages.split(self.pages.num_permits().saturating_sub(pages)));
+        metrics::memory_returned(self.bytes.saturating_sub(bytes));
+        self.bytes = self.bytes.min(bytes);
     }
 }
 
@@ -149,6 +157,19 @@ mod tests {
         assert!((&mut small).now_or_never().is_none(), "what came first is not overtaken for ever");
         drop(first);
         assert!(large.await.is_ok() && small.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_no_longer_is_given_back_early() {
+        let budget = Budget::new(1 << 20);
+        let mut first = budget.decoded.reserve(700_000).await.expect("room");
+        assert!(budget.decoded.try_reserve(600_000).is_none());
+        first.shrink_to(100_000);
+        let second = budget.decoded.try_reserve(600_000).expect("room");
+        drop(first);
+        assert!(budget.decoded.try_reserve(180_000).is_some());
+        drop(second);
+        assert!(budget.decoded.try_reserve(3 << 18).is_some(), "all of it is back");
     }
 
     #[tokio::test]

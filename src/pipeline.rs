@@ -3,9 +3,12 @@
 pub mod accept;
 pub mod batch;
 pub mod decode;
+pub mod entrance;
 pub mod fetch;
 pub mod lanes;
+pub mod pace;
 pub mod publish;
+pub mod queue;
 pub mod tag;
 
 use std::any::Any;
@@ -21,7 +24,10 @@ use crate::store::Store;
 use crate::tags::Seconds;
 use crate::telemetry::metrics::{self, Stage};
 
+use entrance::Entrance;
 use lanes::{Lanes, Outlets};
+use pace::Pace;
+use queue::Queued;
 
 /// A stage ended while the others still ran: the worker can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -72,35 +78,53 @@ pub struct Flight {
     pub delivery: Delivery,
 }
 
+impl Flight {
+    /// Whether somebody waits for the answer, so that it goes before what nobody does.
+    #[must_use]
+    pub const fn is_urgent(&self) -> bool {
+        self.delivery.door().is_urgent()
+    }
+
+    /// Fails what nobody waits for any more, before it costs anything.
+    pub(crate) fn still_wanted(&self) -> Result<(), Failure> {
+        if self.delivery.is_wanted() {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Overloaded, "it was not tagged within the time that its caller would wait"))
+    }
+}
+
 /// The running stages.
 pub struct Pipeline {
     stages: JoinSet<(Stage, Result<(), Ended>)>,
 }
 
 impl Pipeline {
-    /// Starts every stage; jobs go in through the sender returned, and the pipeline ends after it was dropped.
+    /// Starts every stage; jobs go in through the entrance returned, and the pipeline ends after it was dropped.
     #[must_use]
     pub fn start(
         settings: &Settings,
         stores: Vec<Store>,
         lanes: &Arc<Lanes>,
         outlets: Outlets,
-    ) -> (mpsc::Sender<accept::Incoming>, Self) {
+        pace: &Arc<Pace>,
+    ) -> (Entrance, Self) {
         let mut stages = JoinSet::new();
         // Last to first. Queues are short: what waits in them waits nowhere better, and every job in them is held from
         // other workers.
         let (finished, publish, parts) = outlets.split();
-        stages.spawn(ended(Stage::Publish, publish::run(Arc::new(settings.publish.clone()), finished)));
+        stages.spawn(ended(Stage::Publish, publish::run(settings.publish.clone(), finished, Arc::clone(pace))));
         stages.spawn(ended(Stage::Tag, Outlets::run(parts)));
-        let (decode, fetched) = mpsc::channel(1);
+        let (decode, fetched) = queue::bounded(1);
         stages.spawn(ended(Stage::Decode, decode::run(settings.decode.clone(), fetched, publish.clone())));
         let (fetch, accepted) = mpsc::channel(1);
-        let fetching = fetch::run(settings.fetch.clone(), Arc::clone(lanes), accepted, decode, publish.clone());
+        let (lanes_of_jobs, pace) = (Arc::clone(lanes), Arc::clone(pace));
+        let fetching = fetch::run(settings.fetch.clone(), lanes_of_jobs, pace, accepted, decode, publish.clone());
         stages.spawn(ended(Stage::Fetch, fetching));
         let (entrance, incoming) = mpsc::channel(1);
         let accept = accept::Accept { stores, lanes: Arc::clone(lanes) };
         stages.spawn(ended(Stage::Accept, accept::run(accept, incoming, fetch, publish)));
-        (entrance, Self { stages })
+        (Entrance::new(entrance), Self { stages })
     }
 
     /// Waits for the next stage to end while jobs still come in, which none should.
@@ -162,4 +186,12 @@ pub(crate) async fn pass<T>(stage: Stage, next: &mpsc::Sender<T>, item: T) -> Re
     let sent = next.send(item).await;
     drop(waiting);
     sent.map_err(|mpsc::error::SendError(item)| item)
+}
+
+/// The same, what somebody waits for first.
+pub(crate) async fn pass_in_order<T: Queued>(stage: Stage, next: &queue::Sender<T>, item: T) -> Result<(), T> {
+    let waiting = metrics::backpressure(stage);
+    let sent = next.send(item).await;
+    drop(waiting);
+    sent
 }

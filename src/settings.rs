@@ -93,7 +93,6 @@ impl TryFrom<WorkerArgs> for Worker {
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
             in_flight: in_flight(batch),
-            chunk: batch,
             worker: Arc::clone(&name),
         };
         let nats = nats::Settings::try_from(nats)?;
@@ -150,11 +149,7 @@ fn stages(
         escape_parentheses: args.escape_parentheses,
     };
     let pipeline = pipeline::Settings {
-        fetch: fetch::Settings {
-            concurrency: in_flight(batch_size),
-            max_image_bytes: args.max_image_bytes.as_u64(),
-            room: budget.encoded.clone(),
-        },
+        fetch: fetch::Settings { max_image_bytes: args.max_image_bytes.as_u64(), room: budget.encoded.clone() },
         decode: decode::Settings {
             threads: at_least_one("decode-threads", args.decode_threads.unwrap_or(cores))?,
             picture: decode::picture::Settings {
@@ -168,8 +163,8 @@ fn stages(
     Ok((lanes, pipeline))
 }
 
-/// Jobs held at once: one batch runs, and two more are on their way. What would wait longer waits better in the queue, where
-/// any worker can take it. As many are fetched at once, so that none that waits for its model keeps another from going on.
+/// Jobs held at once, where storage is near: one batch runs, and two more are on their way. What would wait longer waits
+/// better in the queue, where any worker can take it.
 const fn in_flight(batch: usize) -> usize {
     3 * batch
 }

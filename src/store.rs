@@ -9,6 +9,7 @@ pub mod outage;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -53,22 +54,34 @@ impl fmt::Debug for Store {
     }
 }
 
+/// An object that was read.
+pub struct Read {
+    /// All of it.
+    pub bytes: Bytes,
+    /// Room for it.
+    pub reserved: Reservation,
+    /// How long the store took to begin its answer.
+    pub first_byte: Duration,
+}
+
 impl Store {
     /// Reads an object of at most `limit` bytes whole, once there is room for it.
     ///
     /// # Errors
     /// `image_not_found`, `image_too_large` (known before anything is read), `forbidden_location` (a link that leads out of
     /// the folder), `storage_denied` or `storage_unavailable`.
-    pub async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<(Bytes, Reservation), Failure> {
+    pub async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
         let path = self.resolve(path).await?;
         let failed = |error| failure(&path, self, &error);
+        let asked = Instant::now();
         let object = self.objects.get(&path).await.map_err(failed)?;
+        let first_byte = asked.elapsed();
         let size = object.meta.size;
         if size > limit {
             return Err(too_large(size, limit));
         }
         if let Some(reserved) = room.try_reserve(size) {
-            return Ok((object.bytes().await.map_err(failed)?, reserved));
+            return Ok(Read { bytes: object.bytes().await.map_err(failed)?, reserved, first_byte });
         }
         // An open read would be given up meanwhile, by us or by the store.
         drop(object);
@@ -77,7 +90,7 @@ impl Store {
         if object.meta.size > size {
             return Err(unavailable(&path, self, &"it has grown while it was waited for"));
         }
-        Ok((object.bytes().await.map_err(failed)?, reserved))
+        Ok(Read { bytes: object.bytes().await.map_err(failed)?, reserved, first_byte })
     }
 
     /// Asks whether the store is there and lets us in.

@@ -88,14 +88,15 @@ async fn work(
     for store in &stores {
         tokio::spawn(watch_store(store.clone(), stores.clone(), health.clone()));
     }
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets);
+    let pace = Arc::default();
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets, &pace);
     let (answers, stop) = (Answers::new(), CancellationToken::new());
     tokio::spawn(Arc::clone(&stream).keep_alive());
     tokio::spawn(Arc::clone(&stream).watch_backlog(BACKLOG));
     // Held, so that it is the door that says why it closed and not the stages it leads to.
     let open = entrance.clone();
     let mut door =
-        tokio::spawn(pull::run(Arc::clone(&stream), stores.clone(), entrance, answers.clone(), stop.clone()));
+        tokio::spawn(pull::run(Arc::clone(&stream), stores.clone(), entrance, pace, answers.clone(), stop.clone()));
     tracing::info!(worker = %settings.name, prefix = %settings.stream.subjects, "working");
 
     let refreshing = refresh_on_hangup(&lanes, &mut signals.hangup);

@@ -1,13 +1,14 @@
 //! The work queue: jobs are pulled from JetStream, and every one ends as a result, a dead letter, or back in the queue.
 //!
 //! * [`topology`]: the streams and the consumer, made where missing.
-//! * [`pull`]: takes as many jobs as there is room for, and stops cleanly.
+//! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
 //! * `suspect`: a job that came too often runs alone.
 //! * [`claims`]: what this worker holds, kept alive by progress acknowledgements.
 //! * [`answer`]: result, dead letter or retry; then the acknowledgement.
 
 pub mod answer;
 pub mod claims;
+mod places;
 pub mod pull;
 mod suspect;
 pub mod topology;
@@ -32,10 +33,8 @@ pub struct Settings {
     pub jobs_max_bytes: Option<i64>,
     /// Deliveries after which an error is final.
     pub max_attempts: u64,
-    /// Jobs held at once.
+    /// Jobs held at once, at least.
     pub in_flight: usize,
-    /// Jobs asked for at once.
-    pub chunk: usize,
     /// This worker's name.
     pub worker: Arc<str>,
 }

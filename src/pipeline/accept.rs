@@ -20,12 +20,25 @@ use crate::telemetry::metrics::{self, Stage};
 
 /// A message from a door.
 pub struct Incoming {
-    /// The job, as JSON.
-    pub payload: Bytes,
+    /// What is asked for.
+    pub request: Request,
     /// How long it waited before it came.
     pub queued: Duration,
     /// The claim on an answer.
     pub delivery: Delivery,
+}
+
+/// What a door was asked for.
+pub enum Request {
+    /// A job as a message has it: JSON.
+    Message(Bytes),
+    /// A job that the door has read.
+    Job {
+        /// The job.
+        job: Box<Job>,
+        /// The image, encoded, where the door brings it along; else it is where the job says.
+        image: Option<Bytes>,
+    },
 }
 
 /// A job that can be worked on.
@@ -56,9 +69,9 @@ pub async fn run(
     fetch: Sender<Accepted>,
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
-    while let Some(Incoming { payload, queued, mut delivery }) = incoming.recv().await {
+    while let Some(Incoming { request, queued, mut delivery }) = incoming.recv().await {
         metrics::stage_seconds("queue", queued);
-        match accept.check(&payload, &mut delivery) {
+        match accept.check(request, &mut delivery) {
             Ok((job, destination, location)) => {
                 let image = job.image.clone();
                 let seconds = Seconds { queue: queued.as_secs_f64(), ..Seconds::default() };
@@ -77,15 +90,20 @@ pub async fn run(
 }
 
 impl Accept {
-    fn check(&self, payload: &[u8], delivery: &mut Delivery) -> Result<(Job, Destination, Location), Failure> {
-        let mut parsed = Job::parse(payload);
-        // A job that is wrong elsewhere is still answered under its own name.
-        let id = parsed.as_mut().map_or_else(|_| Job::id_in(payload), |job| job.id.take());
-        if let Some(id) = id {
-            delivery.id = id;
-        }
-        let job = parsed?;
-        let location = Location::find(&job.image, &self.stores)?;
+    fn check(&self, request: Request, delivery: &mut Delivery) -> Result<(Job, Destination, Location), Failure> {
+        let (mut job, image) = match request {
+            Request::Message(payload) => {
+                // A job that is wrong elsewhere is still answered under its own name.
+                let job = Job::parse(&payload).inspect_err(|_| delivery.called(Job::id_in(&payload)))?;
+                (job, None)
+            }
+            Request::Job { job, image } => (*job, image),
+        };
+        delivery.called(job.id.take());
+        let location = match image {
+            Some(image) => Location::Here(image),
+            None => Location::find(&job.image, &self.stores)?,
+        };
         // Last: it counts the job as on its way.
         let destination = self.lanes.find(job.model.as_deref())?;
         Ok((job, destination, location))

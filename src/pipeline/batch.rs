@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::mpsc::Sender;
 
-use super::decode::Ready;
+use super::decode::{Input, Ready};
+use super::queue::{self, Queued};
 use super::tag::Model;
-use super::{Ended, Flight, pass};
-use crate::telemetry::metrics::{self, Stage};
+use super::{Ended, Flight};
+use crate::telemetry::metrics;
 use limit::Limit;
 use window::{Decision, Flush, Room, Window};
 
@@ -37,8 +38,8 @@ pub struct Batch {
 pub struct Row {
     /// The job.
     pub flight: Flight,
-    /// RGB, `side * side * 3` bytes.
-    pub row: Box<[u8]>,
+    /// Its part of the model's input.
+    pub input: Input,
     /// When it was ready.
     pub ready: Instant,
 }
@@ -48,7 +49,7 @@ pub struct Lane {
     /// The model.
     pub model: Arc<Model>,
     /// Where ready rows go.
-    pub rows: Sender<Ready>,
+    pub rows: queue::Sender<Ready>,
     traffic: Arc<Traffic>,
 }
 
@@ -58,6 +59,8 @@ pub struct Traffic {
     coming: AtomicUsize,
     running: AtomicUsize,
     limit: Mutex<Limit>,
+    /// Whether the device wants a batch to be ready when it is done with one.
+    ahead: bool,
     changed: Notify,
 }
 
@@ -76,12 +79,12 @@ pub struct Approach(Arc<Traffic>);
 impl Lane {
     /// A lane with batches of this size, and the rows that come out of it.
     #[must_use]
-    pub fn new(model: Arc<Model>, limit: Limit) -> (Arc<Self>, Receiver<Ready>) {
-        let (rows, ready) = mpsc::channel(1);
+    pub fn new(model: Arc<Model>, limit: Limit) -> (Arc<Self>, queue::Receiver<Ready>) {
+        let (rows, ready) = queue::bounded(1);
         metrics::batch_limit(&model.id.name, limit.rows());
-        let limit = Mutex::new(limit);
-        let traffic =
-            Traffic { coming: AtomicUsize::new(0), running: AtomicUsize::new(0), limit, changed: Notify::new() };
+        let (limit, ahead) = (Mutex::new(limit), model.wants_batches_ahead());
+        let (coming, running) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let traffic = Traffic { coming, running, limit, ahead, changed: Notify::new() };
         (Arc::new(Self { model, rows, traffic: Arc::new(traffic) }), ready)
     }
 
@@ -113,7 +116,7 @@ impl Traffic {
     fn room(&self) -> Room {
         match self.running.load(Ordering::Acquire) {
             0 => Room::Now,
-            1 => Room::Ahead,
+            1 if self.ahead => Room::Ahead,
             _ => Room::None,
         }
     }
@@ -144,7 +147,7 @@ impl Traffic {
 pub async fn run(
     settings: Settings,
     model: Arc<Model>,
-    mut ready: Receiver<Ready>,
+    mut ready: queue::Receiver<Ready>,
     traffic: Arc<Traffic>,
     tag: Sender<Batch>,
 ) -> Result<(), Ended> {
@@ -162,10 +165,13 @@ pub async fn run(
             Decision::Wait => None,
         };
         tokio::select! {
-            // With a full batch waiting, more rows only wait where they are: that is what holds the stages before back.
-            row = ready.recv(), if !window.is_full() => match row {
-                Some(Ready { flight, approach, row }) => {
-                    window.push(Instant::now(), (flight, row));
+            // Rows are taken in as they come, so that an urgent one is never kept out by others: what is in flight, and
+            // the memory that rows hold of the budget, is what bounds them.
+            row = ready.recv() => match row {
+                Some(ready) => {
+                    let urgent = ready.is_urgent();
+                    let Ready { flight, approach, input } = ready;
+                    window.push(Instant::now(), urgent, (flight, input));
                     drop(approach);
                 }
                 None => break,
@@ -182,13 +188,15 @@ pub async fn run(
 
 async fn flush(
     model: &str,
-    window: &mut Window<(Flight, Box<[u8]>)>,
+    window: &mut Window<(Flight, Input)>,
     reason: Flush,
     traffic: &Traffic,
     tag: &Sender<Batch>,
 ) -> Result<(), Ended> {
-    let rows: Vec<Row> = window.take().into_iter().map(|(ready, (flight, row))| Row { flight, row, ready }).collect();
+    let row = |(ready, (flight, input))| Row { flight, input, ready };
+    let rows: Vec<Row> = window.take().into_iter().map(row).collect();
     metrics::batch(model, reason, rows.len());
     traffic.running.fetch_add(1, Ordering::AcqRel);
-    pass(Stage::Batch, tag, Batch { rows }).await.map_err(|_| Ended::NextGone)
+    // There is room: the window was told so.
+    tag.send(Batch { rows }).await.map_err(|_| Ended::NextGone)
 }

@@ -9,16 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::mpsc::Sender;
 
 use super::batch::{Approach, Heading};
 use super::fetch::Fetched;
 use super::publish::Finished;
+use super::queue::{Queued, Receiver};
 use super::{Ended, Flight, panicked};
 use crate::failure::{Code, Failure};
-use crate::memory::Share;
+use crate::memory::{Reservation, Share};
 use crate::telemetry::metrics::{self, Stage};
-use fit::Fitter;
+use fit::{Fitter, Frame};
 use picture::Reserve;
 
 /// How images are decoded.
@@ -38,8 +39,22 @@ pub struct Ready {
     pub flight: Flight,
     /// Counts as on its way until the lane has it.
     pub approach: Approach,
-    /// RGB, `side * side * 3` bytes.
-    pub row: Box<[u8]>,
+    /// What the model sees of it.
+    pub input: Input,
+}
+
+impl Queued for Ready {
+    fn is_urgent(&self) -> bool {
+        self.flight.is_urgent()
+    }
+}
+
+/// One row of a model's input.
+pub struct Input {
+    /// RGB, `side * side * 3` of them.
+    pub bytes: Box<[u8]>,
+    /// Room for them.
+    _room: Reservation,
 }
 
 /// Decodes until `fetched` closes.
@@ -90,7 +105,9 @@ impl Worker {
     fn run(mut self, fetched: &Mutex<Receiver<Fetched>>) {
         loop {
             // Whoever holds the lock waits for the next job; the others wait for the lock.
-            let next = fetched.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let mut queue = fetched.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = self.runtime.block_on(queue.recv());
+            drop(queue);
             let Some(fetched) = next else { return };
             self.one(fetched);
         }
@@ -99,31 +116,14 @@ impl Worker {
     fn one(&mut self, fetched: Fetched) {
         let Fetched { mut flight, heading: Heading { lane, approach }, bytes: encoded, reserved: room } = fetched;
         let began = Instant::now();
-        let frame = lane.model.frame;
-        // Kept between images of the same model, for its buffers.
-        let fitter = match self.fitter.take() {
-            Some(fitter) if fitter.frame() == frame => fitter,
-            _ => Fitter::new(frame),
-        };
-        let fitter = self.fitter.insert(fitter);
-        // Held until the row is there and the pixels are gone.
-        let mut reserved = None;
-        let mut reserve = |bytes: u64| {
-            reserved = Some(self.room.reserve_blocking(bytes, &self.runtime)?);
-            Ok(())
-        };
-        let decoding = AssertUnwindSafe(|| (self.decode)(&encoded, &self.picture, &mut reserve, fitter));
-        let row = catch_unwind(decoding).unwrap_or_else(|panic| {
-            self.fitter = None; // Its buffers may be half written.
-            Err(panicked(Code::ImageUndecodable, "decoding an image", &*panic))
-        });
-        drop((encoded, room, reserved));
+        let input = self.input(&flight, &encoded, lane.model.frame);
+        drop((encoded, room));
         flight.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
-        match row {
-            Ok(row) => {
+        match input {
+            Ok(input) => {
                 let waiting = metrics::backpressure(Stage::Decode);
                 // Refused only where the lane is gone: the delivery inside hands its job back.
-                drop(lane.rows.blocking_send(Ready { flight, approach, row }));
+                drop(self.runtime.block_on(lane.rows.send(Ready { flight, approach, input })));
                 drop(waiting);
             }
             Err(failure) => {
@@ -131,6 +131,31 @@ impl Worker {
                 let _ = self.publish.blocking_send(Finished::failed(flight.delivery, failure));
             }
         }
+    }
+
+    fn input(&mut self, flight: &Flight, encoded: &[u8], frame: Frame) -> Result<Input, Failure> {
+        flight.still_wanted()?;
+        // Kept between images of the same model, for its buffers.
+        let fitter = match self.fitter.take() {
+            Some(fitter) if fitter.frame() == frame => fitter,
+            _ => Fitter::new(frame),
+        };
+        let fitter = self.fitter.insert(fitter);
+        let row = frame.row_bytes() as u64;
+        let mut reserved = None;
+        let mut reserve = |bytes: u64| {
+            reserved = Some(self.room.reserve_blocking(bytes + row, &self.runtime)?);
+            Ok(())
+        };
+        let decoding = AssertUnwindSafe(|| (self.decode)(encoded, &self.picture, &mut reserve, fitter));
+        let bytes = catch_unwind(decoding).unwrap_or_else(|panic| {
+            self.fitter = None; // Its buffers may be half written.
+            Err(panicked(Code::ImageUndecodable, "decoding an image", &*panic))
+        })?;
+        let mut room = reserved.ok_or_else(|| Failure::new(Code::ImageUndecodable, "no room was taken for it"))?;
+        // The pixels are gone; the row stays until it has run.
+        room.shrink_to(row);
+        Ok(Input { bytes, _room: room })
     }
 }
 
@@ -140,7 +165,7 @@ fn decode(
     reserve: Reserve<'_>,
     fitter: &mut Fitter,
 ) -> Result<Box<[u8]>, Failure> {
-    let picture = picture::decode(bytes, settings, reserve)?;
+    let picture = picture::decode(bytes, settings, &fitter.frame(), reserve)?;
     Ok(fitter.fit(&picture.as_picture()))
 }
 
@@ -156,6 +181,7 @@ mod tests {
     use crate::memory::Budget;
     use crate::pipeline::batch::Lane;
     use crate::pipeline::batch::limit::Limit;
+    use crate::pipeline::queue;
     use crate::pipeline::tag::tests::model;
     use crate::tags::Seconds;
 
@@ -171,12 +197,13 @@ mod tests {
     async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
         let (publish, mut finished) = mpsc::channel(2);
         let (lane, mut rows) = Lane::new(Arc::new(model()), Limit::new(8, 8));
-        let decode: Decode = |bytes, _, _, _| {
+        let decode: Decode = |bytes, _, reserve, _| {
+            reserve(bytes.len() as u64)?;
             assert_ne!(bytes, b"bad", "this image");
             Ok(Box::from(bytes))
         };
         let picture = picture::Settings { max_pixels: 1, ignore_orientation: false };
-        let (send, jobs) = mpsc::channel(2);
+        let (send, jobs) = queue::bounded(2);
         for bytes in [b"bad".as_slice(), b"good"] {
             assert!(send.send(fetched(&lane, bytes).await).await.is_ok());
         }
@@ -187,7 +214,7 @@ mod tests {
         let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
         assert!(failed.1.message.contains("this image"), "{}", failed.1);
         assert_eq!((failed.1.code, failed.1.class()), (Code::ImageUndecodable, Class::Retry));
-        assert_eq!(&*rows.recv().await.expect("the other image").row, b"good");
+        assert_eq!(&*rows.recv().await.expect("the other image").input.bytes, b"good");
         thread.join().expect("it ends with its input");
     }
 }

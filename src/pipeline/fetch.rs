@@ -8,25 +8,25 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
 
 use super::accept::Accepted;
 use super::batch::Heading;
 use super::lanes::{Destination, Lanes};
+use super::pace::Pace;
 use super::publish::Finished;
-use super::{Ended, Flight, pass};
+use super::queue::{self, Queued};
+use super::{Ended, Flight, pass_in_order};
 use crate::failure::Failure;
 use crate::memory::{Reservation, Share};
 use crate::store::location::{DataUri, Location};
+use crate::store::{Read, too_large};
 use crate::telemetry::metrics::{self, Stage};
 
 /// How images are read.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Images read at once.
-    pub concurrency: usize,
     /// Bytes an encoded image may have.
     pub max_image_bytes: u64,
     /// Room for encoded images.
@@ -45,6 +45,21 @@ pub struct Fetched {
     pub reserved: Reservation,
 }
 
+impl Queued for Fetched {
+    fn is_urgent(&self) -> bool {
+        self.flight.is_urgent()
+    }
+}
+
+/// What every fetch works with.
+struct Fetch {
+    settings: Settings,
+    lanes: Arc<Lanes>,
+    pace: Arc<Pace>,
+    decode: queue::Sender<Fetched>,
+    publish: Sender<Finished>,
+}
+
 /// Fetches until `accepted` closes, then finishes what it has begun.
 ///
 /// # Errors
@@ -52,22 +67,18 @@ pub struct Fetched {
 pub async fn run(
     settings: Settings,
     lanes: Arc<Lanes>,
+    pace: Arc<Pace>,
     mut accepted: Receiver<Accepted>,
-    decode: Sender<Fetched>,
+    decode: queue::Sender<Fetched>,
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
-    let room = Arc::new(Semaphore::new(settings.concurrency));
-    let settings = Arc::new(settings);
+    let fetch = Arc::new(Fetch { settings, lanes: Arc::clone(&lanes), pace, decode, publish });
     let mut fetches = JoinSet::new();
-    while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
-        let Some(job) = accepted.recv().await else { break };
-        let (settings, lanes, decode, publish) =
-            (Arc::clone(&settings), Arc::clone(&lanes), decode.clone(), publish.clone());
-        // The one concurrent point of this stage. A fetch that panics drops its delivery, which hands the job back.
-        fetches.spawn(async move {
-            fetch(job, &settings, &lanes, &decode, &publish).await;
-            drop(permit);
-        });
+    while let Some(job) = accepted.recv().await {
+        // The one concurrent point of this stage, bounded by what doors let in. A fetch that panics drops its delivery,
+        // which hands the job back.
+        let fetch = Arc::clone(&fetch);
+        fetches.spawn(async move { fetch.one(job).await });
         while fetches.try_join_next().is_some() {}
     }
     while fetches.join_next().await.is_some() {}
@@ -76,34 +87,47 @@ pub async fn run(
     Ok(())
 }
 
-async fn fetch(
-    Accepted { mut flight, destination, location }: Accepted,
-    Settings { max_image_bytes, room, .. }: &Settings,
-    lanes: &Lanes,
-    decode: &Sender<Fetched>,
-    publish: &Sender<Finished>,
-) {
-    // First, so that a job that waits for its model, and with it for another model's last jobs, holds no memory from them.
-    let heading = match destination {
-        Destination::Lane(heading) => Ok(heading),
-        Destination::Unloaded(model) => lanes.load(&model).await.map(|lane| Heading::to(&lane)),
-    };
-    let began = Instant::now();
-    let read = match (&heading, location) {
-        (Err(failure), _) => Err(failure.clone()),
-        (Ok(_), Location::Stored { store, path }) => store.read_patiently(&path, *max_image_bytes, room).await,
-        (Ok(_), Location::Inline(uri)) => inline(uri, *max_image_bytes, room, &mut flight).await,
-    };
-    flight.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
-    let fetched = heading.and_then(|heading| Ok((heading, read?)));
-    match fetched {
-        Ok((heading, (bytes, reserved))) => {
-            // Refused only where the stage after this one is gone: the delivery inside hands its job back.
-            drop(pass(Stage::Fetch, decode, Fetched { flight, heading, bytes, reserved }).await);
+impl Fetch {
+    async fn one(&self, Accepted { mut flight, destination, location }: Accepted) {
+        // First, so that a job that waits for its model, and with it for another model's last jobs, holds no memory from
+        // them.
+        let heading = match destination {
+            Destination::Lane(heading) => Ok(heading),
+            Destination::Unloaded(model) => self.lanes.load(&model).await.map(|lane| Heading::to(&lane)),
+        };
+        let began = Instant::now();
+        let read = match &heading {
+            Err(failure) => Err(failure.clone()),
+            Ok(_) => self.read(location, &mut flight).await,
+        };
+        flight.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
+        match heading.and_then(|heading| Ok((heading, read?))) {
+            Ok((heading, (bytes, reserved))) => {
+                // Refused only where the stage after this one is gone: the delivery inside hands its job back.
+                drop(pass_in_order(Stage::Fetch, &self.decode, Fetched { flight, heading, bytes, reserved }).await);
+            }
+            Err(failure) => {
+                metrics::failed(Stage::Fetch, failure.code);
+                let _ = self.publish.send(Finished::failed(flight.delivery, failure)).await;
+            }
         }
-        Err(failure) => {
-            metrics::failed(Stage::Fetch, failure.code);
-            let _ = publish.send(Finished::failed(flight.delivery, failure)).await;
+    }
+
+    async fn read(&self, location: Location, flight: &mut Flight) -> Result<(Bytes, Reservation), Failure> {
+        flight.still_wanted()?;
+        let Settings { max_image_bytes: limit, room } = &self.settings;
+        match location {
+            Location::Stored { store, path } => {
+                let Read { bytes, reserved, first_byte } = store.read_patiently(&path, *limit, room).await?;
+                self.pace.first_byte(first_byte);
+                Ok((bytes, reserved))
+            }
+            Location::Inline(uri) => inline(uri, *limit, room, flight).await,
+            Location::Here(bytes) if bytes.len() as u64 > *limit => Err(too_large(bytes.len() as u64, *limit)),
+            Location::Here(bytes) => {
+                let reserved = room.reserve(bytes.len() as u64).await?;
+                Ok((bytes, reserved))
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
+use super::pace::Pace;
 use super::tag::Model;
 use super::tag::labels::Selected;
 use super::{Ended, Flight};
@@ -58,10 +59,11 @@ impl Finished {
 ///
 /// # Errors
 /// None of its own.
-pub async fn run(settings: Arc<Settings>, mut finished: Receiver<Finished>) -> Result<(), Ended> {
+pub async fn run(settings: Settings, mut finished: Receiver<Finished>, pace: Arc<Pace>) -> Result<(), Ended> {
+    let settings = Arc::new(settings);
     let mut answers = JoinSet::new();
     while let Some(finished) = finished.recv().await {
-        let settings = Arc::clone(&settings);
+        let (settings, pace) = (Arc::clone(&settings), Arc::clone(&pace));
         // Answers wait for the broker's confirmation side by side; jobs in flight are what bounds them.
         answers.spawn(async move {
             let began = Instant::now();
@@ -77,7 +79,9 @@ pub async fn run(settings: Arc<Settings>, mut finished: Receiver<Finished>) -> R
                     delivery.answer(Answer::Failed(failure)).await;
                 }
             }
-            metrics::stage_seconds("publish", began.elapsed());
+            let took = began.elapsed();
+            pace.published(took);
+            metrics::stage_seconds("publish", took);
         });
         while answers.try_join_next().is_some() {}
     }
@@ -91,6 +95,7 @@ fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
     let Selected { rating, mut tags } = model.labels.select(&scores, &job.thresholds.or(&model.thresholds));
     settings.caption.filter(&mut tags);
     let text = settings.caption.caption(&tags);
+    let listed = job.scores_from.map(|least| model.labels.scores_from(&scores, least)).unwrap_or_default();
     let result = TagResult {
         id: delivery.id.clone(),
         image,
@@ -101,6 +106,7 @@ fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
         attempt: delivery.attempt(),
         batch,
         seconds,
+        scores: listed,
     };
     (delivery, result)
 }

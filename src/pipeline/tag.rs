@@ -45,6 +45,15 @@ pub struct Model {
     pub device: String,
 }
 
+impl Model {
+    /// Whether its device wants a batch to be ready when it is done with one, to copy it meanwhile. The CPU has nothing
+    /// to copy, and a batch that is closed later is one that an urgent row can still join.
+    #[must_use]
+    pub fn wants_batches_ahead(&self) -> bool {
+        self.device != "cpu"
+    }
+}
+
 /// Something that scores rows: a model's session. It has one owner, and blocks.
 pub trait Runtime: Send {
     /// Scores of each row, one per label.
@@ -130,17 +139,17 @@ impl Tagger {
     /// Runs one batch and passes on every row's outcome; how many were tagged.
     fn tag(&mut self, batch: Batch) -> usize {
         let began = Instant::now();
-        let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.row).collect();
+        let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.input.bytes).collect();
         let mut outcomes = Vec::with_capacity(rows.len());
         let fit = run_or_split(&mut *self.runtime, &rows, &mut outcomes);
         self.learn(fit);
-        let infer = metrics::stage_seconds("infer", began.elapsed());
+        let infer = began.elapsed();
         self.traffic.batch_done();
         let size = rows.len();
         let mut tagged = 0;
         for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
             flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
-            flight.seconds.infer = infer;
+            flight.seconds.infer = metrics::stage_seconds("infer", infer);
             let finished = match outcome.and_then(numbers) {
                 Ok(scores) => {
                     tagged += 1;

@@ -21,6 +21,8 @@ pub enum Location {
     },
     /// In the job itself, as a data URI.
     Inline(DataUri),
+    /// Here already.
+    Here(Bytes),
 }
 
 /// An image inside the job: `data:<media type>;base64,<data>`.
@@ -157,7 +159,7 @@ mod tests {
     fn found(image: &str, stores: &[Store]) -> Option<String> {
         match Location::find(image, stores) {
             Ok(Location::Stored { path, .. }) => Some(path.to_string()),
-            Ok(Location::Inline(_)) => panic!("not inline"),
+            Ok(Location::Inline(_) | Location::Here(_)) => panic!("not inline"),
             Err(failure) => {
                 assert_eq!(failure.code, Code::ForbiddenLocation);
                 None

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use object_store::path::Path;
 use tokio::sync::watch;
 
-use super::Store;
+use super::{Read, Store};
 use crate::failure::{Code, Failure};
-use crate::memory::{Reservation, Share};
+use crate::memory::Share;
 use crate::telemetry::metrics::{self, Stage};
 
 /// Reads that fail in a row before the store is at fault, even where it answers when asked.
@@ -60,7 +59,7 @@ impl Store {
     ///
     /// # Errors
     /// As `read`; and `shutting_down` where the worker stops meanwhile.
-    pub async fn read_patiently(&self, path: &Path, limit: u64, room: &Share) -> Result<(Bytes, Reservation), Failure> {
+    pub async fn read_patiently(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
         loop {
             self.well().await?;
             let failure = match self.read(path, limit, room).await {

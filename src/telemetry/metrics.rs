@@ -102,7 +102,7 @@ pub fn start() -> Result<Collected, BuildError> {
         .set_buckets_for_metric(Matcher::Full(BATCH_SIZE.into()), &BATCH_SIZES)?
         .install_recorder()?;
     describe();
-    for door in [Door::Stream] {
+    for door in Door::ALL {
         for outcome in [Outcome::Tagged, Outcome::Rejected, Outcome::Retried] {
             counter!(JOBS, "door" => door.as_str(), "outcome" => outcome.as_str()).absolute(0);
         }
@@ -136,7 +136,7 @@ fn describe() {
     describe_histogram!(
         STAGE_SECONDS,
         Unit::Seconds,
-        "Time jobs spend per stage: queue (before acceptance), fetch, decode, wait (for a batch), infer (per batch), publish."
+        "Time jobs spend per stage: queue (before acceptance), fetch, decode, wait (for a batch), infer (its whole batch), publish. With the backpressure they come to the job seconds."
     );
     describe_gauge!(BACKPRESSURE, Unit::Seconds, "Time a stage waited for room in the next.");
     describe_histogram!(BATCH_SIZE, Unit::Count, "Images per batch, by model.");

@@ -17,10 +17,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Stream;
 use super::claims::HAND_BACK;
-use super::pull::Room;
 use crate::delivery::{Answer, Outcome, Reply};
 use crate::failure::{Class, Code, ErrorBody, Failure};
 use crate::model::hex;
@@ -42,13 +42,19 @@ pub struct StreamReply {
     message: Message,
     sequence: u64,
     attempt: u64,
-    /// Room for more jobs, once this is dropped.
-    _room: Room,
+    /// A place for another job, once this is dropped.
+    _place: OwnedSemaphorePermit,
 }
 
 impl StreamReply {
-    pub(super) fn new(stream: Arc<Stream>, message: Message, sequence: u64, attempt: u64, room: Room) -> Self {
-        Self { stream, message, sequence, attempt, _room: room }
+    pub(super) fn new(
+        stream: Arc<Stream>,
+        message: Message,
+        sequence: u64,
+        attempt: u64,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { stream, message, sequence, attempt, _place: place }
     }
 
     /// What the job is called where it does not say itself.

@@ -2,34 +2,33 @@
 //!
 //! A request lives for a second. To stop, no new one is made, and what the last ones still bring goes straight back.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Stream;
 use super::answer::StreamReply;
 use super::claims::HAND_BACK;
+use super::places::{Places, places_for_some};
 use super::suspect;
 use super::topology::CONSUMER;
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
 use crate::job::Job;
-use crate::pipeline::accept::Incoming;
+use crate::pipeline::accept::{Incoming, Request};
+use crate::pipeline::entrance::Entrance;
+use crate::pipeline::pace::Pace;
 use crate::store::Store;
 use crate::telemetry::metrics::{self, Stage};
 
 /// How long the server keeps a request for jobs.
 pub(super) const REQUEST: Duration = Duration::from_secs(1);
-
-/// How long room for one job waits for room for more, so that a batch that is done is asked for again as one.
-const COMPANY: Duration = Duration::from_millis(5);
 
 /// How long to wait before asking again a server that refused.
 const REFUSED: Duration = Duration::from_secs(1);
@@ -39,14 +38,6 @@ const GONE: u32 = 3;
 
 /// The delivery from which on a job runs alone: the ones before may have taken their workers down.
 const SUSPECT: u64 = 3;
-
-/// What a job takes up in this worker, until dropped.
-pub enum Room {
-    /// One of the places for jobs in flight.
-    Shared(OwnedSemaphorePermit),
-    /// All of them. What waits for the other end learns that the job was answered.
-    Alone(oneshot::Sender<Infallible>),
-}
 
 /// Why no more jobs can be pulled.
 #[derive(Debug, thiserror::Error)]
@@ -71,21 +62,22 @@ pub enum Closed {
 pub async fn run(
     stream: Arc<Stream>,
     stores: Vec<Store>,
-    entrance: mpsc::Sender<Incoming>,
+    entrance: Entrance,
+    pace: Arc<Pace>,
     answers: Answers,
     stop: CancellationToken,
 ) -> Result<(), Closed> {
-    let places = stream.settings.in_flight;
-    let room = Arc::new(Semaphore::new(places));
-    let chunk = u32::try_from(stream.settings.chunk).unwrap_or(u32::MAX);
-    let (suspects, waiting) = mpsc::channel(places);
-    let entry = Entry { stream, entrance, answers };
-    let mut alone = tokio::spawn(suspect::run(entry.clone(), waiting, Arc::clone(&room), places));
-    let puller = Arc::new(Puller { entry, suspects, stop });
+    let mut places = Places::new(stream.settings.in_flight, pace);
+    let room = Arc::clone(&places.free);
+    // Every suspect holds a place.
+    let (suspects, waiting) = mpsc::channel(places.most);
+    let mut alone = tokio::spawn(suspect::run(entrance.clone(), waiting));
+    let puller = Arc::new(Puller { stream, entrance, answers, suspects, stop });
     let mut requests: JoinSet<Result<(), Closed>> = JoinSet::new();
     let ended = loop {
+        let chunk = places.chunk();
         let next = async {
-            puller.entry.stream.nats.up().await;
+            puller.stream.nats.up().await;
             for store in &stores {
                 // While a store is in trouble, jobs are better off in the queue.
                 let _ = store.well().await;
@@ -98,6 +90,7 @@ pub async fn run(
             Some(Ok(Err(gone))) = requests.join_next(), if !requests.is_empty() => break Err(gone),
             // It would end with this loop, not before.
             _ = &mut alone => return Err(Closed::Suspects),
+            () = places.adapt() => {}
             permits = next => match permits {
                 Ok(permits) => { requests.spawn(Arc::clone(&puller).request(permits)); }
                 Err(_) => break Ok(()),
@@ -110,60 +103,24 @@ pub async fn run(
     ended
 }
 
-/// Waits for room for one job, and a moment for room for as many as are asked for at once. It must not insist on more than
-/// one: suspects that wait to run alone may hold all the others, and would wait for this one for ever.
-async fn places_for_some(room: &Arc<Semaphore>, chunk: u32) -> Result<OwnedSemaphorePermit, AcquireError> {
-    let mut places = Arc::clone(room).acquire_owned().await?;
-    let more = Arc::clone(room).acquire_many_owned(chunk - 1);
-    if let Ok(more) = tokio::time::timeout(COMPANY, more).await {
-        places.merge(more?);
-        return Ok(places);
-    }
-    let free = u32::try_from(room.available_permits()).unwrap_or(u32::MAX).min(chunk - 1);
-    if let Ok(more) = Arc::clone(room).try_acquire_many_owned(free) {
-        places.merge(more);
-    }
-    Ok(places)
-}
-
 struct Puller {
-    entry: Entry,
-    suspects: mpsc::Sender<Suspect>,
-    stop: CancellationToken,
-}
-
-/// The way into the pipeline.
-#[derive(Clone)]
-pub(super) struct Entry {
     stream: Arc<Stream>,
-    entrance: mpsc::Sender<Incoming>,
+    entrance: Entrance,
     answers: Answers,
-}
-
-/// A job that was claimed.
-pub(super) struct Claimed {
-    message: async_nats::Message,
-    sequence: u64,
-    attempt: u64,
-    queued: Duration,
-}
-
-/// A job that is to run alone, and the place it holds meanwhile.
-pub(super) struct Suspect {
-    pub(super) job: Claimed,
-    pub(super) place: OwnedSemaphorePermit,
+    suspects: mpsc::Sender<Incoming>,
+    stop: CancellationToken,
 }
 
 impl Puller {
     /// Asks for as many jobs as there are permits; what does not come gives its permits back.
     async fn request(self: Arc<Self>, mut permits: OwnedSemaphorePermit) -> Result<(), Closed> {
-        let consumer = &self.entry.stream.topology.consumer;
+        let consumer = &self.stream.topology.consumer;
         let batch = consumer.batch().max_messages(permits.num_permits()).expires(REQUEST);
         let mut jobs = match batch.messages().await {
             Ok(jobs) => jobs,
             Err(error) => return self.refused(error).await,
         };
-        let renewed = self.entry.stream.nats.renewed();
+        let renewed = self.stream.nats.renewed();
         tokio::pin!(renewed);
         loop {
             let next = tokio::select! {
@@ -194,10 +151,10 @@ impl Puller {
                 () = self.stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(REFUSED) => {}
             }
-            let Some(gone) = self.entry.stream.topology.is_gone().await else { return Ok(()) };
+            let Some(gone) = self.stream.topology.is_gone().await else { return Ok(()) };
             reason = gone;
         }
-        Err(Closed::Gone { stream: self.entry.stream.topology.identity.stream.clone(), reason })
+        Err(Closed::Gone { stream: self.stream.topology.identity.stream.clone(), reason })
     }
 
     async fn claim(&self, message: Message, permit: OwnedSemaphorePermit) {
@@ -207,72 +164,43 @@ impl Puller {
         };
         let (sequence, attempt) = (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1));
         let queued = SystemTime::from(info.published).elapsed().unwrap_or_default();
-        let claims = &self.entry.stream.claims;
+        let claims = &self.stream.claims;
         if !claims.take(sequence, reply) {
             return;
         }
         if attempt > 1 {
             metrics::redelivered();
         }
-        let job = Claimed { message: message.message, sequence, attempt, queued };
-        let (max_attempts, stopping) = (self.entry.stream.settings.max_attempts, self.stop.is_cancelled());
-        if stopping {
+        if self.stop.is_cancelled() {
             claims.end(sequence, AckKind::Nak(Some(HAND_BACK))).await;
-        } else if attempt > 2 * max_attempts {
-            self.entry.give_up(job, permit);
-        } else if attempt >= SUSPECT {
-            // There is room for as many as there are places, and each holds one.
-            let _ = self.suspects.send(Suspect { job, place: permit }).await;
-        } else {
-            self.entry.admit(job, Room::Shared(permit)).await;
+            return;
+        }
+        let payload = message.payload.clone();
+        let reply = StreamReply::new(Arc::clone(&self.stream), message.message, sequence, attempt, permit);
+        let delivery = Delivery::new(reply.default_id(), Door::Stream, attempt, Box::new(reply), self.answers.clone());
+        if attempt > 2 * self.stream.settings.max_attempts {
+            return give_up(delivery, &payload);
+        }
+        let job = Incoming { request: Request::Message(payload), queued, delivery };
+        if attempt >= SUSPECT {
+            // Refused only where nobody runs suspects any more: the delivery inside hands its job back.
+            drop(self.suspects.send(job).await);
+        } else if let Err(job) = self.entrance.try_admit(job).await {
+            // What else this request brings must be claimed meanwhile.
+            let entrance = self.entrance.clone();
+            tokio::spawn(async move { entrance.admit(job).await });
         }
     }
 }
 
-impl Entry {
-    /// Sends a job into the pipeline.
-    pub(super) async fn admit(&self, job: Claimed, room: Room) {
-        let (payload, queued) = (job.message.payload.clone(), job.queued);
-        let delivery = self.delivery(job, room);
-        // Refused only where the pipeline is gone: the delivery inside hands its job back.
-        drop(self.entrance.send(Incoming { payload, queued, delivery }).await);
-    }
-
-    /// Ends a job that was delivered again and again and never answered: it must have taken its workers down.
-    fn give_up(&self, job: Claimed, permit: OwnedSemaphorePermit) {
-        let attempts = job.attempt - 1;
-        let exhausted = Failure::new(
-            Code::AttemptsExhausted,
-            format!(
-                "delivered {attempts} times and never answered: it took its workers down, or they were killed with it"
-            ),
-        );
-        metrics::failed(Stage::Accept, exhausted.code);
-        let id = Job::id_in(&job.message.payload);
-        let mut delivery = self.delivery(job, Room::Shared(permit));
-        if let Some(id) = id {
-            delivery.id = id;
-        }
-        tokio::spawn(delivery.answer(Answer::Failed(exhausted)));
-    }
-
-    fn delivery(&self, job: Claimed, room: Room) -> Delivery {
-        let Claimed { message, sequence, attempt, .. } = job;
-        let reply = StreamReply::new(Arc::clone(&self.stream), message, sequence, attempt, room);
-        Delivery::new(reply.default_id(), Door::Stream, attempt, Box::new(reply), self.answers.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn does_not_wait_for_places_that_suspects_hold_while_they_wait_for_the_rest() {
-        let room = Arc::new(Semaphore::new(24));
-        let _suspects = Arc::clone(&room).acquire_many_owned(20).await.expect("open");
-        let places = tokio::time::timeout(Duration::from_secs(30), places_for_some(&room, 8)).await;
-        assert_eq!(places.expect("in time").expect("open").num_permits(), 4);
-        assert_eq!(places_for_some(&room, 4).await.expect("open").num_permits(), 4);
-    }
+/// Ends a job that was delivered again and again and never answered: it must have taken its workers down.
+fn give_up(mut delivery: Delivery, payload: &[u8]) {
+    let attempts = delivery.attempt() - 1;
+    let exhausted = Failure::new(
+        Code::AttemptsExhausted,
+        format!("delivered {attempts} times and never answered: it took its workers down, or they were killed with it"),
+    );
+    metrics::failed(Stage::Accept, exhausted.code);
+    delivery.called(Job::id_in(payload));
+    tokio::spawn(delivery.answer(Answer::Failed(exhausted)));
 }

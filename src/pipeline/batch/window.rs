@@ -4,10 +4,12 @@
 //! | the lane's device | flushes |
 //! |---|---|
 //! | idle | a full batch; what has waited out the window; anything, when nothing else is on its way |
-//! | busy, nothing assembled ahead | a full batch, so that it is ready the moment the device is |
-//! | busy, one batch ahead | nothing |
+//! | busy, wants one ahead | a full batch, so that it is ready the moment the device is |
+//! | busy | nothing |
 //!
 //! While the device is busy a partial batch would only be frozen early: rows that arrive meanwhile still join it.
+//!
+//! Rows that somebody waits for go first. Where others wait as well, these get a quarter of the places, over time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -43,9 +45,9 @@ impl Flush {
 pub enum Room {
     /// It runs nothing.
     Now,
-    /// It runs one batch, and none is assembled ahead.
+    /// It runs one batch, and wants the next to be ready.
     Ahead,
-    /// It runs one batch, and the next is assembled.
+    /// It runs all it can hold.
     None,
 }
 
@@ -60,19 +62,25 @@ pub enum Decision {
     Wait,
 }
 
-/// The ready rows of a lane, in order of arrival.
+/// Of the places, one in so many is for rows that nobody waits for, while there are both.
+const OTHERS: usize = 4;
+
+/// The ready rows of a lane, each kind in order of arrival.
 #[derive(Debug)]
 pub struct Window<T> {
     length: Duration,
     limit: usize,
-    rows: VecDeque<(Instant, T)>,
+    urgent: VecDeque<(Instant, T)>,
+    others: VecDeque<(Instant, T)>,
+    /// Places that went by since the last one for others.
+    passed: usize,
 }
 
 impl<T> Window<T> {
     /// Batches of at most `limit` rows, none waiting longer than `length` for company.
     #[must_use]
     pub fn new(length: Duration, limit: usize) -> Self {
-        Self { length, limit: limit.max(1), rows: VecDeque::new() }
+        Self { length, limit: limit.max(1), urgent: VecDeque::new(), others: VecDeque::new(), passed: 0 }
     }
 
     /// From now on, batches of at most `limit` rows.
@@ -80,37 +88,39 @@ impl<T> Window<T> {
         self.limit = limit.max(1);
     }
 
-    /// Adds a row that arrived at `now`.
-    pub fn push(&mut self, now: Instant, row: T) {
-        self.rows.push_back((now, row));
+    /// Adds a row that arrived at `now`; an `urgent` one goes before those that are not.
+    pub fn push(&mut self, now: Instant, urgent: bool, row: T) {
+        let rows = if urgent { &mut self.urgent } else { &mut self.others };
+        rows.push_back((now, row));
     }
 
-    /// Whether a whole batch waits.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.rows.len() >= self.limit
+    fn len(&self) -> usize {
+        self.urgent.len() + self.others.len()
     }
 
     /// Whether no row waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
     }
 
     /// What to do at `now`, when the device has this much room and `coming` more rows are on their way to this lane.
     #[must_use]
     pub fn decide(&self, now: Instant, room: Room, coming: usize) -> Decision {
-        let Some((oldest, _)) = self.rows.front() else { return Decision::Wait };
+        let fronts = [self.urgent.front(), self.others.front()];
+        let Some(oldest) = fronts.into_iter().flatten().map(|(arrived, _)| *arrived).min() else {
+            return Decision::Wait;
+        };
         if room == Room::None {
             return Decision::Wait;
         }
-        if self.rows.len() >= self.limit {
+        if self.len() >= self.limit {
             return Decision::Flush(Flush::Full);
         }
         if room == Room::Ahead {
             return Decision::Wait;
         }
-        let deadline = *oldest + self.length;
+        let deadline = oldest + self.length;
         if coming == 0 {
             Decision::Flush(Flush::Idle)
         } else if now >= deadline {
@@ -120,10 +130,17 @@ impl<T> Window<T> {
         }
     }
 
-    /// The next batch: the oldest rows, at most the limit, with the time each arrived.
+    /// The next batch: at most the limit, with the time each row arrived.
     pub fn take(&mut self) -> Vec<(Instant, T)> {
-        let count = self.rows.len().min(self.limit);
-        self.rows.drain(..count).collect()
+        (0..self.limit).map_while(|_| self.next()).collect()
+    }
+
+    fn next(&mut self) -> Option<(Instant, T)> {
+        if self.urgent.is_empty() || self.others.is_empty() {
+            return self.urgent.pop_front().or_else(|| self.others.pop_front());
+        }
+        self.passed = (self.passed + 1) % OTHERS;
+        if self.passed == 0 { self.others.pop_front() } else { self.urgent.pop_front() }
     }
 }
 
@@ -139,7 +156,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Event {
         Pass(u64),
-        Arrive,
+        Arrive(bool),
         Coming(usize),
         Room(Room),
     }
@@ -147,24 +164,29 @@ mod tests {
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             (0u64..40).prop_map(Event::Pass),
-            Just(Event::Arrive),
-            Just(Event::Arrive),
+            any::<bool>().prop_map(Event::Arrive),
+            any::<bool>().prop_map(Event::Arrive),
             (0usize..3).prop_map(Event::Coming),
             prop_oneof![Just(Room::Now), Just(Room::Ahead), Just(Room::None)].prop_map(Event::Room),
         ]
     }
 
     proptest! {
-        /// Never over the limit, never older than the window while the device is idle, in order, nothing lost.
+        /// Never over the limit, never older than the window while the device is idle, each kind in order, the urgent
+        /// first and the others not forgotten, nothing lost.
         #[test]
         fn the_laws_of_the_window(events in proptest::collection::vec(event(), 0..200), limit in 1usize..9) {
             let mut window = Window::new(WINDOW, limit);
             let (mut now, mut room, mut coming) = (Instant::now(), Room::Now, 1);
-            let (mut arrived, mut left) = (0u32, Vec::new());
+            let (mut arrived, mut left) = (Vec::new(), Vec::new());
             for event in events {
                 match event {
                     Event::Pass(ms) => now += Duration::from_millis(ms),
-                    Event::Arrive => { window.push(now, arrived); arrived += 1; }
+                    Event::Arrive(urgent) => {
+                        let row = (urgent, arrived.len());
+                        window.push(now, urgent, row);
+                        arrived.push(row);
+                    }
                     Event::Coming(count) => coming = count,
                     Event::Room(other) => room = other,
                 }
@@ -172,7 +194,12 @@ mod tests {
                 loop {
                     match window.decide(now, room, coming) {
                         Decision::Flush(reason) => {
+                            let both = window.urgent.len().min(window.others.len());
                             let batch = window.take();
+                            let others = batch.iter().filter(|(_, (urgent, _))| !urgent).count();
+                            if both >= limit {
+                                prop_assert!((limit / 4..=limit.div_ceil(4)).contains(&others));
+                            }
                             prop_assert!(room != Room::None);
                             prop_assert!(!batch.is_empty() && batch.len() <= limit);
                             prop_assert_eq!(reason == Flush::Full, batch.len() == limit);
@@ -192,7 +219,10 @@ mod tests {
                 }
             }
             left.extend(std::iter::from_fn(|| (!window.is_empty()).then(|| window.take())).flatten().map(|(_, row)| row));
-            prop_assert_eq!(left, (0..arrived).collect::<Vec<_>>());
+            for kind in [true, false] {
+                let of_kind = |rows: &[(bool, usize)]| rows.iter().copied().filter(|(urgent, _)| *urgent == kind).collect::<Vec<_>>();
+                prop_assert_eq!(of_kind(&left), of_kind(&arrived));
+            }
         }
     }
 
@@ -200,7 +230,7 @@ mod tests {
     fn a_lone_row_leaves_at_once_when_nothing_else_is_coming() {
         let now = Instant::now();
         let mut window = Window::new(WINDOW, 8);
-        window.push(now, ());
+        window.push(now, false, ());
         assert_eq!(window.decide(now, Room::Now, 0), Decision::Flush(Flush::Idle));
     }
 
@@ -208,9 +238,9 @@ mod tests {
     fn a_full_batch_leaves_at_once_and_ahead_of_a_busy_device() {
         let now = Instant::now();
         let mut window = Window::new(WINDOW, 2);
-        window.push(now, ());
+        window.push(now, false, ());
         assert_eq!(window.decide(now, Room::Ahead, 5), Decision::Wait);
-        window.push(now, ());
+        window.push(now, false, ());
         assert_eq!(window.decide(now, Room::Ahead, 5), Decision::Flush(Flush::Full));
         assert_eq!(window.decide(now, Room::None, 5), Decision::Wait);
     }
@@ -219,8 +249,20 @@ mod tests {
     fn a_row_with_company_on_its_way_waits_for_the_window_and_no_longer() {
         let now = Instant::now();
         let mut window = Window::new(WINDOW, 8);
-        window.push(now, ());
+        window.push(now, false, ());
         assert_eq!(window.decide(now, Room::Now, 1), Decision::Until(now + WINDOW));
         assert_eq!(window.decide(now + WINDOW, Room::Now, 1), Decision::Flush(Flush::Window));
+    }
+
+    #[test]
+    fn with_one_place_a_batch_every_fourth_is_for_those_nobody_waits_for() {
+        let now = Instant::now();
+        let mut window = Window::new(WINDOW, 1);
+        for _ in 0..8 {
+            window.push(now, true, 'u');
+            window.push(now, false, 'o');
+        }
+        let order: String = (0..8).flat_map(|_| window.take()).map(|(_, row)| row).collect();
+        assert_eq!(order, "uuuouuuo");
     }
 }

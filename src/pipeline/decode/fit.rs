@@ -30,6 +30,25 @@ pub struct Frame {
     pub filter: Filter,
 }
 
+impl Frame {
+    /// Whether a picture of this size, reduced from a larger one, still has all the detail that shows in the frame: at least
+    /// twice as many pixels along each side, so that the last and largest step of resizing is the reference's.
+    #[must_use]
+    pub fn is_enough(&self, width: u32, height: u32) -> bool {
+        let decisive = match self.fit {
+            Fit::Pad(_) => width.max(height),
+            Fit::Stretch => width.min(height),
+        };
+        decisive >= self.side.saturating_mul(2)
+    }
+
+    /// Bytes of one row of the model's input.
+    #[must_use]
+    pub const fn row_bytes(&self) -> usize {
+        self.side as usize * self.side as usize * CHANNELS
+    }
+}
+
 /// How a picture that is no square becomes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {

@@ -87,6 +87,14 @@ impl Labels {
         });
         Selected { rating, tags: tags.collect() }
     }
+
+    /// Every label whose score is not under `least`, highest first.
+    #[must_use]
+    pub fn scores_from(&self, scores: &[f32], least: f32) -> Vec<(String, f64)> {
+        let mut listed: Vec<_> = self.columns.iter().zip(scores).filter(|(_, score)| **score >= least).collect();
+        listed.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        listed.into_iter().map(|(label, value)| (label.name.clone(), score(*value))).collect()
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +138,14 @@ mod tests {
         assert_eq!(names(scores, &Thresholds::default()), expected);
         let rating = labels().select(&scores, &Thresholds::default()).rating;
         assert_eq!(rating, [("general".to_owned(), 0.9), ("explicit".to_owned(), 0.1)]);
+    }
+
+    #[test]
+    fn scores_are_listed_from_the_least_on() {
+        let scores = [0.9, 0.01, 0.009, 0.86, 0.0, 0.4, 0.36];
+        let listed = labels().scores_from(&scores, 0.01);
+        let names: Vec<_> = listed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["general", "hatsune_miku", "wolf", "solo", "explicit"]);
     }
 
     #[test]

@@ -1,0 +1,89 @@
+//! The way into the pipeline, for every door: jobs come in beside each other, and a suspect comes in alone.
+
+use std::sync::Arc;
+
+use tokio::sync::{RwLock, mpsc};
+
+use super::accept::Incoming;
+use crate::delivery::Presence;
+
+/// Where doors bring their jobs.
+#[derive(Clone)]
+pub struct Entrance {
+    accept: mpsc::Sender<Incoming>,
+    /// Read by every job in flight, written by one that runs alone. It is fair: a suspect is not kept out for ever.
+    company: Arc<RwLock<()>>,
+}
+
+impl Entrance {
+    pub(super) fn new(accept: mpsc::Sender<Incoming>) -> Self {
+        Self { accept, company: Arc::default() }
+    }
+
+    /// Brings a job in, beside others; while one runs alone, or waits to, this waits too.
+    pub async fn admit(&self, incoming: Incoming) {
+        let presence = Presence::Beside(Arc::clone(&self.company).read_owned().await);
+        self.enter(incoming, presence).await;
+    }
+
+    /// The same where that takes no waiting.
+    ///
+    /// # Errors
+    /// Gives the job back where it does.
+    pub async fn try_admit(&self, incoming: Incoming) -> Result<(), Incoming> {
+        match Arc::clone(&self.company).try_read_owned() {
+            Ok(company) => {
+                self.enter(incoming, Presence::Beside(company)).await;
+                Ok(())
+            }
+            Err(_) => Err(incoming),
+        }
+    }
+
+    /// Brings a job in once nothing else is in flight; nothing else comes in until it is answered.
+    pub async fn admit_alone(&self, incoming: Incoming) {
+        let presence = Presence::Alone(Arc::clone(&self.company).write_owned().await);
+        self.enter(incoming, presence).await;
+    }
+
+    async fn enter(&self, mut incoming: Incoming, presence: Presence) {
+        incoming.delivery.enter(presence);
+        // Refused only where the pipeline is gone: the delivery inside hands its job back.
+        drop(self.accept.send(incoming).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::delivery::tests::noted;
+    use crate::pipeline::accept::Request;
+
+    #[tokio::test]
+    async fn a_suspect_waits_for_the_others_and_they_for_it() {
+        let (accept, mut accepted) = mpsc::channel(8);
+        let entrance = Entrance::new(accept);
+        let mut told = Vec::new();
+        let mut job = |id: &str| {
+            let (delivery, answers) = noted(id);
+            told.push(answers);
+            Incoming { request: Request::Message("{}".into()), queued: Duration::ZERO, delivery }
+        };
+        entrance.admit(job("first")).await;
+        let mut alone = Box::pin(entrance.admit_alone(job("suspect")));
+        assert!((&mut alone).now_or_never().is_none(), "the first is in flight");
+        let late = entrance.try_admit(job("late")).await.expect_err("a suspect waits");
+        drop(accepted.recv().await.expect("the first"));
+        alone.await;
+        let late = entrance.try_admit(late).await.expect_err("it runs alone");
+        let suspect = accepted.recv().await.expect("the suspect");
+        assert_eq!(suspect.delivery.id, "suspect");
+        drop(suspect);
+        entrance.admit(late).await;
+        assert_eq!(accepted.recv().await.expect("the last").delivery.id, "late");
+    }
+}

@@ -1,0 +1,88 @@
+//! A bounded queue between two stages in which what somebody waits for goes before what nobody does.
+
+use tokio::sync::mpsc;
+
+/// What can be in such a queue.
+pub trait Queued {
+    /// Whether somebody waits for it.
+    fn is_urgent(&self) -> bool;
+}
+
+/// The end things go in at.
+pub struct Sender<T> {
+    urgent: mpsc::Sender<T>,
+    other: mpsc::Sender<T>,
+}
+
+/// The end they come out of.
+pub struct Receiver<T> {
+    urgent: mpsc::Receiver<T>,
+    other: mpsc::Receiver<T>,
+}
+
+/// A queue with room for `size` things of either kind.
+#[must_use]
+pub fn bounded<T: Queued>(size: usize) -> (Sender<T>, Receiver<T>) {
+    let (urgent, urgents) = mpsc::channel(size);
+    let (other, others) = mpsc::channel(size);
+    (Sender { urgent, other }, Receiver { urgent: urgents, other: others })
+}
+
+impl<T: Queued> Sender<T> {
+    /// Waits for room.
+    ///
+    /// # Errors
+    /// Gives the item back where the other end is gone.
+    pub async fn send(&self, item: T) -> Result<(), T> {
+        let lane = if item.is_urgent() { &self.urgent } else { &self.other };
+        lane.send(item).await.map_err(|mpsc::error::SendError(item)| item)
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { urgent: self.urgent.clone(), other: self.other.clone() }
+    }
+}
+
+impl<T> Receiver<T> {
+    /// The next: the oldest that is urgent, else the oldest there is. `None` once nothing can come any more.
+    ///
+    /// Cancel safe.
+    pub async fn recv(&mut self) -> Option<T> {
+        tokio::select! {
+            biased;
+            Some(item) = self.urgent.recv() => Some(item),
+            Some(item) = self.other.recv() => Some(item),
+            else => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Numbered(u32, bool);
+
+    impl Queued for Numbered {
+        fn is_urgent(&self) -> bool {
+            self.1
+        }
+    }
+
+    #[tokio::test]
+    async fn the_urgent_overtake_and_nothing_is_lost() {
+        let (sender, mut receiver) = bounded(2);
+        for item in [Numbered(1, false), Numbered(2, false), Numbered(3, true), Numbered(4, true)] {
+            assert_eq!(sender.send(item).await, Ok(()));
+        }
+        drop(sender);
+        let mut order = Vec::new();
+        while let Some(Numbered(number, _)) = receiver.recv().await {
+            order.push(number);
+        }
+        assert_eq!(order, [3, 4, 1, 2]);
+    }
+}
