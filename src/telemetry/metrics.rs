@@ -145,7 +145,11 @@ fn describe() {
     describe_counter!(OUT_OF_MEMORY, "Batches that did not fit the device's memory, by model.");
     describe_gauge!(MEMORY_BUDGET, Unit::Bytes, "Bytes that images in flight may take, encoded and decoded.");
     describe_gauge!(MEMORY_RESERVED, Unit::Bytes, "Bytes of the budget that are reserved.");
-    describe_gauge!(MEMORY_LIMIT, Unit::Bytes, "Bytes of memory this process may have: its container's limit, else the machine's.");
+    describe_gauge!(
+        MEMORY_LIMIT,
+        Unit::Bytes,
+        "Bytes of memory this process may have: its container's limit, else the machine's."
+    );
     describe_gauge!(INFLIGHT, "Jobs accepted and not yet answered.");
     describe_gauge!(
         BACKLOG,

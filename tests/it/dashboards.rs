@@ -29,7 +29,8 @@ fn dashboard(path: &str) -> Value {
 /// Every panel, those of closed rows too.
 fn panels(dashboard: &Value) -> Vec<&Value> {
     let rows = dashboard["panels"].as_array().expect("panels");
-    let all = rows.iter().flat_map(|panel| std::iter::once(panel).chain(panel["panels"].as_array().into_iter().flatten()));
+    let all =
+        rows.iter().flat_map(|panel| std::iter::once(panel).chain(panel["panels"].as_array().into_iter().flatten()));
     all.filter(|panel| panel["type"] != "row").collect()
 }
 
@@ -82,7 +83,8 @@ async fn every_panel_and_alert_has_data_from_workers_under_load() {
     let rules = until("the alerts' evaluation", || async {
         let rules = prometheus.get("rules", &[]).await;
         let groups = rules["data"]["groups"].as_array()?.clone();
-        let rules: Vec<Value> = groups.iter().flat_map(|group| group["rules"].as_array().cloned().expect("rules")).collect();
+        let rules: Vec<Value> =
+            groups.iter().flat_map(|group| group["rules"].as_array().cloned().expect("rules")).collect();
         rules.iter().all(|rule| rule["health"] != "unknown").then_some(rules)
     })
     .await;
@@ -129,10 +131,8 @@ async fn panels_ask_for_metrics_that_workers_have() {
     client.submit_samples(10).await;
     client.results(10).await;
     let (_, exported) = worker.get("/metrics").await;
-    let types: HashSet<&str> = exported
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
-        .collect();
+    let types: HashSet<&str> =
+        exported.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let board = dashboard("dashboards/tagmill.json");
     for (title, query) in queries(&board) {
         for (name, _) in selectors(query) {
@@ -219,12 +219,17 @@ fn every_alert_has_a_tested_rule_and_a_section_in_the_runbook() {
         .expect("it runs");
     assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stderr));
 
-    let (rules, tests, runbook) = (read("dashboards/alerts.yml"), read("dashboards/alerts_test.yml"), read("docs/runbook.md"));
+    let (rules, tests, runbook) =
+        (read("dashboards/alerts.yml"), read("dashboards/alerts_test.yml"), read("docs/runbook.md"));
     let sections = dashboard("dashboards/runbook.json");
     let names = alerts();
     assert!(!names.is_empty());
     for name in &names {
-        assert!(tests.contains(&format!(r#"alertname="{name}", alertstate="firing""#)) || tests.contains(&format!("alertname: {name}")), "{name} is not tested");
+        assert!(
+            tests.contains(&format!(r#"alertname="{name}", alertstate="firing""#))
+                || tests.contains(&format!("alertname: {name}")),
+            "{name} is not tested"
+        );
         let (_, rule) = rules.split_once(&format!("- alert: {name}\n")).expect("its rule");
         let rule = rule.split("- alert: ").next().expect("its text");
         for part in ["summary:", "description:", "severity:"] {

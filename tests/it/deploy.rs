@@ -16,7 +16,9 @@ fn read(path: &str) -> String {
 
 /// The name that a text begins with, if it is that of a variable.
 fn variable(text: &str) -> Option<&str> {
-    let end = text.find(|next: char| !next.is_ascii_uppercase() && !next.is_ascii_digit() && next != '_').unwrap_or(text.len());
+    let end = text
+        .find(|next: char| !next.is_ascii_uppercase() && !next.is_ascii_digit() && next != '_')
+        .unwrap_or(text.len());
     Some(&text[..end]).filter(|name| name.len() > 1)
 }
 
@@ -32,7 +34,8 @@ fn documented(text: &str) -> impl Iterator<Item = (&str, &str)> {
 fn every_flag_of_a_worker_can_be_set_in_the_environment_file() {
     let help = tagmill(&["worker", "--help"]).output().expect("it runs").stdout;
     let help = String::from_utf8(help).expect("text");
-    let flags: BTreeSet<_> = help.match_indices("[env: ").filter_map(|(at, found)| variable(&help[at + found.len()..])).collect();
+    let flags: BTreeSet<_> =
+        help.match_indices("[env: ").filter_map(|(at, found)| variable(&help[at + found.len()..])).collect();
     assert!(flags.contains("TAGMILL_STORE") && flags.len() > 20, "{flags:?}");
     let (compose, example) = (read("docker-compose.yml"), read(".env.example"));
     let documented: BTreeSet<_> = documented(&example).map(|(name, _)| name).collect();
@@ -55,7 +58,10 @@ fn the_environment_file_has_every_variable_of_the_compose_file_and_its_default()
         let default = rest[name.len()..].strip_prefix(":-").and_then(|text| text.split('}').next());
         // Settings of Grafana's account have no default worth showing, devices one for each kind of worker.
         let shown = documented.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
-        assert!(!default.unwrap_or_default().contains('$'), "{name}: version 1 of compose knows no default in a default");
+        assert!(
+            !default.unwrap_or_default().contains('$'),
+            "{name}: version 1 of compose knows no default in a default"
+        );
         if !name.starts_with("GRAFANA_") && name != "TAGMILL_DEVICE" {
             assert_eq!(default, Some(shown), "the default of {name}");
         }

@@ -34,6 +34,8 @@ impl Prometheus {
         let log = BufReader::new(process.stderr.take().expect("piped"));
         let mut lines = log.lines().map_while(Result::ok);
         let port = lines.find_map(|line| port_in(&line)).expect("it says where it listens");
+        // Before that it refuses.
+        lines.find(|line| line.contains("Server is ready")).expect("it says when it is ready");
         // Read to the end, so that it never waits for a reader.
         std::thread::spawn(move || lines.for_each(drop));
         Self { process, port, _folder: folder }
