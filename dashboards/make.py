@@ -202,7 +202,7 @@ def stages(board):
                     f"What passes this stage per second; and the seconds per second it waits for room in the next one, which is then the slower one.",
                     "short",
                     [("per second", f"sum({rate('stage_seconds_count', stage=timed)})"),
-                     *([("waiting for room", f"sum({rate('backpressure_seconds_total', stage=stage)})")] if stage in ("accept", "fetch", "decode", "batch") else [])])
+                     *([("waiting for room", f"sum({rate('backpressure_seconds_total', stage=stage)})")] if stage in ("accept", "fetch", "decode") else [])])
         board.lines(f"{title}: failures", "Jobs this stage failed, by code; they end as dead letters or are tried again.", "cps",
                     [("{{code}}", f"sum by (code) ({rate('failures_total', stage=stage)}) or on () vector(0)")],
                     links=runbook("TagmillStorageFailing" if stage == "fetch" else "TagmillInferenceFailing" if stage == "tag" else "TagmillDeadLetters"))
