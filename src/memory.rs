@@ -127,7 +127,8 @@ impl Drop for Reservation {
 }
 
 /// Bytes this process may use: the machine's memory, or less where its cgroup (v2 or v1) says so.
-fn available() -> u64 {
+#[must_use]
+pub fn available() -> u64 {
     let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];

@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::delivery::{Door, Outcome};
 use crate::failure::Code;
+use crate::memory;
 use crate::pipeline::batch::window::Flush;
 use crate::pipeline::tag::Model;
 
@@ -29,6 +30,7 @@ const BATCH_LIMIT: &str = "tagmill_batch_limit";
 const OUT_OF_MEMORY: &str = "tagmill_out_of_memory_total";
 const MEMORY_BUDGET: &str = "tagmill_memory_budget_bytes";
 const MEMORY_RESERVED: &str = "tagmill_memory_reserved_bytes";
+const MEMORY_LIMIT: &str = "tagmill_memory_limit_bytes";
 const MODEL_INFO: &str = "tagmill_model_info";
 const BUILD_INFO: &str = "tagmill_build_info";
 
@@ -108,7 +110,17 @@ pub fn start() -> Result<Collected, BuildError> {
     for code in Code::ALL {
         counter!(DEAD_LETTERS, "code" => code.as_str()).absolute(0);
     }
+    // Those that alerts watch are there from the start: Prometheus sees no increase in a series that begins above zero.
+    for (stage, code) in [
+        (Stage::Fetch, Code::StorageUnavailable),
+        (Stage::Fetch, Code::StorageDenied),
+        (Stage::Tag, Code::InferenceFailed),
+        (Stage::Tag, Code::OutOfMemory),
+    ] {
+        counter!(FAILURES, "stage" => stage.as_str(), "code" => code.as_str()).absolute(0);
+    }
     counter!(REDELIVERIES).absolute(0);
+    memory_limit(memory::available());
     gauge!(INFLIGHT).set(0.0);
     gauge!(READY).set(0.0);
     gauge!(NATS_CONNECTED).set(0.0);
@@ -133,6 +145,11 @@ fn describe() {
     describe_counter!(OUT_OF_MEMORY, "Batches that did not fit the device's memory, by model.");
     describe_gauge!(MEMORY_BUDGET, Unit::Bytes, "Bytes that images in flight may take, encoded and decoded.");
     describe_gauge!(MEMORY_RESERVED, Unit::Bytes, "Bytes of the budget that are reserved.");
+    describe_gauge!(
+        MEMORY_LIMIT,
+        Unit::Bytes,
+        "Bytes of memory this process may have: its container's limit, else the machine's."
+    );
     describe_gauge!(INFLIGHT, "Jobs accepted and not yet answered.");
     describe_gauge!(
         BACKLOG,
@@ -231,6 +248,11 @@ pub fn out_of_memory(model: &str) {
 pub fn memory_budget(bytes: u64) {
     gauge!(MEMORY_BUDGET).set(bytes as f64);
     gauge!(MEMORY_RESERVED).increment(0.0);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn memory_limit(bytes: u64) {
+    gauge!(MEMORY_LIMIT).set(bytes as f64);
 }
 
 /// Memory was reserved for an image.

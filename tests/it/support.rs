@@ -3,6 +3,7 @@
 pub mod client;
 pub mod hub;
 pub mod nats;
+pub mod prometheus;
 pub mod s3;
 pub mod worker;
 

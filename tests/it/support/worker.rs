@@ -79,14 +79,19 @@ impl Worker {
         self.log.lock().expect("no panic").join("\n")
     }
 
-    /// What it answers to GET.
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    /// Where it serves its metrics.
+    pub fn address(&self) -> String {
         let line = self.logged("address");
         let (_, address) = line.split_once("127.0.0.1:").expect("the address");
         let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+        format!("127.0.0.1:{port}")
+    }
+
+    /// What it answers to GET.
+    pub async fn get(&self, path: &str) -> (u16, String) {
         // The HTTP client wants a TLS provider, even where it uses none.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let response = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await.expect("an answer");
+        let response = reqwest::get(format!("http://{}{path}", self.address())).await.expect("an answer");
         (response.status().as_u16(), response.text().await.expect("text"))
     }
 
