@@ -264,6 +264,10 @@ pub struct QueueArgs {
     /// Deliveries of a job after which an error is final.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), env = "TAGMILL_MAX_ATTEMPTS")]
     pub max_attempts: u64,
+    /// How long the caller of a live request waits who does not say so in the header Tagmill-Timeout; what takes longer is
+    /// dropped before it costs inference.
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = humantime::parse_duration, env = "TAGMILL_LIVE_TIMEOUT")]
+    pub live_timeout: Duration,
 }
 
 /// How to log.

@@ -1,4 +1,6 @@
 //! The ways jobs come in. All lead to the same pipeline.
 
 pub mod admission;
+pub mod live;
+pub mod outbox;
 pub mod stream;

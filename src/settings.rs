@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
 use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
-use crate::door::stream;
+use crate::door::{live, stream};
 use crate::memory::{self, Budget};
 use crate::model::hex;
 use crate::model::source::Source;
@@ -70,6 +70,10 @@ pub struct Worker {
     pub nats: nats::Settings,
     /// How it is used.
     pub stream: stream::Settings,
+    /// How requests are answered.
+    pub live: live::Settings,
+    /// Images of live doors on their way at once.
+    pub live_in_flight: usize,
     /// Where to serve metrics.
     pub listen: std::net::SocketAddr,
     /// How long a stop waits.
@@ -95,6 +99,11 @@ impl TryFrom<WorkerArgs> for Worker {
             in_flight: in_flight(batch),
             worker: Arc::clone(&name),
         };
+        let live = live::Settings {
+            subjects: stream.subjects.clone(),
+            timeout: queue.live_timeout,
+            worker: Arc::clone(&name),
+        };
         let nats = nats::Settings::try_from(nats)?;
         let stores = tagging.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -105,6 +114,8 @@ impl TryFrom<WorkerArgs> for Worker {
             memory_budget,
             nats,
             stream,
+            live,
+            live_in_flight: live_in_flight(batch),
             listen,
             drain_timeout,
             name,
@@ -167,6 +178,11 @@ fn stages(
 /// better in the queue, where any worker can take it.
 const fn in_flight(batch: usize) -> usize {
     3 * batch
+}
+
+/// Images of live doors on their way at once: more would wait for longer than a caller does.
+const fn live_in_flight(batch: usize) -> usize {
+    8 * batch
 }
 
 /// Where models come from: a folder, or a bucket and where its copy is kept.

@@ -16,8 +16,7 @@ pub mod topology;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-
+use crate::door::outbox::Outbox;
 use crate::nats::Nats;
 use claims::Claims;
 use topology::{Subjects, Topology};
@@ -43,7 +42,7 @@ pub struct Settings {
 pub struct Stream {
     settings: Settings,
     nats: Nats,
-    jetstream: Context,
+    outbox: Outbox,
     topology: Topology,
     claims: Arc<Claims>,
 }
@@ -57,7 +56,8 @@ impl Stream {
         let jetstream = async_nats::jetstream::new(nats.client.clone());
         let topology = Topology::open(&jetstream, &settings).await?;
         let claims = Arc::new(Claims::new(nats.client.clone()));
-        Ok(Arc::new(Self { settings, nats, jetstream, topology, claims }))
+        let outbox = Outbox::new(nats.clone());
+        Ok(Arc::new(Self { settings, nats, outbox, topology, claims }))
     }
 
     /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.

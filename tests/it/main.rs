@@ -7,6 +7,7 @@ mod cluster;
 mod crashes;
 mod dead;
 mod faults;
+mod live;
 mod models;
 mod pull;
 mod startup;

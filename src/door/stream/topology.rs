@@ -54,6 +54,12 @@ impl Subjects {
         format!("{}.jobs", self.prefix)
     }
 
+    /// Where live requests are sent.
+    #[must_use]
+    pub fn live(&self) -> String {
+        format!("{}.tag", self.prefix)
+    }
+
     /// Where the result of a job published on `job_subject` goes.
     #[must_use]
     pub fn result_for(&self, job_subject: &str) -> String {
