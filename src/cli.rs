@@ -3,6 +3,7 @@
 
 pub mod dead;
 pub mod models;
+pub mod tag;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 use dead::DeadCommand;
 use models::ModelsCommand;
+use tag::TagArgs;
 
 /// Tags images as a stream: jobs from NATS, images from S3, tags from a WD14-style model.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Work on the queue: take jobs from NATS, publish tags to NATS.
     Worker(Box<WorkerArgs>),
+    /// Tag images right here, without a queue: files, folders, or a bucket.
+    Tag(Box<TagArgs>),
     /// Publish a job for every image of folders, lists or standard input.
     Submit(Box<SubmitArgs>),
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
@@ -50,6 +54,7 @@ impl Cli {
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
             Command::Worker(args) => args.log.format,
+            Command::Tag(args) => args.log.format,
             Command::Submit(args) => args.log.format,
             Command::Models(ModelsCommand::List(args)) => args.log.format,
             Command::Models(ModelsCommand::Check(args)) => args.models.log.format,

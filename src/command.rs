@@ -3,6 +3,7 @@
 pub mod dead;
 pub mod models;
 pub mod submit;
+pub mod tag;
 pub mod worker;
 
 use crate::cli::Command;
@@ -65,6 +66,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
     let result = runtime.block_on(async {
         match command {
             Command::Worker(args) => worker::run(*args).await,
+            Command::Tag(args) => tag::run(*args).await,
             Command::Submit(args) => submit::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Models(args) => models::run(args).await,

@@ -2,5 +2,6 @@
 
 pub mod admission;
 pub mod live;
+pub mod local;
 pub mod outbox;
 pub mod stream;

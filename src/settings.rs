@@ -9,6 +9,7 @@ use async_nats::ServerAddr;
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
+use crate::cli::tag::CaptionArgs;
 use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
 use crate::door::{live, stream};
 use crate::memory::{self, Budget};
@@ -123,6 +124,38 @@ impl TryFrom<WorkerArgs> for Worker {
     }
 }
 
+/// Settings of `tagmill tag`.
+pub struct Local {
+    /// The model, where there are several.
+    pub model: Option<String>,
+    /// What to tag with.
+    pub lanes: lanes::Settings,
+    /// Of the stages.
+    pub pipeline: pipeline::Settings,
+    /// Images on their way at once.
+    pub in_flight: usize,
+}
+
+impl Local {
+    /// From the arguments shared by all that tag, and those on captions.
+    ///
+    /// # Errors
+    /// Where one can't be used.
+    pub fn new(tagging: &TaggingArgs, caption: CaptionArgs) -> Result<Self, Invalid> {
+        let budget = Budget::new(memory_budget(tagging)?);
+        let (lanes, mut pipeline) = stages(tagging, &budget, &worker_name().into())?;
+        pipeline.publish.caption = caption::Settings {
+            underscores: caption.underscores,
+            characters_first: caption.characters_first,
+            prepend: caption.prepend_tags,
+            ..pipeline.publish.caption
+        };
+        // Enough to hide how far away a bucket is.
+        let in_flight = in_flight(lanes.batch.limit).max(32);
+        Ok(Self { model: tagging.model.clone(), lanes, pipeline, in_flight })
+    }
+}
+
 fn memory_budget(args: &TaggingArgs) -> Result<u64, Invalid> {
     let bytes = args.memory_budget.map_or_else(Budget::default_bytes, |size| size.as_u64());
     if bytes < memory::LEAST {
@@ -158,6 +191,7 @@ fn stages(
         exclude: args.exclude_tags.iter().cloned().collect(),
         replace: args.replace_tags.iter().map(|Replacement { tag, by }| (tag.clone(), by.clone())).collect(),
         escape_parentheses: args.escape_parentheses,
+        ..caption::Settings::default()
     };
     let pipeline = pipeline::Settings {
         fetch: fetch::Settings { max_image_bytes: args.max_image_bytes.as_u64(), room: budget.encoded.clone() },

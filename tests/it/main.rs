@@ -14,4 +14,5 @@ mod startup;
 mod stream;
 mod submit;
 mod support;
+mod tag;
 mod telemetry;
