@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
+use crate::door::stream::part::Filter;
 use crate::model::catalog::Alias;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::threshold::Threshold;
@@ -269,6 +270,10 @@ pub struct QueueArgs {
     /// Deliveries of a job after which an error is final.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), env = "TAGMILL_MAX_ATTEMPTS")]
     pub max_attempts: u64,
+    /// Take only the jobs whose subject goes on like this after tagmill.jobs, such as 'shop.>': a part of the queue, with a
+    /// consumer of its own (workers-shop). Parts must not overlap, so no worker may take all meanwhile.
+    #[arg(long, value_name = "SUBJECT", env = "TAGMILL_FILTER")]
+    pub filter: Option<Filter>,
     /// How long the caller of a live request waits who does not say so in the header Tagmill-Timeout; what takes longer is
     /// dropped before it costs inference.
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = humantime::parse_duration, env = "TAGMILL_LIVE_TIMEOUT")]

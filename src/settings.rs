@@ -97,6 +97,7 @@ impl TryFrom<WorkerArgs> for Worker {
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
+            filter: queue.filter,
             in_flight: in_flight(batch),
             worker: Arc::clone(&name),
         };

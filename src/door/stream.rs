@@ -1,5 +1,6 @@
 //! The work queue: jobs are pulled from JetStream, and every one ends as a result, a dead letter, or back in the queue.
 //!
+//! * [`part`]: which of the jobs are this worker's.
 //! * [`topology`]: the streams and the consumer, made where missing.
 //! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
 //! * `suspect`: a job that came too often runs alone.
@@ -8,6 +9,7 @@
 
 pub mod answer;
 pub mod claims;
+pub mod part;
 mod places;
 pub mod pull;
 mod suspect;
@@ -19,6 +21,7 @@ use std::time::Duration;
 use crate::door::outbox::Outbox;
 use crate::nats::Nats;
 use claims::Claims;
+use part::Filter;
 use topology::{Subjects, Topology};
 
 /// How the queue is used.
@@ -32,6 +35,8 @@ pub struct Settings {
     pub jobs_max_bytes: Option<i64>,
     /// Deliveries after which an error is final.
     pub max_attempts: u64,
+    /// The part of the queue that is worked on, where not all of it.
+    pub filter: Option<Filter>,
     /// Jobs held at once, at least.
     pub in_flight: usize,
     /// This worker's name.

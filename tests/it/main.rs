@@ -7,6 +7,7 @@ mod cluster;
 mod crashes;
 mod dead;
 mod faults;
+mod filter;
 mod live;
 mod models;
 mod pull;
