@@ -2,6 +2,7 @@
 #![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
 pub mod dead;
+pub mod generate;
 pub mod models;
 pub mod tag;
 
@@ -20,12 +21,54 @@ use crate::pipeline::tag::threshold::Threshold;
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 use dead::DeadCommand;
+use generate::{CompletionsArgs, ManArgs};
 use models::ModelsCommand;
 use tag::TagArgs;
 
+/// What is shown below the commands. Paragraphs are one line each, so that they wrap as wide as the terminal is.
+const EXAMPLES: &str = "\
+Examples:
+  tagmill tag --models models photos
+      tags of a folder's images, here and now
+  tagmill worker --models models --store s3://images
+      work on the queue
+  tagmill submit --follow s3://images/2026
+      fill it, and see what comes out
+  tagmill dead list
+      what could not be tagged, and why
+
+Every flag has an environment variable, which the --help of its command names; on the command line it wins.
+
+Other variables: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ALLOW_HTTP for buckets; \
+NATS_URL; ORT_DYLIB_PATH, the library of ONNX Runtime; RUST_LOG, such as debug; NO_COLOR.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings.";
+
+/// What is shown below the options of `worker`.
+const WORKER_EXAMPLES: &str = "\
+Examples:
+  Images of a bucket on a server of one's own (jobs name keys):
+    export AWS_ENDPOINT_URL=https://s3.example.com
+    tagmill worker --models models --store s3://images
+  On a GPU, in larger batches, and only the jobs of the shop:
+    tagmill worker --models models --store s3://images \\
+        --device cuda --batch-size 32 --filter 'shop.>'
+  A job, and a request that is answered at once:
+    nats publish tagmill.jobs '{\"image\":\"cat.jpg\"}'
+    nats request tagmill.tag '{\"image\":\"cat.jpg\"}'
+
+SIGTERM and SIGINT stop it: it takes no more jobs, finishes what it has within --drain-timeout, and hands back the rest; \
+the second stops it at once. SIGHUP has it look at the models again.";
+
 /// Tags images as a stream: jobs from NATS, images from S3, tags from a WD14-style model.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 110, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    version,
+    max_term_width = 110,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = EXAMPLES
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -47,6 +90,10 @@ pub enum Command {
     /// Look at the models there are, and download others.
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Print shell completions.
+    Completions(CompletionsArgs),
+    /// Print a manual page, or write those of all commands.
+    Man(ManArgs),
 }
 
 impl Cli {
@@ -57,6 +104,7 @@ impl Cli {
             Command::Worker(args) => args.log.format,
             Command::Tag(args) => args.log.format,
             Command::Submit(args) => args.log.format,
+            Command::Completions(_) | Command::Man(_) => LogFormat::default(),
             Command::Models(ModelsCommand::List(args)) => args.log.format,
             Command::Models(ModelsCommand::Check(args)) => args.models.log.format,
             Command::Models(ModelsCommand::Pull(args)) => args.log.format,
@@ -68,6 +116,7 @@ impl Cli {
 
 /// `tagmill worker`.
 #[derive(Debug, Args)]
+#[command(after_help = WORKER_EXAMPLES)]
 pub struct WorkerArgs {
     /// What to tag with.
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! What the program does: one file per subcommand.
 
 pub mod dead;
+pub mod generate;
 pub mod models;
 pub mod submit;
 pub mod tag;
@@ -70,6 +71,8 @@ pub fn run(command: Command) -> Result<(), Failed> {
             Command::Submit(args) => submit::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Models(args) => models::run(args).await,
+            Command::Completions(args) => generate::completions(&args),
+            Command::Man(args) => generate::man(&args),
         }
     });
     // A run of the model, or a read of standard input, may still hold a thread: nobody waits for it.

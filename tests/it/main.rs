@@ -8,6 +8,7 @@ mod crashes;
 mod dead;
 mod faults;
 mod filter;
+mod help;
 mod live;
 mod models;
 mod pull;
