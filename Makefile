@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint
+.PHONY: help demo test bench lint
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -11,6 +11,9 @@ test: ## run all tests, on a real NATS server, S3 protocol and ONNX Runtime
 	@scripts/setup.sh tests
 	ORT_DYLIB_PATH="$$(ls $(CURDIR)/.runtime/libonnxruntime.so.*)" \
 	TAGMILL_TEST_NATS_SERVER="$$(ls $(CURDIR)/.runtime/nats-server-*)" cargo test --locked
+
+bench: ## measure decoding, batching and whole workers against Python and ONNX Runtime alone (BENCH=<scenario> for one)
+	@scripts/bench.sh $(BENCH)
 
 lint: ## check format, clippy and documentation
 	@scripts/setup.sh build

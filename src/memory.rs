@@ -136,7 +136,18 @@ fn available() -> u64 {
 }
 
 fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    kibibytes(meminfo, "MemTotal:")
+}
+
+/// Bytes this process has resident now.
+#[must_use]
+pub fn resident() -> Option<u64> {
+    kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
+/// A field of a file of the kernel's, in bytes.
+fn kibibytes(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
@@ -185,5 +196,6 @@ mod tests {
     fn the_machine_says_how_much_there_is() {
         assert_eq!(mem_total("MemTotal:       24000000 kB\nMemFree: 1 kB\n"), Some(24_576_000_000));
         assert!(Budget::default_bytes() >= LEAST);
+        assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

@@ -172,7 +172,7 @@ fn decode(
     reserve: Reserve<'_>,
     fitter: &mut Fitter,
 ) -> Result<Box<[u8]>, Failure> {
-    let picture = picture::decode(bytes, settings, reserve)?;
+    let picture = picture::decode(bytes, settings, &fitter.frame(), reserve)?;
     Ok(fitter.fit(&picture.as_picture()))
 }
 

@@ -167,13 +167,13 @@ impl Tagger {
         let mut outcomes = Vec::with_capacity(rows.len());
         let fit = run_or_split(&mut *self.runtime, &rows, &mut outcomes);
         self.learn(fit);
-        let infer = metrics::stage_seconds("infer", began.elapsed());
+        let infer = began.elapsed();
         self.traffic.batch_done();
         let size = rows.len();
         let mut tagged = 0;
         for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
             flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
-            flight.seconds.infer = infer;
+            flight.seconds.infer = metrics::stage_seconds("infer", infer);
             match outcome.and_then(numbers) {
                 Ok(scores) => {
                     tagged += 1;

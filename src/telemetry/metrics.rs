@@ -124,7 +124,7 @@ fn describe() {
     describe_histogram!(
         STAGE_SECONDS,
         Unit::Seconds,
-        "Time jobs spend per stage: queue (before acceptance), fetch, decode, wait (for a batch), infer (per batch), publish."
+        "Time jobs spend per stage: queue (before acceptance), fetch, decode, wait (for a batch), infer (its whole batch), publish. With the backpressure they come to the job seconds."
     );
     describe_gauge!(BACKPRESSURE, Unit::Seconds, "Time a stage waited for room in the next.");
     describe_histogram!(BATCH_SIZE, Unit::Count, "Images per batch, by model.");

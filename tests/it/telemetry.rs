@@ -58,6 +58,27 @@ async fn metrics_have_the_names_of_the_contract_and_count_what_happened() {
     }
 }
 
+/// Adds up every series of a metric whose labels hold none of `but`.
+fn sum(text: &str, name: &str, but: &str) -> f64 {
+    let series = text.lines().filter(|line| line.starts_with(name) && !line.contains(but));
+    series.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stages_and_backpressure_account_for_the_time_of_jobs() {
+    let nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    client.submit_samples(400).await;
+    client.results(400).await;
+    client.queue_is_empty().await;
+    let (_, text) = worker.get("/metrics").await;
+    let jobs = sum(&text, "tagmill_job_seconds_sum", "-");
+    let stages = sum(&text, "tagmill_stage_seconds_sum", "\"queue\"");
+    let parts = stages + sum(&text, "tagmill_backpressure_seconds_total", "-");
+    assert!((0.9..=1.01).contains(&(parts / jobs)), "{parts} of {jobs} s in\n{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_can_be_json_and_say_nothing_per_tagged_job() {
     let nats = NatsServer::start();

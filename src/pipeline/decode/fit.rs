@@ -31,6 +31,17 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Whether a picture of this size, reduced from a larger one, still has all the detail that shows in the frame: at least
+    /// twice as many pixels along each side, so that the last and largest step of resizing is the reference's.
+    #[must_use]
+    pub fn is_enough(&self, width: u32, height: u32) -> bool {
+        let decisive = match self.fit {
+            Fit::Pad(_) => width.max(height),
+            Fit::Stretch => width.min(height),
+        };
+        decisive >= self.side.saturating_mul(2)
+    }
+
     /// Bytes of one row of the model's input.
     #[must_use]
     pub const fn row_bytes(&self) -> usize {

@@ -25,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 
-use super::fit::Picture;
+use super::fit::{Frame, Picture};
 use crate::failure::{Code, Failure};
 use format::Format;
 
@@ -50,6 +50,7 @@ pub type Reserve<'a> = &'a mut dyn FnMut(u64) -> Result<(), Failure>;
 /// What an image must keep to.
 struct Limits<'a> {
     settings: &'a Settings,
+    frame: &'a Frame,
     reserve: Reserve<'a>,
 }
 
@@ -75,13 +76,14 @@ struct Decoded {
     orientation: Orientation,
 }
 
-/// Decodes an image. `reserve` is called once its size is known, with the most bytes decoding it takes.
+/// Decodes an image with all the detail that shows in `frame`: a format that can be decoded at a reduced size is, where that
+/// is enough. `reserve` is called once its size is known, with the most bytes decoding it takes.
 ///
 /// # Errors
 /// `image_undecodable`, naming the format sniffed, or `image_too_large`.
-pub fn decode(bytes: &[u8], settings: &Settings, reserve: Reserve<'_>) -> Result<Pixels, Failure> {
+pub fn decode(bytes: &[u8], settings: &Settings, frame: &Frame, reserve: Reserve<'_>) -> Result<Pixels, Failure> {
     let format = format::sniff(bytes)?;
-    let mut limits = Limits { settings, reserve };
+    let mut limits = Limits { settings, frame, reserve };
     // The decoders keep nothing that a panic could leave half done, and one file that makes one panic always will.
     let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, &mut limits)));
     let Decoded { image, orientation } =
@@ -112,6 +114,12 @@ fn admit(
     bytes_per_pixel: u64,
     limits: &mut Limits<'_>,
 ) -> Result<(), Failure> {
+    let pixels = check(format, (width, height), limits)?;
+    take_room(pixels.saturating_mul(bytes_per_pixel), pixels, limits)
+}
+
+/// Refuses a size that a header tells, or gives its pixels.
+fn check(format: Format, (width, height): (u32, u32), limits: &Limits<'_>) -> Result<u64, Failure> {
     let pixels = u64::from(width) * u64::from(height);
     let max_pixels = limits.settings.max_pixels;
     if pixels > max_pixels {
@@ -131,9 +139,13 @@ fn admit(
     if pixels == 0 {
         return Err(format.broken(format_args!("it is {width}x{height} and has no pixels")));
     }
-    // Turning a picture upright takes another one.
+    Ok(pixels)
+}
+
+/// Takes room for decoding, and for turning a picture of so many pixels upright, which takes another one.
+fn take_room(decoding: u64, pixels: u64, limits: &mut Limits<'_>) -> Result<(), Failure> {
     let turned = if limits.settings.ignore_orientation { 0 } else { RGB };
-    (limits.reserve)(pixels.saturating_mul(bytes_per_pixel + turned))
+    (limits.reserve)(decoding.saturating_add(pixels.saturating_mul(turned)))
 }
 
 /// Bytes a decoder may allocate for a picture of this size: 16-bit RGBA twice, and its own tables.

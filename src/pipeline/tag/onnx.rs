@@ -18,6 +18,7 @@ use super::{Loaded, Model, Runtime, Stopper};
 use crate::failure::{Code, Failure};
 use crate::model::manifest::Activation;
 use crate::model::{ModelFiles, Unusable};
+use crate::pipeline::batch::limit;
 use crate::pipeline::decode::fit::{CHANNELS, Frame};
 use interface::Interface;
 use tensor::Encoder;
@@ -65,6 +66,8 @@ struct Onnx {
     activation: Activation,
     labels: usize,
     tensor: Vec<f32>,
+    /// Rows of the largest batch, where batches are filled up to a few sizes.
+    filled_up_to: Option<usize>,
     options: Arc<RunOptions>,
     stopped: Arc<AtomicBool>,
 }
@@ -90,6 +93,7 @@ pub fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoa
         activation: manifest.output.activation,
         labels: labels.count(),
         tensor: Vec::new(),
+        filled_up_to: (device != Device::Cpu.to_string()).then_some(settings.batch),
         options,
         stopped,
     };
@@ -179,7 +183,8 @@ fn warm_up(runtime: &mut Onnx, batch: usize) -> Result<(usize, Option<&'static s
 
 impl Runtime for Onnx {
     fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
-        let at_once = self.interface.batch.unwrap_or(rows.len()).max(1);
+        let size = self.filled_up_to.map_or(rows.len(), |most| limit::filled_up(most, rows.len()));
+        let at_once = self.interface.batch.unwrap_or(size).max(1);
         let mut scores = Vec::with_capacity(rows.len());
         for rows in rows.chunks(at_once) {
             self.run_chunk(rows, at_once, &mut scores).map_err(|error| {

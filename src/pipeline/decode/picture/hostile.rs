@@ -14,8 +14,16 @@ use rand::{RngExt, SeedableRng};
 
 use super::parity::{cases, is_left_out};
 use super::*;
+use crate::pipeline::decode::fit::{Filter, Fit};
 
 const SETTINGS: Settings = Settings { max_pixels: 1_000_000, ignore_orientation: false };
+
+/// A frame that shows more detail than any input has, and one for which JPEG is decoded at a reduced size.
+const FRAMES: [Frame; 2] = [frame(1000), frame(10)];
+
+const fn frame(side: u32) -> Frame {
+    Frame { side, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic }
+}
 
 /// What no file of these sizes may take, in a debug build on a busy machine.
 const GOOD_TIME: Duration = Duration::from_secs(5);
@@ -32,7 +40,11 @@ fn input(name: &str) -> Vec<u8> {
 /// A picture, or why it is refused.
 fn outcome(name: &str, bytes: &[u8]) -> Result<Pixels, Failure> {
     let began = Instant::now();
-    let outcome = decode(bytes, &SETTINGS, &mut |_| Ok(()));
+    let outcome = decode(bytes, &SETTINGS, &FRAMES[0], &mut |_| Ok(()));
+    if bytes.starts_with(b"\xff\xd8") {
+        let reduced = decode(bytes, &SETTINGS, &FRAMES[1], &mut |_| Ok(()));
+        assert_eq!(outcome.is_ok(), reduced.is_ok(), "{name}, at a reduced size");
+    }
     assert!(began.elapsed() < GOOD_TIME, "{name} took {:?}", began.elapsed());
     if let Err(failure) = &outcome {
         assert!(matches!(failure.code, Code::ImageUndecodable | Code::ImageTooLarge), "{name}: {failure}");
@@ -48,7 +60,9 @@ fn refusal(name: &str, bytes: &[u8]) -> Failure {
 fn files_cut_short_are_refused_wherever_they_are_cut() {
     // One input of every kind of coding, and every cut of it.
     for (name, whole) in inputs().filter(|(_, bytes)| bytes.len() < 3500) {
-        let pixels = decode(&whole, &SETTINGS, &mut |_| Ok(())).unwrap_or_else(|failure| panic!("{name}: {failure}")).0;
+        let pixels = decode(&whole, &SETTINGS, &FRAMES[0], &mut |_| Ok(()))
+            .unwrap_or_else(|failure| panic!("{name}: {failure}"))
+            .0;
         for cut in 0..whole.len() {
             // What follows the last pixel may be missing.
             if let Ok(decoded) = outcome(&name, &whole[..cut]) {

@@ -8,7 +8,7 @@ use image::{DynamicImage, RgbImage};
 use turbojpeg::{Colorspace, DecompressHeader, Decompressor, Image, PixelFormat, ScalingFactor};
 
 use super::format::Format;
-use super::{Decoded, Limits, RGB, admit, opaque, orientation};
+use super::{Decoded, Frame, Limits, RGB, check, opaque, orientation, take_room};
 use crate::failure::Failure;
 
 /// Scans a progressive JPEG may have; encoders write about ten, and each costs a pass over the whole picture.
@@ -17,20 +17,25 @@ const MAX_SCANS: u32 = 100;
 /// Of a decoded picture, at most: inks have four.
 const CHANNELS: u64 = 4;
 
+/// How many pixels of 8 along a side a reduced picture may have. 5, 6 and 7 are left out: their transforms have no SIMD and
+/// take longer than the whole one, by more than resizing then saves.
+const REDUCED: [usize; 4] = [1, 2, 3, 4];
+
 pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     let mut decompressor = Decompressor::new().map_err(broken)?;
     decompressor.set_scan_limit(MAX_SCANS).map_err(broken)?;
     let header = decompressor.read_header(bytes).map_err(broken)?;
     let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-    let scale = scale(&header);
+    let stored = check(Format::Jpeg, (side(header.width), side(header.height)), limits)?;
     // All scans of a progressive picture are kept, as 16-bit coefficients.
-    let coefficients = if header.is_progressive { 2 * CHANNELS } else { 0 };
-    let dimensions = (side(header.width), side(header.height));
-    admit(Format::Jpeg, dimensions, CHANNELS + RGB + coefficients, limits)?;
+    let coefficients = if header.is_progressive { stored * 2 * CHANNELS } else { 0 };
+    let scale = scale(&header, limits.frame);
     if !header.is_lossless {
         decompressor.set_scaling_factor(scale).map_err(broken)?;
     }
     let header = header.scaled(scale);
+    let pixels = header.width as u64 * header.height as u64;
+    take_room(pixels * (CHANNELS + RGB) + coefficients, pixels, limits)?;
     let rgb = match header.colorspace {
         Colorspace::CMYK | Colorspace::YCCK => {
             // Inverted whether the file says so or not, as every program has come to write them and Pillow reads them.
@@ -42,9 +47,15 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     Ok(Decoded { image: DynamicImage::ImageRgb8(image), orientation: orientation(bytes) })
 }
 
-/// How much smaller than stored the picture is decoded: for now not at all.
-fn scale(_header: &DecompressHeader) -> ScalingFactor {
-    ScalingFactor::ONE
+/// How much smaller than stored the picture is decoded: as much as leaves enough for the frame. The transform back from
+/// frequencies then makes fewer pixels of each block of 8 by 8.
+fn scale(header: &DecompressHeader, frame: &Frame) -> ScalingFactor {
+    let eighths = REDUCED.map(|eighths| ScalingFactor::new(eighths, 8));
+    let side = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    let enough = |scale: &ScalingFactor| {
+        !header.is_lossless && frame.is_enough(side(scale.scale(header.width)), side(scale.scale(header.height)))
+    };
+    eighths.into_iter().find(enough).unwrap_or(ScalingFactor::ONE)
 }
 
 fn samples(

@@ -52,17 +52,26 @@ struct Difference {
     mean: f64,
 }
 
+impl Difference {
+    fn of(left: &[u8], right: &[u8]) -> Self {
+        let differences = left.iter().zip(right).map(|(left, right)| left.abs_diff(*right));
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand samples")]
+        let mean = differences.clone().map(f64::from).sum::<f64>() / left.len() as f64;
+        Self { largest: differences.max().unwrap_or(0), mean }
+    }
+}
+
 fn compare(stem: &str, bytes: &[u8]) -> Difference {
     let expected = image::open(folder().join(format!("{stem}.expected.png"))).expect("every case has one").into_rgb8();
     let settings = Settings { max_pixels: 1_000_000, ignore_orientation: stem.ends_with("-as-stored") };
-    let pixels = decode(bytes, &settings, &mut |_| Ok(())).unwrap_or_else(|failure| panic!("{stem}: {failure}"));
-    let row = Fitter::new(Frame { side: expected.width(), fit: Fit::Pad([255; 3]), filter: Filter::Bicubic })
-        .fit(&pixels.as_picture());
+    let frame = Frame { side: expected.width(), fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
+    // For a frame this large nothing is decoded at a reduced size.
+    let whole = Frame { side: u32::MAX, ..frame };
+    let pixels =
+        decode(bytes, &settings, &whole, &mut |_| Ok(())).unwrap_or_else(|failure| panic!("{stem}: {failure}"));
+    let row = Fitter::new(frame).fit(&pixels.as_picture());
     assert_eq!(row.len(), expected.len(), "{stem}");
-    let differences = row.iter().zip(expected.as_raw()).map(|(ours, pillows)| ours.abs_diff(*pillows));
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand samples")]
-    let mean = differences.clone().map(f64::from).sum::<f64>() / row.len() as f64;
-    Difference { largest: differences.max().unwrap_or(0), mean }
+    Difference::of(&row, expected.as_raw())
 }
 
 #[test]
@@ -82,4 +91,23 @@ fn pixels_are_those_of_pillow() {
         }
     }
     assert!(beyond.is_empty(), "further from Pillow than they may be:\n{}", beyond.join("\n"));
+}
+
+#[test]
+fn photographs_decoded_at_a_reduced_size_are_close() {
+    let settings = Settings { max_pixels: 10_000_000, ignore_orientation: false };
+    for name in ["photo-temple.jpg", "photo-flower.jpg"] {
+        let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("samples").join(name)).expect("a sample");
+        for side in [64, 128, 200] {
+            let frame = Frame { side, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
+            let row = |seen: Frame| {
+                let pixels = decode(&bytes, &settings, &seen, &mut |_| Ok(())).expect("it is read");
+                (pixels.0.width(), Fitter::new(frame).fit(&pixels.as_picture()))
+            };
+            let ((_, whole), (width, reduced)) = (row(Frame { side: u32::MAX, ..frame }), row(frame));
+            let Difference { largest, mean } = Difference::of(&reduced, &whole);
+            println!("| {name} at {side} from {width} | {largest} | {mean:.4} |");
+            assert!(width >= 2 * side && largest <= 16 && mean <= 0.5, "{name} at {side}: {largest}, {mean}");
+        }
+    }
 }

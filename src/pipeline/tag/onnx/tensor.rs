@@ -6,10 +6,10 @@ use crate::pipeline::decode::fit::CHANNELS;
 /// Writes rows as a model's input.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// The number for each of the 256 values, by the model's channel.
-    tables: Box<[[f32; 256]; CHANNELS]>,
-    /// Which byte of RGB each of the model's channels is.
-    order: [usize; CHANNELS],
+    /// What a value is multiplied by, and what is added then, by the model's channel.
+    scale: [f32; CHANNELS],
+    shift: [f32; CHANNELS],
+    channels: Channels,
     layout: Layout,
     side: usize,
 }
@@ -18,42 +18,49 @@ impl Encoder {
     /// For an input of this layout and side.
     #[must_use]
     pub fn new(input: &Input, layout: Layout, side: u32) -> Self {
-        let mut tables = Box::new([[0.0; 256]; CHANNELS]);
-        for ((table, mean), std) in tables.iter_mut().zip(input.mean).zip(input.std) {
-            for (number, value) in table.iter_mut().zip(0u8..=255) {
-                *number = (f32::from(value) * input.scale - mean) / std;
-            }
-        }
-        let order = match input.channels {
-            Channels::Bgr => [2, 1, 0],
-            Channels::Rgb => [0, 1, 2],
-        };
-        Self { tables, order, layout, side: side as usize }
+        let scale = input.std.map(|std| input.scale / std);
+        let shift = std::array::from_fn(|channel| -input.mean[channel] / input.std[channel]);
+        Self { scale, shift, channels: input.channels, layout, side: side as usize }
     }
 
     /// Replaces `tensor` by these rows, filled up with zeros to `batch` images; the tensor's shape.
     pub fn encode(&self, rows: &[&[u8]], batch: usize, tensor: &mut Vec<f32>) -> [usize; 4] {
-        tensor.clear();
-        for row in rows {
-            match self.layout {
-                Layout::Nhwc => tensor.extend(row.chunks_exact(CHANNELS).flat_map(|rgb| self.pixel(rgb))),
-                Layout::Nchw => {
-                    for (table, byte) in self.tables.iter().zip(self.order) {
-                        tensor.extend(row.chunks_exact(CHANNELS).map(|rgb| table[usize::from(rgb[byte])]));
-                    }
-                }
+        let image = self.side * self.side * CHANNELS;
+        // What is there already is written over, not cleared first.
+        tensor.resize(batch * image, 0.0);
+        let (images, blanks) = tensor.split_at_mut(rows.len() * image);
+        for (row, image) in rows.iter().zip(images.chunks_exact_mut(image)) {
+            match (self.layout, self.channels) {
+                (Layout::Nhwc, Channels::Bgr) => self.interleaved::<2, 1, 0>(row, image),
+                (Layout::Nhwc, Channels::Rgb) => self.interleaved::<0, 1, 2>(row, image),
+                (Layout::Nchw, Channels::Bgr) => self.planes([2, 1, 0], row, image),
+                (Layout::Nchw, Channels::Rgb) => self.planes([0, 1, 2], row, image),
             }
         }
-        let shape = match self.layout {
+        blanks.fill(0.0);
+        match self.layout {
             Layout::Nhwc => [batch, self.side, self.side, CHANNELS],
             Layout::Nchw => [batch, CHANNELS, self.side, self.side],
-        };
-        tensor.resize(shape.iter().product(), 0.0);
-        shape
+        }
     }
 
-    fn pixel(&self, rgb: &[u8]) -> [f32; CHANNELS] {
-        std::array::from_fn(|channel| self.tables[channel][usize::from(rgb[self.order[channel]])])
+    /// The model's channels are these bytes of a pixel. They are constants, so that the loop is unrolled for them.
+    fn interleaved<const FIRST: usize, const SECOND: usize, const THIRD: usize>(&self, row: &[u8], image: &mut [f32]) {
+        let (scale, shift) = (self.scale, self.shift);
+        for (rgb, pixel) in row.chunks_exact(CHANNELS).zip(image.chunks_exact_mut(CHANNELS)) {
+            pixel[0] = f32::from(rgb[FIRST]) * scale[0] + shift[0];
+            pixel[1] = f32::from(rgb[SECOND]) * scale[1] + shift[1];
+            pixel[2] = f32::from(rgb[THIRD]) * scale[2] + shift[2];
+        }
+    }
+
+    fn planes(&self, order: [usize; CHANNELS], row: &[u8], image: &mut [f32]) {
+        let planes = image.chunks_exact_mut(self.side * self.side);
+        for (((plane, byte), scale), shift) in planes.zip(order).zip(self.scale).zip(self.shift) {
+            for (rgb, value) in row.chunks_exact(CHANNELS).zip(plane) {
+                *value = f32::from(rgb[byte]) * scale + shift;
+            }
+        }
     }
 }
 

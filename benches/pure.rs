@@ -1,0 +1,111 @@
+//! The parts of the path of a job that take no clock and no network: what one of each costs.
+//!
+//! Reads the pictures that `benches/make_images.py` makes; `make bench` does both, and `cargo bench --bench pure -- decode`
+//! runs some once the pictures are there.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+use tagmill::model::manifest::{Layout, Manifest};
+use tagmill::pipeline::batch::window::{Decision, Room, Window};
+use tagmill::pipeline::decode::fit::{Filter, Fit, Fitter, Frame};
+use tagmill::pipeline::decode::picture;
+use tagmill::pipeline::tag::labels::{CHARACTER, GENERAL, Label, Labels, RATING};
+use tagmill::pipeline::tag::onnx::tensor::Encoder;
+use tagmill::pipeline::tag::threshold::{Threshold, Thresholds};
+
+/// What the WD taggers look at.
+const FRAME: Frame = Frame { side: 448, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
+
+const SETTINGS: picture::Settings = picture::Settings { max_pixels: 100_000_000, ignore_orientation: false };
+
+fn main() {
+    divan::main();
+}
+
+/// The pictures: one per format and size, named by both.
+fn pictures() -> Vec<String> {
+    let folder = folder();
+    let entries = std::fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}; `make bench` makes the pictures first", folder.display()));
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("a readable folder").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench/images/formats")
+}
+
+/// An image file as bytes becomes the pixels that its row is made of.
+#[divan::bench(args = pictures())]
+fn decode(bencher: Bencher<'_, '_>, name: &str) {
+    let bytes = std::fs::read(folder().join(name)).expect("it was listed");
+    bencher.bench_local(|| {
+        picture::decode(black_box(&bytes), &SETTINGS, &FRAME, &mut |_| Ok(())).expect("a good picture")
+    });
+}
+
+/// Pixels become one row of the model's input.
+#[divan::bench(args = pictures())]
+fn fit(bencher: Bencher<'_, '_>, name: &str) {
+    let bytes = std::fs::read(folder().join(name)).expect("it was listed");
+    let pixels = picture::decode(&bytes, &SETTINGS, &FRAME, &mut |_| Ok(())).expect("a good picture");
+    let mut fitter = Fitter::new(FRAME);
+    bencher.bench_local(|| fitter.fit(black_box(&pixels.as_picture())));
+}
+
+/// Rows of bytes become the numbers of a batch.
+#[divan::bench(args = [Layout::Nhwc, Layout::Nchw])]
+fn encode_8_rows(bencher: Bencher<'_, '_>, layout: Layout) {
+    let row: Vec<u8> = (0..=255).cycle().take((FRAME.side * FRAME.side * 3) as usize).collect();
+    let encoder = Encoder::new(&Manifest::default().input, layout, FRAME.side);
+    let mut tensor = Vec::new();
+    bencher
+        .counter(ItemsCount::new(8usize))
+        .bench_local(|| encoder.encode(black_box(&[row.as_slice(); 8]), 8, &mut tensor));
+}
+
+/// 8,000 rows go through the window in batches, the question asked after every one.
+#[divan::bench(args = [1, 8, 64])]
+fn window_8000_rows(bencher: Bencher<'_, '_>, limit: usize) {
+    let now = Instant::now();
+    bencher.counter(ItemsCount::new(8000usize)).bench_local(|| {
+        let mut window = Window::new(Duration::from_millis(25), limit);
+        let mut batches = 0;
+        for row in 0..8000u32 {
+            window.push(now, false, row);
+            while let Decision::Flush(_) = window.decide(black_box(now), Room::Now, 1) {
+                batches += black_box(window.take()).len();
+            }
+        }
+        batches
+    });
+}
+
+/// The scores of one image become its tags, of as many labels as the WD taggers of the third version have.
+#[divan::bench(args = ["over", "mcut"])]
+fn select(bencher: Bencher<'_, '_>, by: &str) {
+    let labels = Labels::new((0..10_861).map(label).collect());
+    // About thirty over the threshold, as a picture has, and the rest falling off towards nothing.
+    #[expect(clippy::cast_precision_loss, reason = "any number between 0 and 1 will do")]
+    let scores: Vec<f32> =
+        (0..10_861u32).map(|column| (column.wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32).powi(283)).collect();
+    let thresholds = match by {
+        "mcut" => Thresholds::default().with(GENERAL, Some(Threshold::MCut)).with(CHARACTER, Some(Threshold::MCut)),
+        _ => Thresholds::default(),
+    };
+    bencher.bench_local(|| labels.select(black_box(&scores), &thresholds));
+}
+
+fn label(column: usize) -> Label {
+    let category = match column {
+        0..4 => RATING,
+        4..8110 => GENERAL,
+        _ => CHARACTER,
+    };
+    Label { name: format!("label_{column}"), category: category.into() }
+}
