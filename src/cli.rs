@@ -1,8 +1,11 @@
 //! What can be said on the command line, and in the environment.
 #![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
+pub mod bench;
 pub mod dead;
+pub mod generate;
 pub mod models;
+pub mod tag;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,17 +15,62 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
+use crate::door::stream::part::Filter;
 use crate::model::catalog::Alias;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::threshold::Threshold;
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
+use bench::BenchArgs;
 use dead::DeadCommand;
+use generate::{CompletionsArgs, ManArgs};
 use models::ModelsCommand;
+use tag::TagArgs;
+
+/// What is shown below the commands. Paragraphs are one line each, so that they wrap as wide as the terminal is.
+const EXAMPLES: &str = "\
+Examples:
+  tagmill tag --models models photos
+      tags of a folder's images, here and now
+  tagmill worker --models models --store s3://images
+      work on the queue
+  tagmill submit --follow s3://images/2026
+      fill it, and see what comes out
+  tagmill dead list
+      what could not be tagged, and why
+
+Every flag has an environment variable, which the --help of its command names; on the command line it wins.
+
+Other variables: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ALLOW_HTTP for buckets; \
+NATS_URL; ORT_DYLIB_PATH, the library of ONNX Runtime; RUST_LOG, such as debug; NO_COLOR.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or settings.";
+
+/// What is shown below the options of `worker`.
+const WORKER_EXAMPLES: &str = "\
+Examples:
+  Images of a bucket on a server of one's own (jobs name keys):
+    export AWS_ENDPOINT_URL=https://s3.example.com
+    tagmill worker --models models --store s3://images
+  On a GPU, in larger batches, and only the jobs of the shop:
+    tagmill worker --models models --store s3://images \\
+        --device cuda --batch-size 32 --filter 'shop.>'
+  A job, and a request that is answered at once:
+    nats publish tagmill.jobs '{\"image\":\"cat.jpg\"}'
+    nats request tagmill.tag '{\"image\":\"cat.jpg\"}'
+
+SIGTERM and SIGINT stop it: it takes no more jobs, finishes what it has within --drain-timeout, and hands back the rest; \
+the second stops it at once. SIGHUP has it look at the models again.";
 
 /// Tags images as a stream: jobs from NATS, images from S3, tags from a WD14-style model.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 110, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    version,
+    max_term_width = 110,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = EXAMPLES
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -34,6 +82,10 @@ pub struct Cli {
 pub enum Command {
     /// Work on the queue: take jobs from NATS, publish tags to NATS.
     Worker(Box<WorkerArgs>),
+    /// Tag images right here, without a queue: files, folders, or a bucket.
+    Tag(Box<TagArgs>),
+    /// Measure this machine with a model and images, and say which flags suit it.
+    Bench(Box<BenchArgs>),
     /// Publish a job for every image of folders, lists or standard input.
     Submit(Box<SubmitArgs>),
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
@@ -42,6 +94,10 @@ pub enum Command {
     /// Look at the models there are, and download others.
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Print shell completions.
+    Completions(CompletionsArgs),
+    /// Print a manual page, or write those of all commands.
+    Man(ManArgs),
 }
 
 impl Cli {
@@ -50,7 +106,10 @@ impl Cli {
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
             Command::Worker(args) => args.log.format,
+            Command::Tag(args) => args.log.format,
+            Command::Bench(args) => args.log.format,
             Command::Submit(args) => args.log.format,
+            Command::Completions(_) | Command::Man(_) => LogFormat::default(),
             Command::Models(ModelsCommand::List(args)) => args.log.format,
             Command::Models(ModelsCommand::Check(args)) => args.models.log.format,
             Command::Models(ModelsCommand::Pull(args)) => args.log.format,
@@ -62,6 +121,7 @@ impl Cli {
 
 /// `tagmill worker`.
 #[derive(Debug, Args)]
+#[command(after_help = WORKER_EXAMPLES)]
 pub struct WorkerArgs {
     /// What to tag with.
     #[command(flatten)]
@@ -271,6 +331,14 @@ pub struct QueueArgs {
     /// Deliveries of a job after which an error is final.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), env = "TAGMILL_MAX_ATTEMPTS")]
     pub max_attempts: u64,
+    /// Take only the jobs whose subject goes on like this after tagmill.jobs, such as 'shop.>': a part of the queue, with a
+    /// consumer of its own (workers-shop). Parts must not overlap, so no worker may take all meanwhile.
+    #[arg(long, value_name = "SUBJECT", env = "TAGMILL_FILTER")]
+    pub filter: Option<Filter>,
+    /// How long the caller of a live request waits who does not say so in the header Tagmill-Timeout; what takes longer is
+    /// dropped before it costs inference.
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = humantime::parse_duration, env = "TAGMILL_LIVE_TIMEOUT")]
+    pub live_timeout: Duration,
 }
 
 /// How to log.

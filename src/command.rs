@@ -1,8 +1,11 @@
 //! What the program does: one file per subcommand.
 
+pub mod bench;
 pub mod dead;
+pub mod generate;
 pub mod models;
 pub mod submit;
+pub mod tag;
 pub mod worker;
 
 use crate::cli::Command;
@@ -65,9 +68,13 @@ pub fn run(command: Command) -> Result<(), Failed> {
     let result = runtime.block_on(async {
         match command {
             Command::Worker(args) => worker::run(*args).await,
+            Command::Tag(args) => tag::run(*args).await,
+            Command::Bench(args) => bench::run(*args).await,
             Command::Submit(args) => submit::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Models(args) => models::run(args).await,
+            Command::Completions(args) => generate::completions(&args),
+            Command::Man(args) => generate::man(&args),
         }
     });
     // A run of the model, or a read of standard input, may still hold a thread: nobody waits for it.

@@ -192,6 +192,13 @@ impl Delivery {
         }
     }
 
+    /// Answers a job that does not come in, in the background.
+    pub fn refuse(mut self, failure: Failure) {
+        if let Some(answered) = self.answered(Answer::Failed(failure)) {
+            self.answers.tasks.spawn_on(answered, &self.answers.runtime);
+        }
+    }
+
     fn answered(&mut self, answer: Answer) -> Option<impl Future<Output = ()> + Send + 'static> {
         let (reply, presence) = (self.reply.take()?, self.presence.take());
         let (id, door, accepted) = (std::mem::take(&mut self.id), self.door, self.accepted);

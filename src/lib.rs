@@ -8,7 +8,7 @@
 //!                             Delivery             of input                                 decides
 //! ```
 //!
-//! 1. A [`door`] takes a message and makes a [`delivery`] of it: a guard that answers exactly once. Dropped unanswered, it
+//! 1. A [`door`] (the queue, live requests, files of this machine) takes a message and makes a [`delivery`] of it: a guard that answers exactly once. Dropped unanswered, it
 //!    hands the job back.
 //! 2. [`pipeline::accept`] reads the [`job`] and finds its image among the [`store`]s; [`pipeline::fetch`] reads the bytes.
 //! 3. [`pipeline::decode`] makes one row of the model's input of them, on threads of its own.

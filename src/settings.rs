@@ -9,8 +9,9 @@ use async_nats::ServerAddr;
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
+use crate::cli::tag::CaptionArgs;
 use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
-use crate::door::stream;
+use crate::door::{live, stream};
 use crate::memory::{self, Budget};
 use crate::model::hex;
 use crate::model::source::Source;
@@ -70,6 +71,10 @@ pub struct Worker {
     pub nats: nats::Settings,
     /// How it is used.
     pub stream: stream::Settings,
+    /// How requests are answered.
+    pub live: live::Settings,
+    /// Images of live doors on their way at once.
+    pub live_in_flight: usize,
     /// Where to serve metrics.
     pub listen: std::net::SocketAddr,
     /// How long a stop waits.
@@ -92,7 +97,13 @@ impl TryFrom<WorkerArgs> for Worker {
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
+            filter: queue.filter,
             in_flight: in_flight(batch),
+            worker: Arc::clone(&name),
+        };
+        let live = live::Settings {
+            subjects: stream.subjects.clone(),
+            timeout: queue.live_timeout,
             worker: Arc::clone(&name),
         };
         let nats = nats::Settings::try_from(nats)?;
@@ -105,10 +116,45 @@ impl TryFrom<WorkerArgs> for Worker {
             memory_budget,
             nats,
             stream,
+            live,
+            live_in_flight: live_in_flight(batch),
             listen,
             drain_timeout,
             name,
         })
+    }
+}
+
+/// Settings of `tagmill tag`.
+#[derive(Clone)]
+pub struct Local {
+    /// The model, where there are several.
+    pub model: Option<String>,
+    /// What to tag with.
+    pub lanes: lanes::Settings,
+    /// Of the stages.
+    pub pipeline: pipeline::Settings,
+    /// Images on their way at once.
+    pub in_flight: usize,
+}
+
+impl Local {
+    /// From the arguments shared by all that tag, and those on captions.
+    ///
+    /// # Errors
+    /// Where one can't be used.
+    pub fn new(tagging: &TaggingArgs, caption: CaptionArgs) -> Result<Self, Invalid> {
+        let budget = Budget::new(memory_budget(tagging)?);
+        let (lanes, mut pipeline) = stages(tagging, &budget, &worker_name().into())?;
+        pipeline.publish.caption = caption::Settings {
+            underscores: caption.underscores,
+            characters_first: caption.characters_first,
+            prepend: caption.prepend_tags,
+            ..pipeline.publish.caption
+        };
+        // Enough to hide how far away a bucket is.
+        let in_flight = in_flight(lanes.batch.limit).max(32);
+        Ok(Self { model: tagging.model.clone(), lanes, pipeline, in_flight })
     }
 }
 
@@ -147,6 +193,7 @@ fn stages(
         exclude: args.exclude_tags.iter().cloned().collect(),
         replace: args.replace_tags.iter().map(|Replacement { tag, by }| (tag.clone(), by.clone())).collect(),
         escape_parentheses: args.escape_parentheses,
+        ..caption::Settings::default()
     };
     let pipeline = pipeline::Settings {
         fetch: fetch::Settings { max_image_bytes: args.max_image_bytes.as_u64(), room: budget.encoded.clone() },
@@ -167,6 +214,11 @@ fn stages(
 /// better in the queue, where any worker can take it.
 const fn in_flight(batch: usize) -> usize {
     3 * batch
+}
+
+/// Images of live doors on their way at once: more would wait for longer than a caller does.
+const fn live_in_flight(batch: usize) -> usize {
+    8 * batch
 }
 
 /// Where models come from: a folder, or a bucket and where its copy is kept.

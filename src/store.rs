@@ -1,10 +1,12 @@
 //! The configured stores: the only places images are read from.
 
+pub(crate) mod file;
 mod head;
 pub mod list;
 pub mod location;
 mod open;
 pub mod outage;
+pub mod suffix;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -19,6 +19,11 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether who reads the log sees colours, and wants them (no-color.org).
+fn has_colours() -> bool {
+    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Starts logging. The level is `info`, or what the standard variable `RUST_LOG` says.
 pub fn start(format: LogFormat) {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
@@ -29,7 +34,7 @@ pub fn start(format: LogFormat) {
         if std::env::var_os("RUST_LOG").is_none() { quiet.fold(filter, EnvFilter::add_directive) } else { filter };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     match format {
-        LogFormat::Text => log.with_ansi(stderr().is_terminal()).with_target(false).init(),
+        LogFormat::Text => log.with_ansi(has_colours()).with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }

@@ -5,8 +5,17 @@ use clap::{Args, Subcommand};
 
 use super::{LogArgs, NatsArgs};
 
+/// What is shown below the commands.
+const EXAMPLES: &str = "\
+Examples:
+  tagmill dead list --code image_not_found
+  tagmill dead retry 42 photos/cat.jpg
+  tagmill dead retry --all --code storage_unavailable --yes
+  tagmill dead drop --all --subject 'tagmill.jobs.shop.>'";
+
 /// `tagmill dead`.
 #[derive(Debug, Subcommand)]
+#[command(after_help = EXAMPLES)]
 pub enum DeadCommand {
     /// Show them, oldest first.
     List(Box<DeadListArgs>),

@@ -7,8 +7,15 @@ use super::{LogArgs, ModelSourceArgs};
 use crate::model::hub;
 use crate::pipeline::tag::device::Device;
 
+/// What is shown below the commands.
+const EXAMPLES: &str = "\
+Examples:
+  tagmill models pull SmilingWolf/wd-vit-tagger-v3
+  tagmill models check --models models --device cuda";
+
 /// `tagmill models`.
 #[derive(Debug, Subcommand)]
+#[command(after_help = EXAMPLES)]
 pub enum ModelsCommand {
     /// Show them: names, labels, sizes and hashes.
     List(Box<ModelsArgs>),

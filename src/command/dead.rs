@@ -10,7 +10,7 @@ use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use super::Failed;
 use crate::cli::NatsArgs;
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
-use crate::door::stream::answer::ID_HEADER;
+use crate::door::outbox::ID_HEADER;
 use crate::nats::{self, Nats};
 use crate::settings;
 use crate::telemetry::health::Health;
@@ -125,7 +125,10 @@ async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
     // Of the letter, not the job, so that the stream takes it as new; and the same again should this run be repeated.
     headers.insert(NATS_MESSAGE_ID, letters.message_id(sequence).as_str());
     let message = PublishMessage::build().headers(headers).payload(payload);
-    letters.jetstream.send_publish(letter.subject.clone(), message).await?.await?;
+    // No stream keeps live requests: where nobody waited for the answer, the queue is as good a way to it.
+    let live = letter.subject == letters.subjects.live();
+    let subject = if live { letters.subjects.jobs() } else { letter.subject };
+    letters.jetstream.send_publish(subject, message).await?.await?;
     Ok(())
 }
 

@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::Failed;
 use crate::cli::WorkerArgs;
 use crate::delivery::Answers;
+use crate::door::admission::Admission;
+use crate::door::live::{self, Live};
 use crate::door::stream::{Stream, pull};
 use crate::failure::{Code, Failure};
 use crate::nats::Nats;
@@ -54,6 +56,7 @@ struct Started {
     outlets: Outlets,
     nats: Nats,
     stream: Arc<Stream>,
+    live: Arc<Live>,
 }
 
 /// Everything that can fail before the first job is taken, in the order in which an operator would look.
@@ -72,15 +75,16 @@ async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, 
     let name = format!("tagmill {}", settings.name);
     let nats = Nats::connect(&settings.nats, &name, health).await.map_err(Failed::running)?;
     let stream = Stream::open(settings.stream.clone(), nats.clone()).await.map_err(Failed::running)?;
+    let live = Live::new(settings.live.clone(), nats.clone(), Admission::new(settings.live_in_flight));
     look_at_stores(&settings.stores).await?;
     health.set_storage(true);
-    Ok(Started { lanes, outlets, nats, stream })
+    Ok(Started { lanes, outlets, nats, stream, live })
 }
 
 /// Takes jobs until told to stop or something breaks.
 async fn work(
     settings: settings::Worker,
-    Started { lanes, outlets, nats, stream }: Started,
+    Started { lanes, outlets, nats, stream, live }: Started,
     health: Health,
     mut signals: Signals,
 ) -> Result<(), Failed> {
@@ -95,6 +99,9 @@ async fn work(
     tokio::spawn(Arc::clone(&stream).watch_backlog(BACKLOG));
     // Held, so that it is the door that says why it closed and not the stages it leads to.
     let open = entrance.clone();
+    let member = live.join().await.map_err(Failed::running)?;
+    let requests = live::run(Arc::clone(&live), member, entrance.clone(), answers.clone(), stop.clone());
+    let mut requests = tokio::spawn(requests);
     let mut door =
         tokio::spawn(pull::run(Arc::clone(&stream), stores.clone(), entrance, pace, answers.clone(), stop.clone()));
     tracing::info!(worker = %settings.name, prefix = %settings.stream.subjects, "working");
@@ -109,11 +116,16 @@ async fn work(
             Ok(Err(gone)) => gone.into(),
             Err(panicked) => panicked.into(),
         }),
+        ended = &mut requests => Some(match ended {
+            Ok(Ok(())) => anyhow::anyhow!("the door for requests closed by itself"),
+            Ok(Err(closed)) => closed.into(),
+            Err(panicked) => panicked.into(),
+        }),
     };
     drop(open);
     health.set_draining();
     stop.cancel();
-    let ending = Ending { door, pipeline, answers, stream, lanes, nats };
+    let ending = Ending { door, requests, pipeline, answers, stream, live, lanes, nats };
     match broken {
         Some(broken) => {
             ending.hand_back().await;
@@ -126,9 +138,11 @@ async fn work(
 /// What a worker has to bring to an end.
 struct Ending {
     door: JoinHandle<Result<(), pull::Closed>>,
+    requests: JoinHandle<Result<(), live::Closed>>,
     pipeline: Pipeline,
     answers: Answers,
     stream: Arc<Stream>,
+    live: Arc<Live>,
     lanes: Arc<Lanes>,
     nats: Nats,
 }
@@ -142,6 +156,10 @@ impl Ending {
             let _ = tokio::time::timeout(CLOSING, self.door).await;
             self.stream.hand_back().await;
         }
+        if !self.requests.is_finished() {
+            let _ = tokio::time::timeout(CLOSING, self.requests).await;
+        }
+        self.live.hand_back().await;
         let _ = tokio::time::timeout(CLOSING, self.answers.arrived()).await;
         self.stream.flush().await;
         self.lanes.stop();
@@ -149,13 +167,13 @@ impl Ending {
 
     /// Finishes what is in hand, as long as there is time.
     async fn drain(self, stores: &[Store], patience: Duration, stopping: &mut Stopping) -> Result<(), StageEnded> {
-        let Self { door, pipeline, answers, stream, lanes, nats } = self;
+        let Self { door, requests, pipeline, answers, stream, live, lanes, nats } = self;
         tracing::info!(timeout = ?patience, "stopping: finishing what is in hand");
         for store in stores {
             store.abandon();
         }
         let drained = async {
-            let _ = door.await;
+            let _ = tokio::join!(door, requests);
             let drained = pipeline.drained().await;
             answers.arrived().await;
             drained
@@ -174,6 +192,7 @@ impl Ending {
         };
         // Whatever is still held goes back now, not after the ack wait.
         stream.hand_back().await;
+        live.hand_back().await;
         stream.flush().await;
         if in_time.is_none() {
             lanes.stop();

@@ -1,5 +1,6 @@
 //! The work queue: jobs are pulled from JetStream, and every one ends as a result, a dead letter, or back in the queue.
 //!
+//! * [`part`]: which of the jobs are this worker's.
 //! * [`topology`]: the streams and the consumer, made where missing.
 //! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
 //! * `suspect`: a job that came too often runs alone.
@@ -8,6 +9,7 @@
 
 pub mod answer;
 pub mod claims;
+pub mod part;
 mod places;
 pub mod pull;
 mod suspect;
@@ -16,10 +18,10 @@ pub mod topology;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-
+use crate::door::outbox::Outbox;
 use crate::nats::Nats;
 use claims::Claims;
+use part::Filter;
 use topology::{Subjects, Topology};
 
 /// How the queue is used.
@@ -33,6 +35,8 @@ pub struct Settings {
     pub jobs_max_bytes: Option<i64>,
     /// Deliveries after which an error is final.
     pub max_attempts: u64,
+    /// The part of the queue that is worked on, where not all of it.
+    pub filter: Option<Filter>,
     /// Jobs held at once, at least.
     pub in_flight: usize,
     /// This worker's name.
@@ -43,7 +47,7 @@ pub struct Settings {
 pub struct Stream {
     settings: Settings,
     nats: Nats,
-    jetstream: Context,
+    outbox: Outbox,
     topology: Topology,
     claims: Arc<Claims>,
 }
@@ -57,7 +61,8 @@ impl Stream {
         let jetstream = async_nats::jetstream::new(nats.client.clone());
         let topology = Topology::open(&jetstream, &settings).await?;
         let claims = Arc::new(Claims::new(nats.client.clone()));
-        Ok(Arc::new(Self { settings, nats, jetstream, topology, claims }))
+        let outbox = Outbox::new(nats.clone());
+        Ok(Arc::new(Self { settings, nats, outbox, topology, claims }))
     }
 
     /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.

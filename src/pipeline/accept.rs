@@ -1,6 +1,7 @@
 //! **accept**: [`Incoming`] messages become [`Accepted`] jobs: the payload is read, the image located, the model found.
 //! Fails with `bad_job`, `unknown_model` or `forbidden_location`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,13 @@ pub enum Request {
         job: Box<Job>,
         /// The image, encoded, where the door brings it along; else it is where the job says.
         image: Option<Bytes>,
+    },
+    /// A job whose image is a file that the door was told to read, wherever it is.
+    File {
+        /// The job.
+        job: Box<Job>,
+        /// The image.
+        path: PathBuf,
     },
 }
 
@@ -97,11 +105,12 @@ impl Accept {
                 let job = Job::parse(&payload).inspect_err(|_| delivery.called(Job::id_in(&payload)))?;
                 (job, None)
             }
-            Request::Job { job, image } => (*job, image),
+            Request::Job { job, image } => (*job, image.map(Location::Here)),
+            Request::File { job, path } => (*job, Some(Location::File(path))),
         };
         delivery.called(job.id.take());
         let location = match image {
-            Some(image) => Location::Here(image),
+            Some(image) => image,
             None => Location::find(&job.image, &self.stores)?,
         };
         // Last: it counts the job as on its way.

@@ -57,6 +57,13 @@ pub struct Input {
     _room: Reservation,
 }
 
+#[cfg(test)]
+impl Input {
+    pub(crate) const fn new(bytes: Box<[u8]>, room: Reservation) -> Self {
+        Self { bytes, _room: room }
+    }
+}
+
 /// Decodes until `fetched` closes.
 ///
 /// # Errors

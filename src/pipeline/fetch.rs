@@ -21,7 +21,7 @@ use super::{Ended, Flight, pass_in_order};
 use crate::failure::Failure;
 use crate::memory::{Reservation, Share};
 use crate::store::location::{DataUri, Location};
-use crate::store::{Read, too_large};
+use crate::store::{Read, file, too_large};
 use crate::telemetry::metrics::{self, Stage};
 
 /// How images are read.
@@ -128,6 +128,7 @@ impl Fetch {
                 let reserved = room.reserve(bytes.len() as u64).await?;
                 Ok((bytes, reserved))
             }
+            Location::File(path) => file::read(path, *limit, room).await,
         }
     }
 }

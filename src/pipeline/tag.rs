@@ -19,6 +19,7 @@ use super::batch::{Batch, Row, Traffic};
 use super::decode::fit::{CHANNELS, Frame};
 use super::publish::{Finished, Scored};
 use super::{Ended, panicked};
+use crate::delivery::Delivery;
 use crate::failure::{Code, Failure};
 use crate::tags::ModelId;
 use crate::telemetry::health::Health;
@@ -140,6 +141,7 @@ impl Tagger {
             // Whoever holds the lock waits for the next batch; the others wait for the lock.
             let next = batches.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
             let Some(batch) = next else { return Ok(()) };
+            let Some(batch) = self.still_wanted(batch) else { continue };
             // A job that comes again may be what fails.
             let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
             let tagged = self.tag(batch);
@@ -158,6 +160,28 @@ impl Tagger {
         }
     }
 
+    /// The batch without the rows that nobody waits for any more, where others are left.
+    fn still_wanted(&self, batch: Batch) -> Option<Batch> {
+        let mut wanted = Vec::with_capacity(batch.rows.len());
+        for row in batch.rows {
+            match row.flight.still_wanted() {
+                Ok(()) => wanted.push(row),
+                Err(failure) => self.fail(row.flight.delivery, failure),
+            }
+        }
+        if wanted.is_empty() {
+            self.traffic.batch_done();
+            return None;
+        }
+        Some(Batch { rows: wanted })
+    }
+
+    fn fail(&self, delivery: Delivery, failure: Failure) {
+        metrics::failed(Stage::Tag, failure.code);
+        // Refused only where the publish stage is gone: the delivery inside hands its job back.
+        drop(self.publish.blocking_send(Finished::failed(delivery, failure)));
+    }
+
     /// Runs one batch and passes on every row's outcome; how many were tagged.
     fn tag(&mut self, batch: Batch) -> usize {
         let began = Instant::now();
@@ -172,20 +196,16 @@ impl Tagger {
         for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
             flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
             flight.seconds.infer = metrics::stage_seconds("infer", infer);
-            let finished = match outcome.and_then(numbers) {
+            match outcome.and_then(numbers) {
                 Ok(scores) => {
                     tagged += 1;
                     self.look(&scores);
                     let model = Arc::clone(&self.model);
-                    Finished::Tagged(Box::new(Scored { flight, model, scores, batch: size }))
+                    let finished = Finished::Tagged(Box::new(Scored { flight, model, scores, batch: size }));
+                    drop(self.publish.blocking_send(finished));
                 }
-                Err(failure) => {
-                    metrics::failed(Stage::Tag, failure.code);
-                    Finished::failed(flight.delivery, failure)
-                }
-            };
-            // Refused only where the publish stage is gone: the delivery inside hands its job back.
-            drop(self.publish.blocking_send(finished));
+                Err(failure) => self.fail(flight.delivery, failure),
+            }
         }
         tagged
     }
@@ -269,9 +289,20 @@ fn run_or_split(runtime: &mut dyn Runtime, rows: &[&[u8]], outcomes: &mut Vec<Re
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use futures_util::future::BoxFuture;
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::delivery::{Answer, Answers, Door, Outcome, Reply};
+    use crate::job::Job;
+    use crate::memory::Budget;
     use crate::model::manifest::Layout;
+    use crate::pipeline::Flight;
+    use crate::pipeline::batch::Lane;
+    use crate::pipeline::batch::limit::Limit;
+    use crate::pipeline::decode::Input;
     use crate::pipeline::decode::fit::{self, Filter};
+    use crate::tags::Seconds;
 
     /// A model of two by two pixels and no labels.
     pub(crate) fn model() -> Model {
@@ -325,6 +356,47 @@ pub(crate) mod tests {
                 return Err(Failure::new(Code::OutOfMemory, "more than three rows"));
             }
             Ok(rows.iter().map(|row| vec![f32::from(row[0])]).collect())
+        }
+    }
+
+    /// A caller that still waits, or not.
+    struct Caller(bool);
+
+    impl Reply for Caller {
+        fn answer(self: Box<Self>, _: String, _: Answer) -> BoxFuture<'static, Outcome> {
+            Box::pin(async { Outcome::Rejected })
+        }
+
+        fn is_wanted(&self) -> bool {
+            self.0
+        }
+    }
+
+    async fn row(wanted: bool) -> Row {
+        let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
+        let delivery = Delivery::new(wanted.to_string(), Door::Live, 1, Box::new(Caller(wanted)), Answers::new());
+        let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
+        let room = Budget::new(1 << 20).decoded.reserve(1).await.expect("room");
+        Row { flight, input: Input::new(Box::new([7]), room), ready: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn rows_that_nobody_waits_for_do_not_run() {
+        let (publish, mut finished) = mpsc::channel(8);
+        let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8));
+        let (traffic, health) = (lane.traffic(), Health::default());
+        let tagger =
+            Tagger { model: Arc::new(model()), runtime: Box::new(Small), looked: true, traffic, publish, health };
+        let (mixed, unwanted) = (vec![row(false).await, row(true).await], vec![row(false).await]);
+        let looking = tokio::task::spawn_blocking(move || {
+            let left = tagger.still_wanted(Batch { rows: mixed }).expect("one of them is wanted");
+            (left, tagger.still_wanted(Batch { rows: unwanted }).is_none())
+        });
+        let (left, nothing) = looking.await.expect("no panic");
+        assert!(left.rows.len() == 1 && left.rows[0].flight.delivery.id == "true" && nothing);
+        for _ in 0..2 {
+            let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
+            assert_eq!((failed.0.id.as_str(), failed.1.code), ("false", Code::Overloaded));
         }
     }
 

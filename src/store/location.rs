@@ -1,5 +1,7 @@
 //! From the `image` of a job to a place inside a configured store, or to bytes the job brings along.
 
+use std::path::PathBuf;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -23,6 +25,8 @@ pub enum Location {
     Inline(DataUri),
     /// Here already.
     Here(Bytes),
+    /// A file that a door was told to read.
+    File(PathBuf),
 }
 
 /// An image inside the job: `data:<media type>;base64,<data>`.
@@ -159,7 +163,7 @@ mod tests {
     fn found(image: &str, stores: &[Store]) -> Option<String> {
         match Location::find(image, stores) {
             Ok(Location::Stored { path, .. }) => Some(path.to_string()),
-            Ok(Location::Inline(_) | Location::Here(_)) => panic!("not inline"),
+            Ok(_) => panic!("not inline"),
             Err(failure) => {
                 assert_eq!(failure.code, Code::ForbiddenLocation);
                 None

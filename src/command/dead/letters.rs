@@ -69,6 +69,7 @@ impl Letter {
 /// The letters a filter lets through, oldest first.
 pub(super) struct Letters {
     pub(super) jetstream: Context,
+    pub(super) subjects: Subjects,
     stream: Stream,
     code: Option<String>,
     messages: Option<Ordered>,
@@ -83,7 +84,7 @@ impl Letters {
         // Without any, its messages would be waited for.
         let some = consumer.cached_info().num_pending > 0;
         let messages = if some { Some(consumer.messages().await?) } else { None };
-        Ok(Self { jetstream, stream, code: filter.code.clone(), messages })
+        Ok(Self { jetstream, subjects: subjects.clone(), stream, code: filter.code.clone(), messages })
     }
 
     /// The next letter, or none where there were no more when this began.

@@ -6,35 +6,20 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::AckKind;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{HeaderMap, Message};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Stream;
 use super::claims::HAND_BACK;
 use crate::delivery::{Answer, Outcome, Reply};
+use crate::door::outbox::{carry, id_in, jittered, original};
 use crate::failure::{Class, Code, ErrorBody, Failure};
-use crate::model::hex;
-use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
-use crate::telemetry::metrics;
-
-/// A client's id for its job, where the job itself has none.
-pub const ID_HEADER: &str = "Tagmill-Id";
+use crate::tags::{DeadLetter, TagResult};
 
 /// The first and the longest wait before another attempt.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// The first and the longest wait before an unconfirmed answer is published again.
-const REPUBLISH: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// The stream's side of one job.
 pub struct StreamReply {
@@ -60,10 +45,7 @@ impl StreamReply {
     /// What the job is called where it does not say itself.
     #[must_use]
     pub fn default_id(&self) -> String {
-        let headers = self.message.headers.as_ref();
-        let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
-        header(ID_HEADER)
-            .or_else(|| header(NATS_MESSAGE_ID.as_ref()))
+        id_in(self.message.headers.as_ref())
             .unwrap_or_else(|| format!("{}-{}", self.stream.topology.identity.stream, self.sequence))
     }
 
@@ -98,26 +80,16 @@ impl StreamReply {
     }
 
     async fn publish_result(&self, result: &TagResult) -> Result<(), Failure> {
-        let body = serde_json::to_vec(result).map_err(|error| {
-            Failure::new(Code::InferenceFailed, format!("the result can't be written as JSON: {error}"))
-        })?;
-        let (size, tags) = (body.len(), result.tags.tags.len());
         let subject = self.stream.settings.subjects.result_for(&self.message.subject);
-        self.publish_until_confirmed(&subject, &self.headers(), body.into()).await.map_err(|TooLarge| {
-            Failure::new(
-                Code::ResultTooLarge,
-                format!(
-                    "the result of {tags} tags has {size} bytes, over what the NATS server takes (max_payload, or max_msg_size of the stream); raise the thresholds, or the limit"
-                ),
-            )
-        })
+        self.stream.outbox.result(&subject, &self.headers(), result).await
     }
 
-    /// Writes the dead letter, sees it confirmed, and only then ends the job.
+    /// Writes the dead letter, sees it confirmed, and only then ends the job. The job stays claimed meanwhile; a worker that
+    /// stops leaves it to the next.
     async fn bury(&self, id: String, failure: &Failure) {
         tracing::warn!(id, code = %failure.code, error = %failure, attempts = self.attempt, "a job becomes a dead letter");
         let payload = &self.message.payload;
-        let mut letter = DeadLetter {
+        let letter = DeadLetter {
             id,
             subject: self.message.subject.to_string(),
             job: original(payload),
@@ -127,68 +99,15 @@ impl StreamReply {
             at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         };
         let subject = self.stream.settings.subjects.dead_for(&self.message.subject);
-        let mut headers = self.headers();
-        while let Err(TooLarge) = self.publish_until_confirmed(&subject, &headers, written(&letter)).await {
-            if matches!(letter.job, OriginalJob::Omitted { .. }) {
-                tracing::error!(subject, "the server takes no message even of this size; the dead letter waits");
-                tokio::time::sleep(REPUBLISH.1).await;
-                headers = self.own_headers();
-            }
-            letter.job =
-                OriginalJob::Omitted { job: (), job_bytes: payload.len(), job_sha256: hex(&Sha256::digest(payload)) };
-        }
-        metrics::dead_letter(failure.code);
+        self.stream.outbox.letter(&subject, self.headers(), letter, payload).await;
         self.acknowledge(AckKind::Term).await;
     }
 
-    /// Publishes again and again, under one message id, until the stream has it. The job stays claimed meanwhile; a worker
-    /// that stops leaves it to the next.
-    async fn publish_until_confirmed(&self, subject: &str, headers: &HeaderMap, body: Bytes) -> Result<(), TooLarge> {
-        if wire_size(headers, body.len()) > self.stream.nats.client.server_info().max_payload {
-            return Err(TooLarge);
-        }
-        let mut delay = REPUBLISH.0;
-        loop {
-            let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
-            let sent = self.stream.jetstream.send_publish(subject.to_owned(), message).await;
-            let confirmed = match sent {
-                Ok(confirmation) => confirmation.await,
-                Err(error) => Err(error),
-            };
-            match confirmed {
-                Ok(_) => return Ok(()),
-                Err(error) if is_too_large(&error) => return Err(TooLarge),
-                Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
-                    tracing::error!(
-                        subject,
-                        "no stream takes this subject; the answer waits until one does (restart the worker to have it made)"
-                    );
-                }
-                Err(error) => tracing::warn!(subject, %error, "an answer is not confirmed; publishing it again"),
-            }
-            tokio::time::sleep(jittered(delay)).await;
-            delay = (delay * 2).min(REPUBLISH.1);
-            self.stream.nats.up().await;
-        }
-    }
-
-    /// The job's headers but the server's, and the answer's own.
+    /// The job's headers but the server's, and the id that makes a second answer to this job a duplicate.
     fn headers(&self) -> HeaderMap {
-        let mut headers = self.own_headers();
-        for (name, values) in self.message.headers.iter().flat_map(HeaderMap::iter) {
-            let name_text: &str = name.as_ref();
-            let servers = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"));
-            for value in values.iter().filter(|_| !servers) {
-                headers.append(name.clone(), value.clone());
-            }
-        }
-        headers
-    }
-
-    /// The id that makes a second answer to this job a duplicate.
-    fn own_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, self.stream.topology.identity.answer_id(self.sequence).as_str());
+        carry(&self.message, &mut headers);
         headers
     }
 }
@@ -199,60 +118,15 @@ impl Reply for StreamReply {
     }
 }
 
-/// The server will never take this message.
-struct TooLarge;
-
-fn is_too_large(error: &PublishError) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    let code = source.map(jetstream::Error::error_code);
-    error.kind() == PublishErrorKind::MaxPayloadExceeded || code == Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
-}
-
-fn written(letter: &DeadLetter) -> Bytes {
-    // Nothing in it can fail to be written: it came from JSON, or is text.
-    serde_json::to_vec(letter).unwrap_or_default().into()
-}
-
-/// What the server counts against its payload limit: the headers as they are written, and the body.
-fn wire_size(headers: &HeaderMap, body: usize) -> usize {
-    let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    let lines: usize =
-        lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len()).sum();
-    "NATS/1.0\r\n\r\n".len() + lines + body
-}
-
-fn original(payload: &Bytes) -> OriginalJob {
-    match serde_json::from_slice::<Box<RawValue>>(payload) {
-        Ok(job) => OriginalJob::Json { job },
-        Err(_) => match std::str::from_utf8(payload) {
-            Ok(text) => OriginalJob::Text { job: text.to_owned() },
-            Err(_) => OriginalJob::Bytes { job: Base64 { base64: STANDARD.encode(payload) } },
-        },
-    }
-}
-
 /// Doubles with each attempt, with jitter, so that jobs that failed together do not come back together.
 fn retry_delay(attempt: u64) -> Duration {
     let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     jittered((RETRY.0 * 2u32.pow(doublings)).min(RETRY.1))
 }
 
-fn jittered(delay: Duration) -> Duration {
-    delay.mul_f64(rand::random_range(0.8..1.2))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_original_job_is_kept_as_it_was() {
-        let json =
-            |payload: &'static [u8]| serde_json::to_string(&original(&Bytes::from_static(payload))).expect("JSON");
-        assert_eq!(json(br#"{"image": "a",  "n":1.0}"#), r#"{"job":{"image": "a",  "n":1.0}}"#);
-        assert_eq!(json(b"not json"), r#"{"job":"not json"}"#);
-        assert_eq!(json(b"\xff\x00"), r#"{"job":{"base64":"/wA="}}"#);
-    }
 
     #[test]
     fn attempts_are_spread_from_a_second_to_a_minute() {

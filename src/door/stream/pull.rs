@@ -17,7 +17,7 @@ use super::answer::StreamReply;
 use super::claims::HAND_BACK;
 use super::places::{Places, places_for_some};
 use super::suspect;
-use super::topology::CONSUMER;
+use super::topology::Topology;
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
 use crate::job::Job;
@@ -43,8 +43,10 @@ const SUSPECT: u64 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum Closed {
     /// The queue is not there any more.
-    #[error("the consumer {CONSUMER} of {stream} is gone: {reason}; start again to have it made")]
+    #[error("the consumer {consumer} of {stream} is gone: {reason}; start again to have it made")]
     Gone {
+        /// The consumer.
+        consumer: String,
         /// The stream.
         stream: String,
         /// What the server says.
@@ -154,7 +156,8 @@ impl Puller {
             let Some(gone) = self.stream.topology.is_gone().await else { return Ok(()) };
             reason = gone;
         }
-        Err(Closed::Gone { stream: self.stream.topology.identity.stream.clone(), reason })
+        let Topology { part, identity, .. } = &self.stream.topology;
+        Err(Closed::Gone { consumer: part.consumer.clone(), stream: identity.stream.clone(), reason })
     }
 
     async fn claim(&self, message: Message, permit: OwnedSemaphorePermit) {

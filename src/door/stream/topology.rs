@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{Context, ErrorCode, stream};
+use futures_util::TryStreamExt;
 
 use super::Settings;
-
-/// The durable consumer of every worker.
-pub const CONSUMER: &str = "workers";
+use super::part::{Part, overlap};
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_ACK_PENDING: i64 = 20_000;
@@ -52,6 +53,12 @@ impl Subjects {
     #[must_use]
     pub fn jobs(&self) -> String {
         format!("{}.jobs", self.prefix)
+    }
+
+    /// Where live requests are sent.
+    #[must_use]
+    pub fn live(&self) -> String {
+        format!("{}.tag", self.prefix)
     }
 
     /// Where the result of a job published on `job_subject` goes.
@@ -106,6 +113,8 @@ pub struct Topology {
     pub consumer: PullConsumer,
     /// After how long the server gives a silent worker's job to another.
     pub ack_wait: Duration,
+    /// Which of the jobs it gives out.
+    pub part: Part,
     /// The jobs stream's name and creation time, which make a job's sequence unique for ever.
     pub identity: Identity,
     jobs: stream::Stream,
@@ -155,6 +164,20 @@ pub enum Unusable {
         /// What the server says.
         reason: String,
     },
+    /// Two consumers would take the same jobs, which a work queue does not allow.
+    #[error(
+        "the consumer {consumer} can't have the jobs on {subject}: {others}, and the parts of a work queue must not overlap; have the workers take parts that don't (--filter), or remove the other consumer once its workers are gone (nats consumer rm {stream} NAME)"
+    )]
+    Overlap {
+        /// The stream.
+        stream: String,
+        /// What would have been made.
+        consumer: String,
+        /// What it was to take.
+        subject: String,
+        /// Who has them.
+        others: String,
+    },
     /// What exists would lose jobs or keep them for ever.
     #[error(
         "{what} has {setting} {found}, which tagmill can't work with: it must be {wanted}; change it, or remove it to have it made anew"
@@ -197,15 +220,21 @@ impl Topology {
         let info = jobs.cached_info();
         require(&info.config.name, "retention", &info.config.retention, &RetentionPolicy::WorkQueue, "workqueue")?;
         let identity = Identity { stream: info.config.name.clone(), created: info.created.unix_timestamp() };
-        let consumer = consumer(&jobs).await?;
+        let part = Part::of(&subjects.jobs(), settings.filter.as_ref());
+        let consumer = consumer(&jobs, &part).await?;
         let config = &consumer.cached_info().config;
-        let name = format!("the consumer {CONSUMER} of {}", identity.stream);
+        let name = format!("the consumer {} of {}", part.consumer, identity.stream);
+        if part.subject != config.filter_subject {
+            let found = if config.filter_subject.is_empty() { "(all)" } else { &config.filter_subject };
+            let wanted = "that of --filter, and unset without one";
+            return Err(wrong(&name, "filter", found, wanted));
+        }
         require(&name, "ack policy", &config.ack_policy, &AckPolicy::Explicit, "explicit")?;
         if config.max_deliver > 0 {
             return Err(wrong(&name, "max_deliver", config.max_deliver, "unset: workers count deliveries themselves"));
         }
         let ack_wait = config.ack_wait;
-        Ok(Self { consumer, ack_wait, identity, jobs })
+        Ok(Self { consumer, ack_wait, part, identity, jobs })
     }
 
     /// Why there is no consumer any more, where the server is certain that there is none.
@@ -226,10 +255,18 @@ impl Topology {
     /// # Errors
     /// Where the server does not answer.
     pub async fn backlog(&self) -> Result<Backlog, async_nats::Error> {
-        let waiting = self.consumer.get_info().await?.num_pending;
-        let state = self.jobs.get_info().await?.state;
-        let first = SystemTime::from(state.first_timestamp);
-        let oldest = if state.messages == 0 { Duration::ZERO } else { first.elapsed().unwrap_or_default() };
+        let info = self.consumer.get_info().await?;
+        let (waiting, unanswered) = (info.num_pending, info.num_pending + info.num_ack_pending as u64);
+        let first = match unanswered {
+            0 => None,
+            _ if self.part.subject.is_empty() => {
+                let state = self.jobs.get_info().await?.state;
+                (state.messages > 0).then_some(state.first_timestamp)
+            }
+            // Of a part, the first that is still there.
+            _ => Some(self.jobs.get_first_raw_message_by_subject(&self.part.subject, 1).await?.time),
+        };
+        let oldest = first.and_then(|first| SystemTime::from(first).elapsed().ok()).unwrap_or_default();
         Ok(Backlog { waiting, oldest })
     }
 }
@@ -283,22 +320,34 @@ fn no_answer(error: &(dyn std::error::Error + 'static)) -> Option<Unusable> {
     None
 }
 
-async fn consumer(jobs: &stream::Stream) -> Result<PullConsumer, Unusable> {
+async fn consumer(jobs: &stream::Stream, part: &Part) -> Result<PullConsumer, Unusable> {
     let stream = &jobs.cached_info().config.name;
     let failed = |reason: &dyn fmt::Display| Unusable::Stream {
         stream: stream.clone(),
         action: "given its consumer",
         reason: reason.to_string(),
     };
-    match jobs.get_consumer::<pull::Config>(CONSUMER).await {
+    match jobs.get_consumer::<pull::Config>(&part.consumer).await {
         Ok(consumer) => return Ok(consumer),
         Err(error) => {
             // The error does not say whether it is missing or unreachable: making it does.
             tracing::debug!(%error, "no consumer yet");
         }
     }
+    // Not every server notices that `*.eu` and `shop.>` have jobs in common.
+    let overlap = |others: Vec<String>| Unusable::Overlap {
+        stream: stream.clone(),
+        consumer: part.consumer.clone(),
+        subject: part.shown(),
+        others: if others.is_empty() { "another takes some of them".to_owned() } else { others.join(", ") },
+    };
+    let others_have = others(jobs, part).await;
+    if !others_have.is_empty() {
+        return Err(overlap(others_have));
+    }
     let config = pull::Config {
-        durable_name: Some(CONSUMER.to_owned()),
+        durable_name: Some(part.consumer.clone()),
+        filter_subject: part.subject.clone(),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
         max_ack_pending: MAX_ACK_PENDING,
@@ -306,12 +355,32 @@ async fn consumer(jobs: &stream::Stream) -> Result<PullConsumer, Unusable> {
     };
     match jobs.create_consumer(config).await {
         Ok(consumer) => Ok(consumer),
+        Err(error) if is_overlap(&error) => Err(overlap(others(jobs, part).await)),
         // A push consumer of that name, most likely; the server's words are the best there are.
         Err(error) if matches!(error.kind(), ConsumerErrorKind::JetStream(_)) => {
-            jobs.get_consumer(CONSUMER).await.map_err(|_| failed(&error))
+            jobs.get_consumer(&part.consumer).await.map_err(|_| failed(&error))
         }
         Err(error) => Err(failed(&error)),
     }
+}
+
+/// Whether the server refuses a consumer because another takes some of the same jobs.
+fn is_overlap(error: &ConsumerError) -> bool {
+    let refused = [ErrorCode::CONSUMER_WQ_MULTIPLE_UNFILTERED, ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE];
+    matches!(error.kind(), ConsumerErrorKind::JetStream(reply) if refused.contains(&reply.error_code()))
+}
+
+/// Who else takes jobs of this part, in words.
+async fn others(jobs: &stream::Stream, part: &Part) -> Vec<String> {
+    let consumers: Vec<_> = jobs.consumers().try_collect().await.unwrap_or_default();
+    let others = consumers.into_iter().filter(|other| other.name != part.consumer).filter_map(|other| {
+        let mut filters = other.config.filter_subjects;
+        filters.extend(Some(other.config.filter_subject).filter(|filter| !filter.is_empty()));
+        let overlaps = filters.is_empty() || filters.iter().any(|filter| overlap(filter, &part.subject));
+        let taken = if filters.is_empty() { "all jobs".to_owned() } else { format!("those on {}", filters.join(", ")) };
+        overlaps.then(|| format!("the consumer {} takes {taken}", other.name))
+    });
+    others.collect()
 }
 
 fn require<T: PartialEq + fmt::Debug>(

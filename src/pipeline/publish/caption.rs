@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::pipeline::tag::labels::CHARACTER;
 use crate::tags::Tag;
 
 /// Names that are faces, not words: their underscores stay.
@@ -19,6 +20,12 @@ pub struct Settings {
     pub replace: HashMap<String, String>,
     /// Whether captions have a backslash before parentheses, as prompts need it.
     pub escape_parentheses: bool,
+    /// Whether underscores stay underscores.
+    pub underscores: bool,
+    /// Whether characters come before everything else.
+    pub characters_first: bool,
+    /// What every caption begins with.
+    pub prepend: Vec<String>,
 }
 
 impl Settings {
@@ -32,8 +39,12 @@ impl Settings {
     /// The tags' names in their order, joined with `, `: underscores as spaces, except in faces.
     #[must_use]
     pub fn caption(&self, tags: &[Tag]) -> String {
-        let words = tags.iter().map(|tag| self.word(&tag.name)).filter(|word| !word.is_empty());
-        words.collect::<Vec<_>>().join(", ")
+        let is_first = |tag: &&Tag| self.characters_first && tag.category == CHARACTER;
+        let ordered = tags.iter().filter(is_first).chain(tags.iter().filter(|tag| !is_first(tag)));
+        let words = ordered.map(|tag| self.word(&tag.name));
+        // What stands in front need not be said again.
+        let words = words.filter(|word| !word.is_empty() && !self.prepend.contains(word));
+        self.prepend.iter().cloned().chain(words).collect::<Vec<_>>().join(", ")
     }
 
     fn word(&self, name: &str) -> String {
@@ -41,7 +52,8 @@ impl Settings {
         if let Some(replacement) = self.replace.get(name) {
             return replacement.clone();
         }
-        let word = if EMOTICONS.contains(&name) { name.to_owned() } else { name.replace('_', " ") };
+        let as_it_is = self.underscores || EMOTICONS.contains(&name);
+        let word = if as_it_is { name.to_owned() } else { name.replace('_', " ") };
         if self.escape_parentheses { word.replace('(', "\\(").replace(')', "\\)") } else { word }
     }
 }
@@ -67,10 +79,25 @@ mod tests {
             exclude: HashSet::from(["solo".into()]),
             replace: HashMap::from([("1girl".into(), "a (young) woman".into())]),
             escape_parentheses: true,
+            ..Settings::default()
         };
         let mut tags = tags(["1girl", "solo", "saber_(fate)", "(o)_(o)"]);
         settings.filter(&mut tags);
         assert_eq!(tags[0].name, "1girl", "tags keep the names of the label file");
         assert_eq!(settings.caption(&tags), "a (young) woman, saber \\(fate\\), \\(o\\)_\\(o\\)");
+    }
+
+    #[test]
+    fn captions_for_training_begin_as_they_should() {
+        let settings = Settings {
+            underscores: true,
+            characters_first: true,
+            prepend: vec!["my style".into(), "solo".into()],
+            ..Settings::default()
+        };
+        let mut tags = tags(["long_hair", "solo", "hatsune_miku", "^_^"]);
+        tags[2].category = "character".into();
+        assert_eq!(settings.caption(&tags), "my style, solo, hatsune_miku, long_hair, ^_^");
+        assert_eq!(settings.caption(&[]), "my style, solo");
     }
 }

@@ -14,6 +14,7 @@ use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 const KEY: &str = "tagmill-test";
@@ -22,7 +23,7 @@ const SECRET: &str = "tagmill-test-secret";
 /// What a key does instead of being read.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Fault {
-    /// Its read never ends.
+    /// Its read stands still until it is healed.
     Stalled,
     /// The server has an internal error.
     Broken,
@@ -34,6 +35,7 @@ pub struct S3Server {
     folder: TempDir,
     port: u16,
     faults: Faults,
+    healed: Arc<Notify>,
     server: JoinHandle<()>,
 }
 
@@ -45,8 +47,9 @@ impl S3Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let faults = Faults::default();
-        let server = serve(folder.path(), listener, Arc::clone(&faults));
-        Self { folder, port, faults, server }
+        let healed = Arc::new(Notify::new());
+        let server = serve(folder.path(), listener, Arc::clone(&faults), Arc::clone(&healed));
+        Self { folder, port, faults, healed, server }
     }
 
     /// Refuses connections from now on, and ends those there are.
@@ -57,12 +60,18 @@ impl S3Server {
     /// Serves again, at the same address.
     pub async fn resume(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("its own port");
-        self.server = serve(self.folder.path(), listener, Arc::clone(&self.faults));
+        self.server = serve(self.folder.path(), listener, Arc::clone(&self.faults), Arc::clone(&self.healed));
     }
 
     /// From now on, this key cannot be read.
     pub fn fault(&self, key: &str, fault: Fault) {
         self.faults.lock().expect("no panic").insert(key.to_owned(), fault);
+    }
+
+    /// Reads of this key that stand still go on, and later ones are as they should be.
+    pub fn heal(&self, key: &str) {
+        self.faults.lock().expect("no panic").remove(key);
+        self.healed.notify_waiters();
     }
 
     /// The folder of a bucket.
@@ -95,7 +104,7 @@ impl Drop for S3Server {
     }
 }
 
-fn serve(folder: &Path, listener: TcpListener, faults: Faults) -> JoinHandle<()> {
+fn serve(folder: &Path, listener: TcpListener, faults: Faults, healed: Arc<Notify>) -> JoinHandle<()> {
     let mut service = S3ServiceBuilder::new(FileSystem::new(folder).expect("a store"));
     service.set_auth(SimpleAuth::from_single(KEY, SECRET));
     let service = service.build();
@@ -103,19 +112,25 @@ fn serve(folder: &Path, listener: TcpListener, faults: Faults) -> JoinHandle<()>
         // Dropped with this task, and every connection with it.
         let mut connections = JoinSet::new();
         while let Ok((socket, _)) = listener.accept().await {
-            let (service, faults) = (service.clone(), Arc::clone(&faults));
+            let (service, faults, healed) = (service.clone(), Arc::clone(&faults), Arc::clone(&healed));
             let answer = service_fn(move |request: Request<Incoming>| {
-                let key = request.uri().path().rsplit('/').next().unwrap_or_default();
-                let fault = faults.lock().expect("no panic").get(key).copied();
-                let service = service.clone();
+                let key = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                let (service, faults, healed) = (service.clone(), Arc::clone(&faults), Arc::clone(&healed));
+                let fault = move || faults.lock().expect("no panic").get(&key).copied();
                 async move {
-                    match fault {
-                        None => Service::call(&service, request).await,
+                    let mut changed = std::pin::pin!(healed.notified());
+                    changed.as_mut().enable();
+                    while fault() == Some(Fault::Stalled) {
+                        changed.as_mut().await;
+                        changed.set(healed.notified());
+                        changed.as_mut().enable();
+                    }
+                    match fault() {
+                        Some(Fault::Stalled) | None => Service::call(&service, request).await,
                         Some(Fault::Broken) => {
                             let answer = Response::builder().status(500).body(s3s::Body::empty());
                             Ok(answer.expect("a response"))
                         }
-                        Some(Fault::Stalled) => std::future::pending().await,
                     }
                 }
             });

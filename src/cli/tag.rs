@@ -1,0 +1,99 @@
+//! `tagmill tag`.
+#![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{LogArgs, TaggingArgs};
+
+/// What is shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  Tags of two images, one JSON line each:
+    tagmill tag --models models cat.jpg dog.png
+  Captions for training beside every image of a folder, characters first:
+    tagmill tag --models models --sidecar txt --character-first \\
+        --prepend-tag 'my style' photos
+  The images of a bucket, from where an interrupted run stopped:
+    tagmill tag --models models --output tags.jsonl --skip-existing \\
+        s3://images/2026
+
+Exit codes: 0 all tagged, 1 some failed (they are listed) or interrupted, 2 wrong usage or settings.";
+
+/// `tagmill tag`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, mut_arg("stores", |arg| arg.required(false).hide(true)), mut_arg("max_models", |arg| arg.hide(true)))]
+pub struct TagArgs {
+    /// Image files, folders (with the folders in them), s3://bucket, s3://bucket/prefix or s3://bucket/image.jpg.
+    #[arg(value_name = "PATH|LOCATION", required = true)]
+    pub sources: Vec<OsString>,
+    /// Write one JSON line per image to this file, instead of to standard output.
+    #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+    /// Write beside each image instead: name.txt or name.caption with the tags in one line, or name.json with the result.
+    /// With --output as well, both are written.
+    #[arg(long, value_name = "KIND", value_enum, env = "TAGMILL_SIDECAR", help_heading = "Output")]
+    pub sidecar: Option<Sidecar>,
+    /// Leave out images that have their sidecar, or their result in the file of --output, which is then added to: so an
+    /// interrupted run goes on.
+    #[arg(long, env = "TAGMILL_SKIP_EXISTING", help_heading = "Output")]
+    pub skip_existing: bool,
+    /// Add to the tags that a sidecar txt or caption has already, instead of writing it anew.
+    #[arg(
+        long,
+        env = "TAGMILL_APPEND",
+        requires = "sidecar",
+        conflicts_with = "skip_existing",
+        help_heading = "Output"
+    )]
+    pub append: bool,
+    /// How captions are written.
+    #[command(flatten)]
+    pub caption: CaptionArgs,
+    /// What to tag with.
+    #[command(flatten)]
+    pub tagging: TaggingArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How captions are written, as training tools want them.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Tags")]
+pub struct CaptionArgs {
+    /// Leave underscores in captions as they are.
+    #[arg(long, env = "TAGMILL_UNDERSCORES")]
+    pub underscores: bool,
+    /// Put characters before all other tags in captions.
+    #[arg(long = "character-first", env = "TAGMILL_CHARACTER_FIRST")]
+    pub characters_first: bool,
+    /// What every caption begins with. Repeatable.
+    #[arg(long = "prepend-tag", value_name = "TEXT", value_delimiter = ',', env = "TAGMILL_PREPEND_TAG")]
+    pub prepend_tags: Vec<String>,
+}
+
+/// What is written beside an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sidecar {
+    /// Tags, comma separated.
+    Txt,
+    /// The result, as JSON.
+    Json,
+    /// Tags, comma separated, in a file that ends in .caption.
+    Caption,
+}
+
+impl Sidecar {
+    /// What its file's name ends in.
+    #[must_use]
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Txt => "txt",
+            Self::Json => "json",
+            Self::Caption => "caption",
+        }
+    }
+}

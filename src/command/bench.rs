@@ -1,0 +1,199 @@
+//! `tagmill bench`: what this machine does with a model and images of the user's, part by part and together, and which flags
+//! follow from it.
+
+mod advice;
+mod decoding;
+mod report;
+mod session;
+mod spread;
+mod whole;
+
+use std::num::NonZero;
+use std::time::Duration;
+
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Failed;
+use super::tag::source::{Found, Sources};
+use crate::cli::bench::BenchArgs;
+use crate::cli::tag::CaptionArgs;
+use crate::door::local::Image;
+use crate::memory::Budget;
+use crate::model::ModelFiles;
+use crate::pipeline::tag::Loaded;
+use crate::pipeline::tag::onnx::{self, CannotLoad};
+use crate::settings;
+use crate::store::location::Location;
+use crate::store::{Store, file};
+use advice::Rates;
+use report::{Advice, Report};
+
+/// Images that are used, and bytes of them that are kept in memory.
+const MOST: (usize, u64) = (256, 512 << 20);
+
+pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
+    let BenchArgs { sources, mut batch_sizes, time, json, mut tagging, log: _ } = args;
+    for size in &batch_sizes {
+        settings::at_least_one("batch-sizes", *size)?;
+    }
+    batch_sizes.sort_unstable();
+    batch_sizes.dedup();
+    let settings = settings::Local::new(&tagging, CaptionArgs::default())?;
+    let sources = Sources::open(&sources).map_err(Failed::settings)?;
+    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
+    let files = catalog.choose(settings.model.as_deref())?.clone();
+    let progress = progress();
+    progress.set_message("reading the images");
+    let (images, encoded) = images(&sources, &settings).await?;
+
+    progress.set_message("loading the model");
+    let mut parts = {
+        let (settings, progress) = (settings.clone(), progress.clone());
+        let measuring = move || Parts::measure(&files, &settings, &encoded, &batch_sizes, time, &progress);
+        tokio::task::spawn_blocking(measuring).await.map_err(Failed::running)??
+    };
+    let fitting: Vec<(usize, f64)> =
+        parts.session.iter().filter_map(|measured| Some((measured.batch, measured.rate?))).collect();
+    let batch = advice::batch_size(&fitting)
+        .ok_or_else(|| Failed::running(anyhow::anyhow!("no batch size fits the device's memory")))?;
+
+    progress.set_message(format!("everything together, in batches of {batch}"));
+    tagging.batch_size = batch;
+    let together = settings::Local::new(&tagging, CaptionArgs::default())?;
+    let whole = whole::measure(&together, catalog, sources.stores(), &images, time.max(Duration::from_secs(1))).await?;
+    progress.finish_and_clear();
+    let advice = parts.advice(batch, &whole);
+    let report = Report {
+        model: parts.model,
+        device: parts.device,
+        images: images.len(),
+        unreadable: parts.unreadable,
+        session: std::mem::take(&mut parts.session),
+        decoding: parts.decoding,
+        whole,
+        advice,
+    };
+    report.show(json).map_err(Failed::running)
+}
+
+/// The model and the decoders, each alone.
+struct Parts {
+    model: String,
+    device: String,
+    unreadable: usize,
+    session: Vec<session::Measured>,
+    /// On one thread, and on all.
+    decoding: Vec<decoding::Measured>,
+    cores: usize,
+}
+
+impl Parts {
+    fn measure(
+        files: &ModelFiles,
+        settings: &settings::Local,
+        encoded: &[Bytes],
+        batch_sizes: &[usize],
+        time: Duration,
+        progress: &ProgressBar,
+    ) -> Result<Self, Failed> {
+        // The warm-up runs the smallest size: the others are what is measured.
+        let onnx = onnx::Settings { batch: batch_sizes[0], ..settings.lanes.onnx.clone() };
+        let Loaded { model, mut runtimes, .. } = onnx::load(files, &onnx).map_err(|error| match error {
+            CannotLoad::Model(error) => Failed::settings(error),
+            other => Failed::running(other),
+        })?;
+        // The figures are of one device; `together` uses all of them.
+        let Some(runtime) = runtimes.first_mut() else { return Err(Failed::settings(files.unusable("no device"))) };
+        let picture = &settings.pipeline.decode.picture;
+        let (rows, unreadable) = decoding::rows(encoded, picture, model.frame);
+        if rows.is_empty() {
+            return Err(Failed::running(anyhow::anyhow!("not one of the images can be read; `tagmill tag` says why")));
+        }
+        let mut session = Vec::new();
+        for &batch in batch_sizes {
+            progress.set_message(format!("the model alone, in batches of {batch}"));
+            let measured = session::measure(&mut **runtime, &rows, batch, time).map_err(Failed::running)?;
+            let fits = measured.rate.is_some();
+            session.push(measured);
+            if !fits {
+                break;
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let mut threads = vec![1, settings.pipeline.decode.threads];
+        threads.dedup();
+        let decoding = threads.into_iter().map(|threads| {
+            progress.set_message(format!("decoding alone, on {threads} threads"));
+            decoding::measure(encoded, picture, model.frame, threads, time)
+        });
+        let decoding = decoding.collect();
+        Ok(Self { model: model.id.name.clone(), device: model.device(), unreadable, session, decoding, cores })
+    }
+
+    fn advice(&self, batch: usize, whole: &whole::Measured) -> Advice {
+        let session = self.session.iter().find(|measured| measured.batch == batch);
+        let model = session.and_then(|measured| measured.rate).unwrap_or_default();
+        let run = session.and_then(|measured| measured.seconds).map_or(0.0, |seconds| seconds.p50);
+        let alone = |measured: Option<&decoding::Measured>| measured.map_or(0.0, |measured| measured.rate);
+        let (one, all) = (alone(self.decoding.first()), alone(self.decoding.last()));
+        let shared = !self.device.contains("cuda") && !self.device.contains("tensorrt");
+        Advice {
+            bound: Rates { model, decoding: all, whole: whole.rate, shared }.bound(),
+            batch_size: batch,
+            window: advice::window(batch, whole.rate, run),
+            decode_threads: advice::decode_threads(one, model, shared, self.cores),
+            infer_threads: shared.then_some(self.cores),
+        }
+    }
+}
+
+/// The images to measure with, and what is in them.
+async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Image>, Vec<Bytes>), Failed> {
+    let stores = sources.stores();
+    let limit = settings.pipeline.fetch.max_image_bytes;
+    let mut found = sources.found(std::sync::Arc::default());
+    let (mut images, mut encoded, mut total) = (Vec::new(), Vec::new(), 0);
+    while let Some(found) = found.recv().await {
+        let image = match found {
+            Found::Image(image) => image,
+            Found::Skipped => continue,
+            Found::Broken { name, failure } => {
+                return Err(Failed::settings(anyhow::anyhow!("{name}: {failure}")));
+            }
+        };
+        let bytes = read(&image, &stores, limit).await.map_err(Failed::running)?;
+        total += bytes.len() as u64;
+        images.push(image);
+        encoded.push(bytes);
+        if images.len() == MOST.0 || total >= MOST.1 {
+            break;
+        }
+    }
+    if images.is_empty() {
+        return Err(Failed::settings(anyhow::anyhow!("there is no image to measure with in what was named")));
+    }
+    Ok((images, encoded))
+}
+
+async fn read(image: &Image, stores: &[Store], limit: u64) -> Result<Bytes, crate::failure::Failure> {
+    let room = Budget::new(4 * limit).encoded;
+    match &image.path {
+        Some(path) => file::read(path.clone(), limit, &room).await.map(|(bytes, _)| bytes),
+        None => match Location::find(&image.name, stores)? {
+            Location::Stored { store, path } => store.read(&path, limit, &room).await.map(|read| read.bytes),
+            Location::Inline(uri) => uri.decode(limit),
+            other => unreachable!("{other:?} is no object"),
+        },
+    }
+}
+
+/// What a person sees meanwhile; nothing where there is no terminal.
+fn progress() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or(ProgressStyle::default_spinner()),
+    );
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

@@ -1,0 +1,136 @@
+//! What follows from the figures: what the machine is bound by, and which flags suit it. Rules without a clock.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// A batch size is as good as the best one from this share of its rate on.
+const AS_GOOD: f64 = 0.95;
+
+/// A part is what bounds the whole where that is at least this share of what the part does alone.
+const BOUND: f64 = 0.8;
+
+/// The window that is recommended at least, and at most.
+const WINDOW: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
+
+/// What keeps the worker from being faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Bound {
+    /// The model, on its device.
+    Model,
+    /// Decoding.
+    Decoding,
+    /// The processor, which both share.
+    Processor,
+    /// Reading images from where they are.
+    Storage,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model => "the model: a faster device, or a smaller model, makes it faster; more decoders do not",
+            Self::Decoding => "decoding: more cores, or smaller pictures, make it faster; a faster device does not",
+            Self::Processor => {
+                "the processor, which the model and the decoders share: more cores make it faster, or a GPU"
+            }
+            Self::Storage => "reading the images: storage that is nearer or faster makes it faster",
+        })
+    }
+}
+
+/// Figures in images a second.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rates {
+    /// Of the model alone.
+    pub(super) model: f64,
+    /// Of the decoders alone, on as many threads as the worker has.
+    pub(super) decoding: f64,
+    /// Of everything together.
+    pub(super) whole: f64,
+    /// The model runs on the processor.
+    pub(super) shared: bool,
+}
+
+impl Rates {
+    /// What bounds the whole.
+    pub(super) fn bound(&self) -> Bound {
+        // What takes turns on one processor takes the sum of the times.
+        let together = 1.0 / (1.0 / self.model + 1.0 / self.decoding);
+        if self.whole >= BOUND * self.model {
+            Bound::Model
+        } else if self.shared && self.whole >= BOUND * together {
+            Bound::Processor
+        } else if self.whole >= BOUND * self.decoding {
+            Bound::Decoding
+        } else {
+            Bound::Storage
+        }
+    }
+}
+
+/// The smallest batch size that is as good as the best one, of sizes and their rates.
+pub(super) fn batch_size(measured: &[(usize, f64)]) -> Option<usize> {
+    let best = measured.iter().map(|(_, rate)| *rate).max_by(f64::total_cmp)?;
+    measured.iter().filter(|(_, rate)| *rate >= AS_GOOD * best).map(|(size, _)| *size).min()
+}
+
+/// As long as a batch takes to fill at this rate, in whole milliseconds; but no longer than it takes to run.
+pub(super) fn window(batch: usize, whole: f64, run: f64) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "batches are small")]
+    let fill = batch as f64 / whole.max(f64::MIN_POSITIVE);
+    let seconds = fill.min(run).clamp(WINDOW.0.as_secs_f64(), WINDOW.1.as_secs_f64());
+    Duration::from_secs_f64((seconds * 1e3).ceil() / 1e3)
+}
+
+/// Threads that decode a quarter faster than the model tags, of what one does; all cores where the model shares them.
+pub(super) fn decode_threads(one: f64, model: f64, shared: bool, cores: usize) -> usize {
+    if shared {
+        return cores;
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number, not negative")]
+    let enough = (1.25 * model / one.max(f64::MIN_POSITIVE)).ceil() as usize;
+    enough.clamp(1, cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(model: f64, decoding: f64, whole: f64, shared: bool) -> Bound {
+        Rates { model, decoding, whole, shared }.bound()
+    }
+
+    #[test]
+    fn what_the_whole_comes_close_to_is_what_bounds_it() {
+        assert_eq!(bound(100.0, 1000.0, 95.0, false), Bound::Model);
+        assert_eq!(bound(1000.0, 100.0, 95.0, false), Bound::Decoding);
+        assert_eq!(bound(100.0, 100.0, 48.0, true), Bound::Processor);
+        assert_eq!(bound(100.0, 1000.0, 86.0, true), Bound::Model);
+        assert_eq!(bound(1000.0, 1000.0, 20.0, true), Bound::Storage);
+        assert_eq!(bound(1000.0, 1000.0, 20.0, false), Bound::Storage);
+    }
+
+    #[test]
+    fn the_smallest_batch_that_is_as_good_is_recommended() {
+        assert_eq!(batch_size(&[(1, 50.0), (2, 80.0), (4, 97.0), (8, 100.0), (16, 99.0)]), Some(4));
+        assert_eq!(batch_size(&[]), None);
+    }
+
+    #[test]
+    fn a_window_is_no_longer_than_a_batch_takes_to_fill_or_to_run() {
+        assert_eq!(window(8, 100.0, 1.0), Duration::from_millis(80));
+        assert_eq!(window(8, 100.0, 0.0301), Duration::from_millis(31));
+        assert_eq!(window(8, 1e6, 1.0), WINDOW.0);
+        assert_eq!(window(8, 0.1, 60.0), WINDOW.1);
+    }
+
+    #[test]
+    fn a_gpu_gets_as_many_decoders_as_it_needs() {
+        assert_eq!(decode_threads(100.0, 400.0, false, 16), 5);
+        assert_eq!(decode_threads(100.0, 4000.0, false, 16), 16);
+        assert_eq!(decode_threads(100.0, 1.0, true, 16), 16);
+    }
+}

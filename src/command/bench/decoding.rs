@@ -1,0 +1,65 @@
+//! The decoders alone: images that are in memory become rows, on some threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::spread::Spread;
+use crate::failure::Failure;
+use crate::pipeline::decode::fit::{Fitter, Frame};
+use crate::pipeline::decode::picture;
+
+/// What decoding on some threads came to.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Measured {
+    /// Threads that decode.
+    pub(super) threads: usize,
+    /// Images a second.
+    pub(super) rate: f64,
+    /// Of an image.
+    pub(super) seconds: Spread,
+}
+
+/// One row of the model's input from each image that can be read; and how many can't.
+pub(super) fn rows(images: &[Bytes], settings: &picture::Settings, frame: Frame) -> (Vec<Box<[u8]>>, usize) {
+    let mut fitter = Fitter::new(frame);
+    let rows: Vec<_> = images.iter().filter_map(|image| row(image, settings, &mut fitter).ok()).collect();
+    let broken = images.len() - rows.len();
+    (rows, broken)
+}
+
+/// Decodes the images again and again, for so long.
+pub(super) fn measure(
+    images: &[Bytes],
+    settings: &picture::Settings,
+    frame: Frame,
+    threads: usize,
+    time: Duration,
+) -> Measured {
+    let (next, began) = (AtomicUsize::new(0), Instant::now());
+    let thread = || {
+        let (mut fitter, mut each) = (Fitter::new(frame), Vec::new());
+        while began.elapsed() < time || each.is_empty() {
+            let image = &images[next.fetch_add(1, Ordering::Relaxed) % images.len()];
+            let began = Instant::now();
+            // One that can't be read costs what it costs.
+            let _ = row(image, settings, &mut fitter);
+            each.push(began.elapsed());
+        }
+        each
+    };
+    let each: Vec<Duration> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+    });
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand images")]
+    let rate = each.len() as f64 / began.elapsed().as_secs_f64();
+    Measured { threads, rate, seconds: Spread::of(each) }
+}
+
+fn row(image: &[u8], settings: &picture::Settings, fitter: &mut Fitter) -> Result<Box<[u8]>, Failure> {
+    let picture = picture::decode(image, settings, &fitter.frame(), &mut |_| Ok(()))?;
+    Ok(fitter.fit(&picture.as_picture()))
+}

@@ -1,0 +1,131 @@
+//! What `tagmill bench` shows: tables for people, JSON for programs.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Serialize, Serializer};
+
+use super::advice::Bound;
+use super::{decoding, session, whole};
+
+/// All figures, and what follows from them.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// The model's name.
+    pub(super) model: String,
+    /// What it ran on.
+    pub(super) device: String,
+    /// Images that were used.
+    pub(super) images: usize,
+    /// Of them, those that can't be decoded.
+    pub(super) unreadable: usize,
+    /// The model alone, by batch size.
+    pub(super) session: Vec<session::Measured>,
+    /// The decoders alone, by threads.
+    pub(super) decoding: Vec<decoding::Measured>,
+    /// Everything together.
+    pub(super) whole: whole::Measured,
+    /// What follows.
+    pub(super) advice: Advice,
+}
+
+/// What suits the machine.
+#[derive(Debug, Serialize)]
+pub(super) struct Advice {
+    /// What keeps it from being faster.
+    pub(super) bound: Bound,
+    /// `--batch-size`.
+    pub(super) batch_size: usize,
+    /// `--window`.
+    #[serde(serialize_with = "as_flag")]
+    pub(super) window: Duration,
+    /// `--decode-threads`.
+    pub(super) decode_threads: usize,
+    /// `--infer-threads`, where the model runs on the processor.
+    pub(super) infer_threads: Option<usize>,
+}
+
+fn as_flag<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*duration))
+}
+
+impl Advice {
+    /// As it is written on a command line.
+    fn flags(&self) -> String {
+        let Self { batch_size, window, decode_threads, .. } = self;
+        let window = humantime::format_duration(*window);
+        let infer = self.infer_threads.map(|threads| format!(" --infer-threads {threads}")).unwrap_or_default();
+        format!("--batch-size {batch_size} --window {window} --decode-threads {decode_threads}{infer}")
+    }
+}
+
+impl Report {
+    /// On standard output.
+    ///
+    /// # Errors
+    /// Where that can't be written to.
+    pub(super) fn show(&self, json: bool) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if json {
+            serde_json::to_writer(&mut out, self)?;
+            return writeln!(out);
+        }
+        let unreadable =
+            if self.unreadable > 0 { format!(", {} of them unreadable", self.unreadable) } else { String::new() };
+        writeln!(out, "model {} on {}, {} images{unreadable}\n", self.model, self.device, self.images)?;
+        self.parts(&mut out)?;
+        self.together(&mut out)?;
+        writeln!(out, "\nbound by {}\n\nrecommended: {}", self.advice.bound, self.advice.flags())
+    }
+
+    fn parts(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{:<12}{:>10}{:>12}{:>12}{:>12}", "THE MODEL", "images/s", "batch p50", "batch p99", "resident")?;
+        for measured in &self.session {
+            let batch = format!("batch {}", measured.batch);
+            match (measured.rate, measured.seconds) {
+                (Some(rate), Some(seconds)) => writeln!(
+                    out,
+                    "{batch:<12}{rate:>10.1}{:>12}{:>12}{:>12}",
+                    millis(seconds.p50),
+                    millis(seconds.p99),
+                    size(measured.resident)
+                )?,
+                _ => writeln!(out, "{batch:<12}  does not fit the device's memory")?,
+            }
+        }
+        writeln!(out, "\n{:<12}{:>10}{:>12}{:>12}", "DECODING", "images/s", "image p50", "image p99")?;
+        for decoding::Measured { threads, rate, seconds } in &self.decoding {
+            let threads = format!("{threads} thread{}", if *threads == 1 { "" } else { "s" });
+            writeln!(out, "{threads:<12}{rate:>10.1}{:>12}{:>12}", millis(seconds.p50), millis(seconds.p99))?;
+        }
+        Ok(())
+    }
+
+    fn together(&self, out: &mut impl Write) -> io::Result<()> {
+        let whole::Measured { batch, filled, rate, seconds, parts, resident } = &self.whole;
+        writeln!(
+            out,
+            "\n{:<12}{:>10}{:>12}{:>12}{:>12}",
+            "TOGETHER", "images/s", "image p50", "image p99", "resident"
+        )?;
+        let (batch, resident) = (format!("batch {batch}"), size(*resident));
+        writeln!(out, "{batch:<12}{rate:>10.1}{:>12}{:>12}{resident:>12}", millis(seconds.p50), millis(seconds.p99))?;
+        writeln!(
+            out,
+            "of an image: fetch {}, decode {}, wait {}, infer {}; {filled:.1} images a batch",
+            millis(parts.fetch),
+            millis(parts.decode),
+            millis(parts.wait),
+            millis(parts.infer)
+        )
+    }
+}
+
+fn millis(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
+}
+
+fn size(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "?".to_owned(), |bytes| ByteSize(bytes).to_string())
+}

@@ -1,0 +1,131 @@
+//! Everything together: images are read, decoded, gathered and tagged by the pipeline that all doors share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::super::Failed;
+use super::spread::Spread;
+use crate::door::local::{Done, Image, Local};
+use crate::memory;
+use crate::model::catalog::Catalog;
+use crate::pipeline::Pipeline;
+use crate::pipeline::lanes::Lanes;
+use crate::settings;
+use crate::store::Store;
+use crate::tags::{Seconds, TagResult};
+use crate::telemetry::health::Health;
+
+/// What the whole came to.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Measured {
+    /// Images a batch had at most, and on average.
+    pub(super) batch: usize,
+    pub(super) filled: f64,
+    /// Images a second.
+    pub(super) rate: f64,
+    /// From the moment an image is asked for to its tags.
+    pub(super) seconds: Spread,
+    /// Where the time of an image went, on average.
+    pub(super) parts: Seconds,
+    /// Bytes the process has resident at the end.
+    pub(super) resident: Option<u64>,
+}
+
+/// Tags the images again and again, for so long.
+///
+/// # Errors
+/// Where the model can't be loaded, a stage breaks, or not one image can be tagged.
+pub(super) async fn measure(
+    settings: &settings::Local,
+    catalog: Catalog,
+    stores: Vec<Store>,
+    images: &[Image],
+    time: Duration,
+) -> Result<Measured, Failed> {
+    let default = catalog.choose(settings.model.as_deref())?.name.clone();
+    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, Health::default());
+    lanes.load_default().await.map_err(Failed::running)?;
+    let pace = Arc::default();
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores, &lanes, outlets, &pace);
+    let (done, mut dones) = mpsc::channel(settings.in_flight);
+    let stop = CancellationToken::new();
+    let local = Local::new(entrance, done, stop.clone());
+    tokio::spawn(feed(local, images.to_vec(), settings.in_flight, stop.clone()));
+    let mut tally = Tally::default();
+    let mut passed = 0;
+    loop {
+        tokio::select! {
+            done = dones.recv() => {
+                let Some(Done { result, .. }) = done else { break };
+                passed += 1;
+                // The first ones find everything idle.
+                let began = (passed > settings.in_flight).then(|| *tally.began.get_or_insert_with(Instant::now));
+                if let (Some(began), Ok(result)) = (began, result) {
+                    tally.add(&result);
+                    tally.took = began.elapsed();
+                }
+                if began.is_some_and(|began| began.elapsed() >= time) {
+                    stop.cancel();
+                }
+            }
+            broken = pipeline.broken() => return Err(Failed::running(broken)),
+        }
+    }
+    let resident = memory::resident();
+    pipeline.drained().await.map_err(Failed::running)?;
+    if tally.each.is_empty() {
+        return Err(Failed::running(anyhow::anyhow!("not one of the images can be tagged; `tagmill tag` says why")));
+    }
+    Ok(tally.measured(settings.lanes.batch.limit, resident))
+}
+
+/// Asks for one image after another, as many at once as there are places.
+async fn feed(local: Arc<Local>, images: Vec<Image>, places: usize, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(places));
+    for image in images.iter().cycle() {
+        let place = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await;
+        let Some(Ok(place)) = place else { return };
+        local.tag(image.clone(), place).await;
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    began: Option<Instant>,
+    took: Duration,
+    each: Vec<Duration>,
+    filled: usize,
+    sums: Seconds,
+}
+
+impl Tally {
+    fn add(&mut self, result: &TagResult) {
+        let Seconds { queue: _, fetch, decode, wait, infer } = result.seconds;
+        self.each.push(Duration::from_secs_f64(fetch + decode + wait + infer));
+        self.filled += result.batch;
+        self.sums.fetch += fetch;
+        self.sums.decode += decode;
+        self.sums.wait += wait;
+        self.sums.infer += infer;
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand images")]
+    fn measured(self, batch: usize, resident: Option<u64>) -> Measured {
+        let count = self.each.len() as f64;
+        let Seconds { queue, fetch, decode, wait, infer } = self.sums;
+        let parts =
+            Seconds { queue, fetch: fetch / count, decode: decode / count, wait: wait / count, infer: infer / count };
+        Measured {
+            batch,
+            filled: self.filled as f64 / count,
+            rate: count / self.took.as_secs_f64(),
+            seconds: Spread::of(self.each),
+            parts,
+            resident,
+        }
+    }
+}

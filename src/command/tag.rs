@@ -1,0 +1,178 @@
+//! `tagmill tag`: images of this machine or of a bucket, tagged here and now.
+
+mod output;
+mod progress;
+mod sidecar;
+pub(in crate::command) mod source;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::Failed;
+use crate::cli::tag::{Sidecar, TagArgs};
+use crate::door::local::{Done, Local};
+use crate::pipeline::Pipeline;
+use crate::pipeline::lanes::{Lanes, Outlets};
+use crate::pipeline::tag::onnx::CannotLoad;
+use crate::settings;
+use crate::store::Store;
+use crate::telemetry::health::Health;
+use output::Output;
+use progress::Progress;
+use source::{Found, Sources};
+
+/// How long what is told to stop at once may take.
+const CLOSING: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
+    let settings = settings::Local::new(&args.tagging, args.caption)?;
+    let sources = Sources::open(&args.sources).map_err(Failed::settings)?;
+    if args.sidecar.is_some() && !sources.stores().is_empty() {
+        return Err(Failed::settings(anyhow::anyhow!(
+            "--sidecar writes beside files, and a bucket has none: use --output FILE for its images"
+        )));
+    }
+    if args.append && args.sidecar == Some(Sidecar::Json) {
+        return Err(Failed::settings(anyhow::anyhow!(
+            "--append adds to captions, not to JSON (--sidecar txt or caption)"
+        )));
+    }
+    let stop = Stop::listen().map_err(Failed::running)?;
+    for store in sources.stores() {
+        store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
+    }
+    let (lanes, outlets) = load(&settings).await?;
+    let output = Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append)?;
+    let progress = tag(&settings, sources, output, (lanes, outlets), stop.clone()).await?;
+    progress.end(stop.soon.is_cancelled())
+}
+
+/// The model, warmed up.
+async fn load(settings: &settings::Local) -> Result<(Arc<Lanes>, Outlets), Failed> {
+    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
+    let default = catalog.choose(settings.model.as_deref())?.name.clone();
+    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, Health::default());
+    lanes.load_default().await.map_err(|error| match error {
+        CannotLoad::Model(error) => Failed::settings(error),
+        other => Failed::running(other),
+    })?;
+    Ok((lanes, outlets))
+}
+
+/// Tags everything that is found, or as much as comes before the stop.
+async fn tag(
+    settings: &settings::Local,
+    sources: Sources,
+    mut output: Output,
+    (lanes, outlets): (Arc<Lanes>, Outlets),
+    stop: Stop,
+) -> Result<Progress, Failed> {
+    let stores = sources.stores();
+    let pace = Arc::default();
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets, &pace);
+    let (done, mut dones) = mpsc::channel(settings.in_flight);
+    let mut progress = Progress::new();
+    if progress.is_shown() {
+        tokio::spawn(progress.count(sources.found(output.existing())));
+    }
+    let local = Local::new(entrance.clone(), done, stop.soon.clone());
+    let (found, ended) = (sources.found(output.existing()), stop.soon.clone());
+    let (others, mut passed) = mpsc::channel(settings.in_flight);
+    tokio::spawn(feed(local, found, others, Arc::new(Semaphore::new(settings.in_flight)), ended));
+    // The entrance is held meanwhile, so that the stages end after the images and not while the last is counted.
+    let (mut running, mut open) = (true, true);
+    while running || open {
+        tokio::select! {
+            done = dones.recv(), if running => match done {
+                Some(Done { image, result, .. }) => {
+                    let written = output.write(&image, result).map_err(Failed::running)?;
+                    progress.tagged(&image.name, written);
+                }
+                // All that was brought in is through.
+                None => running = false,
+            },
+            other = passed.recv(), if open => match other {
+                Some(Found::Skipped) => progress.skipped(),
+                Some(Found::Broken { name, failure }) => {
+                    output.failed(&name, &failure).map_err(Failed::running)?;
+                    progress.tagged(&name, Err(failure));
+                }
+                Some(Found::Image(_)) => {}
+                None => open = false,
+            },
+            () = stop.soon.cancelled(), if !progress.is_stopping() => {
+                progress.stopping();
+                stores.iter().for_each(Store::abandon);
+            }
+            () = stop.now.cancelled() => {
+                // A process must not end under a running model.
+                lanes.stop();
+                let _ = tokio::time::timeout(CLOSING / 2, async { while dones.recv().await.is_some() {} }).await;
+                return Ok(progress);
+            }
+            broken = pipeline.broken() => return Err(Failed::running(broken)),
+        }
+    }
+    drop(entrance);
+    pipeline.drained().await.map_err(Failed::running)?;
+    output.flush().map_err(Failed::running)?;
+    Ok(progress)
+}
+
+/// Brings in what is found, as there is room for it.
+async fn feed(
+    local: Arc<Local>,
+    mut found: mpsc::Receiver<Found>,
+    others: mpsc::Sender<Found>,
+    room: Arc<Semaphore>,
+    stop: CancellationToken,
+) {
+    while let Some(Some(found)) = stop.run_until_cancelled(found.recv()).await {
+        match found {
+            Found::Image(image) => {
+                let place = stop.run_until_cancelled(Arc::clone(&room).acquire_owned()).await;
+                let Some(Ok(place)) = place else { return };
+                local.tag(image, place).await;
+            }
+            other => {
+                if others.send(other).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What the signals ask for.
+#[derive(Clone, Default)]
+struct Stop {
+    /// Begin no more images: the first SIGINT or SIGTERM.
+    soon: CancellationToken,
+    /// Leave everything: the second.
+    now: CancellationToken,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let stop = Self::default();
+        let tokens = [stop.soon.clone(), stop.now.clone()];
+        tokio::spawn(async move {
+            for token in tokens {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                token.cancel();
+            }
+            // As where the model is still being loaded.
+            tokio::time::sleep(CLOSING).await;
+            std::process::exit(1);
+        });
+        Ok(stop)
+    }
+}

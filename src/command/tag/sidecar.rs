@@ -1,0 +1,82 @@
+//! Files beside images, written whole or not at all.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// The file beside an image: `name.txt` for `name.jpg`.
+pub(super) fn beside(image: &Path, extension: &str) -> PathBuf {
+    image.with_extension(extension)
+}
+
+/// Writes a file that is either as it was or complete, whatever happens meanwhile.
+///
+/// # Errors
+/// Where the folder can't be written to.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{:08x}.part", rand::random::<u32>()));
+    let part = path.with_file_name(name);
+    let written =
+        File::create_new(&part).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+/// A caption after one that is there: its tags, and those of the new one that it lacks.
+///
+/// # Errors
+/// Where the old one can't be read, or is no text.
+pub(super) fn appended(path: &Path, caption: &str) -> io::Result<String> {
+    let old = match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(caption.to_owned()),
+        old => old?,
+    };
+    let mut tags: Vec<&str> = Vec::new();
+    for tag in old.split(',').chain(caption.split(", ")).map(str::trim).filter(|tag| !tag.is_empty()) {
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    Ok(tags.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_beside_an_image_has_its_name_up_to_the_last_dot() {
+        assert_eq!(beside(Path::new("a/b.c.jpg"), "txt"), Path::new("a/b.c.txt"));
+        assert_eq!(beside(Path::new("a/b"), "txt"), Path::new("a/b.txt"));
+    }
+
+    #[test]
+    fn writing_replaces_and_leaves_nothing_else_behind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.txt");
+        for text in ["one", "two"] {
+            write(&path, text.as_bytes()).expect("it is written");
+            assert_eq!(fs::read_to_string(&path).expect("text"), text);
+        }
+        assert!(write(&folder.path().join("none/a.txt"), b"").is_err());
+        fs::create_dir(folder.path().join("b.txt")).expect("a folder");
+        assert!(write(&folder.path().join("b.txt"), b"").is_err());
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
+    }
+
+    #[test]
+    fn tags_are_added_to_a_caption_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.txt");
+        assert_eq!(appended(&path, "cat, dog").expect("text"), "cat, dog");
+        fs::write(&path, "my cat,  dog ,\n").expect("a file");
+        assert_eq!(appended(&path, "cat, dog, bird").expect("text"), "my cat, dog, cat, bird");
+        fs::write(&path, b"\xff").expect("a file");
+        assert!(appended(&path, "cat").is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! The images of files, folders and buckets. They are found as they are asked for, however many there are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use walkdir::WalkDir;
+
+use super::output::Existing;
+use crate::door::local::Image;
+use crate::failure::Failure;
+use crate::store::suffix::Suffixes;
+use crate::store::{InvalidStore, Store, file};
+
+/// Images found ahead.
+const AHEAD: usize = 128;
+
+/// What is on the command line.
+#[derive(Clone)]
+pub(in crate::command) struct Sources(Arc<[Source]>);
+
+enum Source {
+    /// A file, a folder, or nothing at all.
+    Path(PathBuf),
+    /// An object that is named as an image is.
+    Object { location: String, bucket: Store },
+    /// All images below a prefix.
+    Bucket(Store),
+}
+
+/// What is found on the way.
+pub(in crate::command) enum Found {
+    /// An image to tag.
+    Image(Image),
+    /// One that is tagged already.
+    Skipped,
+    /// Something that can't be looked at.
+    Broken { name: String, failure: Failure },
+}
+
+/// Nobody wants more.
+struct Closed;
+
+impl Sources {
+    /// Reads what is named. Paths are looked at later: one that is bad does not keep the others.
+    ///
+    /// # Errors
+    /// Where a bucket's name or settings are wrong.
+    pub(in crate::command) fn open(names: &[OsString]) -> Result<Self, InvalidStore> {
+        let mut stores = HashMap::new();
+        let mut open = |name: &OsString| match name.to_str() {
+            Some(location) if location.starts_with("s3://") => Source::of_bucket(location, &mut stores),
+            Some(url) if url.starts_with("file://") => {
+                let path = url::Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
+                path.map(Source::Path).ok_or_else(|| InvalidStore::Url(url.to_owned()))
+            }
+            Some(url) if url.contains("://") => Err(InvalidStore::Url(url.to_owned())),
+            _ => Ok(Source::Path(name.into())),
+        };
+        Ok(Self(names.iter().map(&mut open).collect::<Result<_, _>>()?))
+    }
+
+    /// The buckets that are read.
+    pub(in crate::command) fn stores(&self) -> Vec<Store> {
+        let store = |source: &Source| match source {
+            Source::Path(_) => None,
+            Source::Object { bucket: store, .. } | Source::Bucket(store) => Some(store.clone()),
+        };
+        let stores: BTreeMap<_, _> = self.0.iter().filter_map(store).map(|store| (store.to_string(), store)).collect();
+        stores.into_values().collect()
+    }
+
+    /// What there is, one after another.
+    pub(in crate::command) fn found(&self, existing: Arc<Existing>) -> mpsc::Receiver<Found> {
+        let (sender, found) = mpsc::channel(AHEAD);
+        let sources = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let finder = Finder { found: sender, existing };
+            for source in sources.iter() {
+                let ended = match source {
+                    Source::Path(path) => {
+                        let (path, finder) = (path.clone(), finder.clone());
+                        let walk = tokio::task::spawn_blocking(move || finder.walk(&path));
+                        walk.await.unwrap_or(Err(Closed))
+                    }
+                    Source::Object { location, .. } => finder.object(location.clone()).await,
+                    Source::Bucket(store) => finder.list(store).await,
+                };
+                if ended.is_err() {
+                    return;
+                }
+            }
+        });
+        found
+    }
+}
+
+impl Source {
+    fn of_bucket(location: &str, stores: &mut HashMap<String, Store>) -> Result<Self, InvalidStore> {
+        // Each store has connections of its own, so those of many objects share one.
+        let mut store = |url: &str| match stores.get(url) {
+            Some(store) => Ok::<_, InvalidStore>(store.clone()),
+            None => Ok(stores.entry(url.to_owned()).or_insert(url.parse()?).clone()),
+        };
+        let rest = location.trim_start_matches("s3://");
+        match rest.split_once('/') {
+            Some((bucket, key)) if Suffixes::of_images().has(key) => {
+                Ok(Self::Object { location: location.to_owned(), bucket: store(&format!("s3://{bucket}"))? })
+            }
+            _ => Ok(Self::Bucket(store(location.trim_end_matches('/'))?)),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Finder {
+    found: mpsc::Sender<Found>,
+    existing: Arc<Existing>,
+}
+
+impl Finder {
+    /// The images of a folder and the folders in it, or a file. Links to folders are not followed: they could lead round in
+    /// a circle.
+    fn walk(&self, root: &Path) -> Result<(), Closed> {
+        let suffixes = Suffixes::of_images();
+        for entry in WalkDir::new(root) {
+            let found = match entry {
+                Ok(entry) if entry.depth() > 0 && !suffixes.has(&entry.file_name().to_string_lossy()) => continue,
+                Ok(entry) if entry.file_type().is_dir() || entry.path().is_dir() => continue,
+                Ok(entry) => {
+                    let path = entry.into_path();
+                    self.image(Image { name: path.to_string_lossy().into_owned(), path: Some(path) })
+                }
+                Err(error) => broken(root, error),
+            };
+            self.found.blocking_send(found).map_err(|_| Closed)?;
+        }
+        Ok(())
+    }
+
+    async fn object(&self, location: String) -> Result<(), Closed> {
+        let found = self.image(Image { name: location, path: None });
+        self.found.send(found).await.map_err(|_| Closed)
+    }
+
+    async fn list(&self, store: &Store) -> Result<(), Closed> {
+        let suffixes = Suffixes::of_images();
+        let mut listing = std::pin::pin!(store.listing(None));
+        while let Some(object) = listing.next().await {
+            match object {
+                Ok(object) if suffixes.has(object.path.as_ref()) => {
+                    self.object(store.location_of(&object.path)).await?;
+                }
+                Ok(_) => {}
+                Err(failure) => {
+                    let broken = Found::Broken { name: store.to_string(), failure };
+                    self.found.send(broken).await.map_err(|_| Closed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn image(&self, image: Image) -> Found {
+        if self.existing.has(&image) { Found::Skipped } else { Found::Image(image) }
+    }
+}
+
+fn broken(root: &Path, error: walkdir::Error) -> Found {
+    let path = error.path().unwrap_or(root).to_owned();
+    let failure = file::failure(&path, &error.into());
+    Found::Broken { name: path.to_string_lossy().into_owned(), failure }
+}

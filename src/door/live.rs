@@ -1,0 +1,222 @@
+//! Live requests: every worker is an instance of the NATS micro service `tagmill`, and each request on its subject is answered
+//! by one of them.
+//!
+//! * [`service`]: what `nats micro` asks of an instance, and its statistics.
+//! * [`answer`]: the reply; or a result or dead letter, where nobody waits for one.
+//! * [`patience`]: how long the caller waits.
+
+pub mod answer;
+pub mod patience;
+pub mod service;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::{Message, Subscriber};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::SelectAll;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Admission;
+use super::outbox::{Outbox, id_in};
+use super::stream::topology::Subjects;
+use crate::delivery::{Answer, Answers, Delivery, Door};
+use crate::failure::{Code, Failure};
+use crate::nats::Nats;
+use crate::pipeline::accept::{Incoming, Request};
+use crate::pipeline::entrance::Entrance;
+use crate::telemetry::metrics::{self, Stage};
+use answer::{LiveReply, Open};
+use service::Service;
+
+/// The queue group of every worker.
+pub const GROUP: &str = "workers";
+
+/// How long a stop waits for the server to let it go. It answers at once, unless it is away, and then it has.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// Refused requests without a reply subject whose dead letters are being written, at most.
+const REFUSED: usize = 64;
+
+/// How requests are answered.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What subjects start with.
+    pub subjects: Subjects,
+    /// How long a caller waits who does not say.
+    pub timeout: Duration,
+    /// This worker's name.
+    pub worker: Arc<str>,
+}
+
+/// This worker's instance of the service.
+pub struct Live {
+    settings: Settings,
+    nats: Nats,
+    outbox: Outbox,
+    admission: Admission,
+    service: Arc<Service>,
+    /// Requests not answered yet, by number. Whoever takes one out of it answers it.
+    open: Mutex<HashMap<u64, Open>>,
+    next: AtomicU64,
+    refused: Arc<Semaphore>,
+}
+
+/// Why no more requests come.
+#[derive(Debug, thiserror::Error)]
+pub enum Closed {
+    /// The subjects can't be listened on.
+    #[error("can't listen on {subject}: {source}")]
+    Subscribe {
+        /// The subject.
+        subject: String,
+        /// Why.
+        source: async_nats::SubscribeError,
+    },
+    /// The connection is gone for good.
+    #[error("the subscription to {0} ended")]
+    Ended(String),
+}
+
+impl Live {
+    /// An instance that takes no requests yet.
+    #[must_use]
+    pub fn new(settings: Settings, nats: Nats, admission: Admission) -> Arc<Self> {
+        let service = Arc::new(Service::new(&settings.subjects, &settings.worker));
+        let (open, next, refused) = (Mutex::default(), AtomicU64::default(), Arc::new(Semaphore::new(REFUSED)));
+        Arc::new(Self { settings, outbox: Outbox::new(nats.clone()), nats, admission, service, open, next, refused })
+    }
+
+    /// Answers every request that is still open: the worker stops before they are done.
+    pub async fn hand_back(&self) {
+        let open: Vec<_> = self.lock().drain().map(|(_, open)| open).collect();
+        if !open.is_empty() {
+            tracing::info!(requests = open.len(), "giving up requests");
+        }
+        let stopping = Failure::new(Code::ShuttingDown, "the worker stops; ask again, and another will answer");
+        let answered = open.into_iter().map(|open| {
+            let id = open.id();
+            self.settle(open, id, Answer::Failed(stopping.clone()))
+        });
+        if tokio::time::timeout(LEAVING, join_all(answered)).await.is_err() {
+            tracing::warn!("NATS did not confirm the last answers");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A worker's place in the group: requests come from now on.
+pub struct Membership {
+    requests: Subscriber,
+    questions: SelectAll<Subscriber>,
+}
+
+/// Takes requests into `entrance` until stopped, and then what has come until the server has let this worker go.
+///
+/// # Errors
+/// Where the connection is gone.
+pub async fn run(
+    live: Arc<Live>,
+    Membership { mut requests, questions }: Membership,
+    entrance: Entrance,
+    answers: Answers,
+    stop: CancellationToken,
+) -> Result<(), Closed> {
+    let instance = tokio::spawn(Arc::clone(&live.service).answer(live.nats.client.clone(), questions));
+    let ended = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break Ok(()),
+            request = requests.next() => match request {
+                Some(request) => live.take(request, &entrance, &answers).await,
+                None => break Err(Closed::Ended(live.settings.subjects.live())),
+            },
+        }
+    };
+    instance.abort();
+    if ended.is_ok() && tokio::time::timeout(LEAVING, live.leave(requests, &entrance, &answers)).await.is_err() {
+        tracing::warn!("NATS did not confirm that this worker has left the group");
+    }
+    ended
+}
+
+impl Live {
+    /// Joins the group.
+    ///
+    /// # Errors
+    /// Where the connection is gone.
+    pub async fn join(&self) -> Result<Membership, Closed> {
+        let (client, subject) = (&self.nats.client, self.settings.subjects.live());
+        let failed = |source| Closed::Subscribe { subject: subject.clone(), source };
+        let questions = service::subscribe(client, self.service.id()).await.map_err(failed)?;
+        let requests = client.queue_subscribe(subject.clone(), GROUP.to_owned()).await.map_err(failed)?;
+        Ok(Membership { requests, questions })
+    }
+
+    /// Leaves the group, and takes what the server had sent before it knew, as far as the client passes it on: it lets go of
+    /// the subscription when it next looks at its connection, which may be an instant before the server has answered.
+    async fn leave(self: &Arc<Self>, mut requests: Subscriber, entrance: &Entrance, answers: &Answers) {
+        if requests.drain().await.is_ok() {
+            while let Some(request) = requests.next().await {
+                self.take(request, entrance, answers).await;
+            }
+        }
+    }
+
+    /// Brings a request in, or says at once why not.
+    async fn take(self: &Arc<Self>, message: Message, entrance: &Entrance, answers: &Answers) {
+        let id = id_in(message.headers.as_ref()).unwrap_or_else(random_id);
+        let place = self.admission.try_enter();
+        let patience = patience::of(&message, self.settings.timeout);
+        let refused = match (&place, &patience) {
+            (_, Err(bad)) => Some(bad.clone()),
+            (None, _) => Some(Failure::new(
+                Code::Overloaded,
+                "the worker has as many requests as it may; ask again, or start more workers",
+            )),
+            _ => None,
+        };
+        let deadline = patience.ok().flatten().and_then(|patience| Instant::now().checked_add(patience));
+        let payload = message.payload.clone();
+        let open = Open { message, id: id.clone(), began: Instant::now() };
+        if let Some(refused) = refused {
+            return self.refuse(open, refused, answers).await;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, open);
+        let reply = LiveReply::new(Arc::clone(self), number, deadline, place);
+        let delivery = Delivery::new(id, Door::Live, 1, Box::new(reply), answers.clone());
+        let request = Incoming { request: Request::Message(payload), queued: Duration::ZERO, delivery };
+        if let Err(request) = entrance.try_admit(request).await {
+            // A suspect runs alone. Meanwhile others must be refused, not kept waiting.
+            let entrance = entrance.clone();
+            tokio::spawn(async move { entrance.admit(request).await });
+        }
+    }
+
+    async fn refuse(self: &Arc<Self>, open: Open, refused: Failure, answers: &Answers) {
+        metrics::failed(Stage::Accept, refused.code);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        // What nobody waits for becomes a dead letter, which takes its time: so many at once, the others wait.
+        let place = match open.message.reply {
+            Some(_) => None,
+            None => Arc::clone(&self.refused).acquire_owned().await.ok(),
+        };
+        let id = crate::job::Job::id_in(&open.message.payload).unwrap_or_else(|| open.id());
+        self.lock().insert(number, open);
+        let reply = LiveReply::new(Arc::clone(self), number, None, place);
+        let delivery = Delivery::new(id, Door::Live, 1, Box::new(reply), answers.clone());
+        delivery.refuse(refused);
+    }
+}
+
+fn random_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}

@@ -1,0 +1,179 @@
+//! What becomes of a live request: its caller is told; where there is none, the result or dead letter is published as a job
+//! of the queue has it.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::{HeaderMap, HeaderValue, Message, Subject};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Live, random_id};
+use crate::delivery::{Answer, Outcome, Reply};
+use crate::door::outbox::{carry, original, result_too_large, written_result};
+use crate::failure::{ErrorBody, Failure};
+use crate::tags::{DeadLetter, TagResult};
+
+/// What went wrong with a service's request, in words.
+const SERVICE_ERROR: &str = "Nats-Service-Error";
+/// The same as a code.
+const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// A request that nobody has answered yet.
+pub(super) struct Open {
+    pub(super) message: Message,
+    /// What it is called where its payload does not say.
+    pub(super) id: String,
+    /// When it came.
+    pub(super) began: Instant,
+}
+
+impl Open {
+    /// What it is called.
+    pub(super) fn id(&self) -> String {
+        crate::job::Job::id_in(&self.message.payload).unwrap_or_else(|| self.id.clone())
+    }
+}
+
+/// The caller's side of one request.
+pub struct LiveReply {
+    live: Arc<Live>,
+    number: u64,
+    deadline: Option<Instant>,
+    /// A place for another request, once this is dropped.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// A failure as the caller gets it.
+#[derive(Serialize)]
+struct Failed<'a> {
+    id: &'a str,
+    error: ErrorBody,
+}
+
+impl LiveReply {
+    pub(super) const fn new(
+        live: Arc<Live>,
+        number: u64,
+        deadline: Option<Instant>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self { live, number, deadline, _place: place }
+    }
+}
+
+impl Reply for LiveReply {
+    fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome> {
+        async move {
+            let open = self.live.lock().remove(&self.number);
+            match open {
+                Some(open) => self.live.settle(open, id, answer).await,
+                // It was told that the worker stops.
+                None => Outcome::Rejected,
+            }
+        }
+        .boxed()
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.deadline.is_none_or(|deadline| Instant::now() < deadline)
+    }
+}
+
+impl Live {
+    pub(super) async fn settle(&self, open: Open, id: String, answer: Answer) -> Outcome {
+        let Open { message, began, .. } = open;
+        let failure = match (&message.reply, answer) {
+            (Some(caller), Answer::Tagged(result)) => self.reply(caller, &message, &id, &result).await,
+            (Some(caller), Answer::Failed(failure)) => self.reply_failed(caller, &message, &id, failure).await,
+            (None, answer) => self.publish(&message, id, answer).await.err(),
+        };
+        self.service.count(began.elapsed(), failure.as_ref());
+        if failure.is_some() { Outcome::Rejected } else { Outcome::Tagged }
+    }
+
+    /// Tells the caller the result, or that it is too large to be told.
+    async fn reply(&self, caller: &Subject, message: &Message, id: &str, result: &TagResult) -> Option<Failure> {
+        let mut headers = HeaderMap::new();
+        carry(message, &mut headers);
+        let body = match written_result(result) {
+            Ok(body) if self.outbox.fits(&headers, body.len()) => body,
+            Ok(body) => {
+                let failure = result_too_large(result.tags.tags.len(), body.len());
+                return self.reply_failed(caller, message, id, failure).await;
+            }
+            Err(failure) => return self.reply_failed(caller, message, id, failure).await,
+        };
+        self.send(caller, headers, body).await;
+        None
+    }
+
+    async fn reply_failed(&self, caller: &Subject, message: &Message, id: &str, failure: Failure) -> Option<Failure> {
+        tracing::debug!(id, code = %failure.code, error = %failure, "a request failed");
+        let error = ErrorBody::from(&failure);
+        let mut headers = error_headers(&error);
+        carry(message, &mut headers);
+        // Nothing in it can fail to be written: all of it is text.
+        let body = Bytes::from(serde_json::to_vec(&Failed { id, error: error.clone() }).unwrap_or_default());
+        if !self.outbox.fits(&headers, body.len()) {
+            headers = error_headers(&error);
+        }
+        self.send(caller, headers, body).await;
+        Some(failure)
+    }
+
+    async fn send(&self, caller: &Subject, headers: HeaderMap, body: Bytes) {
+        let client = &self.nats.client;
+        let sent = if headers.is_empty() {
+            client.publish(caller.clone(), body).await
+        } else {
+            client.publish_with_headers(caller.clone(), headers, body).await
+        };
+        // As where the caller is gone: it asks again, or does not care.
+        if let Err(error) = sent {
+            tracing::warn!(%error, "an answer to a request could not be sent");
+        }
+    }
+
+    /// Nobody waits, so nothing may be lost: the answer goes where those to the queue's jobs go, and is confirmed.
+    async fn publish(&self, message: &Message, id: String, answer: Answer) -> Result<(), Failure> {
+        let subjects = &self.settings.subjects;
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, random_id().as_str());
+        carry(message, &mut headers);
+        let failure = match answer {
+            Answer::Tagged(result) => {
+                match self.outbox.result(&subjects.result_for(&message.subject), &headers, &result).await {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => failure,
+                }
+            }
+            Answer::Failed(failure) => failure,
+        };
+        tracing::warn!(id, code = %failure.code, error = %failure, "a request that nobody waits for becomes a dead letter");
+        let letter = DeadLetter {
+            id,
+            subject: message.subject.to_string(),
+            job: original(&message.payload),
+            error: ErrorBody::from(&failure),
+            attempts: 1,
+            worker: self.settings.worker.to_string(),
+            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        };
+        self.outbox.letter(&subjects.dead_for(&message.subject), headers, letter, &message.payload).await;
+        Err(failure)
+    }
+}
+
+fn error_headers(error: &ErrorBody) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    // A header is one line.
+    let line = error.message.replace(['\r', '\n'], " ");
+    headers.insert(SERVICE_ERROR, HeaderValue::from(line));
+    headers.insert(SERVICE_ERROR_CODE, error.code.as_str());
+    headers
+}

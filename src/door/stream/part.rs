@@ -1,0 +1,122 @@
+//! Which of the queue's jobs a worker takes: all, or a part by subject with a consumer of its own.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The durable consumer of workers that take everything.
+const CONSUMER: &str = "workers";
+
+/// What job subjects go on with, after the queue's own: tokens, `*` for any, and at the end `>` for all that follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter(String);
+
+/// Not a filter.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a filter is letters, digits, `-` and `_`, or *, in parts joined by dots, the last of which may be >, such as shop.>"
+)]
+pub struct InvalidFilter;
+
+impl FromStr for Filter {
+    type Err = InvalidFilter;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFilter> {
+        let plain = |part: &str| {
+            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        };
+        let parts: Vec<&str> = text.split('.').collect();
+        let last = parts.len() - 1;
+        let fine =
+            parts.iter().enumerate().all(|(at, part)| plain(part) || *part == "*" || (at == last && *part == ">"));
+        if fine { Ok(Self(text.to_owned())) } else { Err(InvalidFilter) }
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A part of the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The durable consumer that its workers share.
+    pub consumer: String,
+    /// The subjects of its jobs; empty is all.
+    pub subject: String,
+}
+
+impl Part {
+    /// What a filter lets through of the jobs on `jobs` and below.
+    #[must_use]
+    pub fn of(jobs: &str, filter: Option<&Filter>) -> Self {
+        let Some(Filter(filter)) = filter else {
+            return Self { consumer: CONSUMER.to_owned(), subject: String::new() };
+        };
+        // A name may have no dots or wildcards.
+        let tokens = filter.split('.').filter(|token| *token != ">").map(|token| token.replace('*', "any"));
+        let consumer = std::iter::once(CONSUMER.to_owned()).chain(tokens).collect::<Vec<_>>().join("-");
+        let consumer = if filter == ">" { format!("{CONSUMER}-all") } else { consumer };
+        Self { consumer, subject: format!("{jobs}.{filter}") }
+    }
+
+    /// Its subjects, for people.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        if self.subject.is_empty() { "every subject".to_owned() } else { self.subject.clone() }
+    }
+}
+
+/// Whether two filters let the same subject through; an empty one lets all.
+#[must_use]
+pub fn overlap(one: &str, other: &str) -> bool {
+    if one.is_empty() || other.is_empty() {
+        return true;
+    }
+    let (mut ones, mut others) = (one.split('.'), other.split('.'));
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(one), Some(other)) if one == other || one == "*" || other == "*" => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_has_a_consumer_named_after_it() {
+        for (filter, consumer) in [
+            ("shop.>", "workers-shop"),
+            ("shop.eu.>", "workers-shop-eu"),
+            ("*.eu", "workers-any-eu"),
+            (">", "workers-all"),
+        ] {
+            let part = Part::of("tagmill.jobs", Some(&filter.parse().expect(filter)));
+            assert_eq!((part.consumer.as_str(), part.subject), (consumer, format!("tagmill.jobs.{filter}")));
+        }
+        assert_eq!(Part::of("tagmill.jobs", None), Part { consumer: "workers".into(), subject: String::new() });
+        for text in ["", ".", "a.", "a b", ">.a", "a>", "a*", "ä"] {
+            assert!(text.parse::<Filter>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn filters_overlap_where_one_subject_is_let_through_by_both() {
+        for (one, other, both) in [
+            ("a.>", "a.b", true),
+            ("a.>", "a", false),
+            ("a.>", "b.>", false),
+            ("a.*", "*.b", true),
+            ("a.*.c", "a.b", false),
+            ("a.b", "a.b", true),
+            ("", "a", true),
+        ] {
+            assert_eq!((overlap(one, other), overlap(other, one)), (both, both), "{one} {other}");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Requests over NATS, as anyone could make one.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, RequestErrorKind};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::client::Client;
+use crate::support::nats::NatsServer;
+use crate::support::s3::{Fault, S3Server};
+use crate::support::worker::Worker;
+use crate::support::{PATIENCE, repository, samples, until};
+
+const SUBJECT: &str = "tagmill.tag";
+
+/// Asks, again where no worker listens yet; nothing else is ever asked twice.
+async fn request(client: &Client, headers: HeaderMap, payload: &str) -> Message {
+    let nats = client.jetstream.client();
+    until("an answer", || async {
+        let request = async_nats::Request::new().headers(headers.clone()).payload(payload.to_owned().into());
+        match nats.send_request(SUBJECT, request.timeout(Some(PATIENCE))).await {
+            Ok(answer) => Some(answer),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => None,
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await
+}
+
+async fn tag(client: &Client, image: &str) -> Message {
+    request(client, HeaderMap::new(), &json!({ "image": image }).to_string()).await
+}
+
+fn read(answer: &Message) -> Value {
+    serde_json::from_slice(&answer.payload).expect("answers are JSON")
+}
+
+fn code(answer: &Message) -> String {
+    read(answer)["error"]["code"].as_str().unwrap_or("no error").to_owned()
+}
+
+fn header(name: &str, value: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(name, value);
+    headers
+}
+
+/// What every instance says to a question of the service protocol.
+async fn ask(client: &Client, question: &str, count: usize) -> Vec<Value> {
+    let nats = client.jetstream.client();
+    let inbox = nats.new_inbox();
+    let mut answers = nats.subscribe(inbox.clone()).await.expect("an inbox");
+    nats.publish_with_reply(question.to_owned(), inbox, "".into()).await.expect("it is sent");
+    let mut said = Vec::new();
+    while said.len() < count {
+        let answer = tokio::time::timeout(PATIENCE, answers.next()).await.expect("an answer in time");
+        said.push(read(&answer.expect("an endless subscription")));
+    }
+    said
+}
+
+async fn result_then_error(nats: NatsServer) {
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    let mut headers = header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    headers.insert("Nats-Expected-Stream", "elsewhere");
+    let answer =
+        request(&client, headers.clone(), r#"{"id":"one","image":"orange-sunset.jpg","meta":{"n":1.50}}"#).await;
+    let result = read(&answer);
+    assert_eq!((&result["id"], &result["attempt"]), (&json!("one"), &json!(1)), "{result}");
+    assert_eq!(result["tags"][0]["name"], "orange");
+    assert!(std::str::from_utf8(&answer.payload).expect("text").contains(r#""meta":{"n":1.50}"#));
+    let carried = answer.headers.expect("the request's");
+    assert!(carried.get("traceparent").is_some() && carried.get("Nats-Expected-Stream").is_none(), "{carried:?}");
+
+    for (payload, wanted) in [
+        (r#"{"id":"two","image":"missing.png"}"#, "image_not_found"),
+        (r#"{"id":"two","image":"s3://elsewhere/a.png"}"#, "forbidden_location"),
+        (r#"{"id":"two","image":"orange-sunset.jpg","model":"none"}"#, "unknown_model"),
+        (r#"{"id":"two","image":7}"#, "bad_job"),
+    ] {
+        let answer = request(&client, headers.clone(), payload).await;
+        let error = read(&answer);
+        assert_eq!((&error["id"], &error["error"]["code"]), (&json!("two"), &json!(wanted)), "{error}");
+        let headers = answer.headers.expect("a service's error has headers");
+        assert_eq!(headers.get("Nats-Service-Error-Code").expect("a code").as_str(), wanted);
+        assert_eq!(headers.get("Nats-Service-Error").expect("a text").as_str(), error["error"]["message"]);
+        assert!(headers.get("traceparent").is_some());
+    }
+    let nameless = read(&request(&client, HeaderMap::new(), "no job").await);
+    assert_eq!((&nameless["error"]["code"], nameless["id"].as_str().map(str::len)), (&json!("bad_job"), Some(32)));
+    let named = request(&client, header("Tagmill-Id", "mine"), r#"{"image":"night-sky.png"}"#).await;
+    assert_eq!(read(&named)["id"], "mine");
+    let counts = [("TAGMILL_RESULTS", 0), ("TAGMILL_DEAD", 0)];
+    for (stream, count) in counts {
+        assert_eq!(client.count(stream).await, count, "a caller was told, and nobody else: {stream}");
+    }
+    assert_eq!(worker.metric(r#"tagmill_jobs_total{door="live",outcome="tagged"}"#).await, Some(2.0));
+    assert_eq!(worker.metric(r#"tagmill_jobs_total{door="live",outcome="rejected"}"#).await, Some(5.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_answered_with_its_result_or_its_error() {
+    result_then_error(NatsServer::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_on_a_current_server() {
+    result_then_error(NatsServer::start_current()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_becomes_a_result_or_a_dead_letter_that_can_be_retried() {
+    let nats = NatsServer::start();
+    let _worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    tag(&client, "night-sky.png").await;
+    let sender = client.jetstream.client();
+    for payload in [r#"{"id":"good","image":"orange-sunset.jpg"}"#, r#"{"id":"bad","image":"missing.png"}"#] {
+        sender.publish_with_headers(SUBJECT, header("trace", "7"), payload.into()).await.expect("it is sent");
+    }
+    let (results, letters) = (client.results(1).await, client.dead(1).await);
+    assert_eq!((results[0].id(), results[0].subject.as_str()), ("good", "tagmill.results"));
+    assert_eq!((letters[0].id(), letters[0].code()), ("bad", "image_not_found"));
+    assert_eq!((letters[0].subject.as_str(), &letters[0].json["subject"]), ("tagmill.dead", &json!(SUBJECT)));
+    assert!(results[0].headers.get("trace").is_some() && results[0].message_id() != letters[0].message_id());
+
+    // The queue keeps what no caller will ask for again.
+    let retry = crate::support::worker::tagmill(&["dead", "retry", "bad", "--yes", "--nats-url", &nats.url()]).output();
+    assert!(retry.expect("it runs").status.success());
+    until("a second letter", || async {
+        let letters = client.dead(1).await;
+        (letters[0].json["subject"] == "tagmill.jobs").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_share_requests_and_say_so() {
+    let nats = NatsServer::start();
+    let workers = [Worker::start(&nats), Worker::start(&nats)];
+    let client = Client::connect(&nats).await;
+    until("both workers", || async {
+        let mut seen = HashSet::new();
+        for answer in join_all((0..20).map(|_| tag(&client, "night-sky.png"))).await {
+            seen.insert(read(&answer)["worker"].as_str().expect("a result").to_owned());
+        }
+        (seen.len() == 2).then_some(())
+    })
+    .await;
+    tag(&client, "missing.png").await;
+
+    for question in ["$SRV.PING", "$SRV.PING.tagmill"] {
+        for pong in ask(&client, question, 2).await {
+            assert_eq!((&pong["type"], &pong["name"]), (&json!("io.nats.micro.v1.ping_response"), &json!("tagmill")));
+            assert_eq!(pong["version"], env!("CARGO_PKG_VERSION"));
+        }
+    }
+    let infos = ask(&client, "$SRV.INFO.tagmill", 2).await;
+    let ids: HashSet<_> = infos.iter().map(|info| info["id"].as_str().expect("an id")).collect();
+    assert_eq!(ids.len(), 2);
+    for info in &infos {
+        let endpoint = &info["endpoints"][0];
+        assert_eq!((&endpoint["subject"], &endpoint["queue_group"]), (&json!(SUBJECT), &json!("workers")), "{info}");
+        let worker = info["metadata"]["worker"].as_str().expect("its name");
+        assert!(workers.iter().any(|one| one.log().contains(worker)));
+    }
+    let id = infos[0]["id"].as_str().expect("an id");
+    assert_eq!(ask(&client, &format!("$SRV.INFO.tagmill.{id}"), 1).await[0]["id"], id);
+    let stats = ask(&client, "$SRV.STATS.tagmill", 2).await;
+    let sum = |field: &str| -> u64 {
+        stats.iter().map(|stats| stats["endpoints"][0][field].as_u64().expect("a number")).sum()
+    };
+    assert!(sum("num_requests") >= 21 && sum("processing_time") > sum("average_processing_time"), "{stats:?}");
+    assert_eq!(sum("num_errors"), 1);
+    let failed = stats.iter().find(|stats| stats["endpoints"][0]["num_errors"] == 1).expect("one of them");
+    let last = failed["endpoints"][0]["last_error"].as_str().expect("a text");
+    assert!(last.starts_with("image_not_found:"), "{last}");
+    assert!(humantime::parse_rfc3339(failed["started"].as_str().expect("a time")).is_ok());
+}
+
+/// Sends so many requests whose image stands still, and waits until the worker has them all.
+async fn hold(client: &Client, worker: &Worker, count: u32, headers: &HeaderMap) -> async_nats::Subscriber {
+    let nats = client.jetstream.client();
+    let inbox = nats.new_inbox();
+    let answers = nats.subscribe(inbox.clone()).await.expect("an inbox");
+    for _ in 0..count {
+        let job = r#"{"image":"slow.jpg"}"#.into();
+        nats.publish_with_reply_and_headers(SUBJECT, inbox.clone(), headers.clone(), job).await.expect("it is sent");
+    }
+    until("requests to be held", || async {
+        (worker.metric("tagmill_inflight_jobs").await == Some(f64::from(count))).then_some(())
+    })
+    .await;
+    answers
+}
+
+/// A bucket with one image that stands still until it is healed.
+async fn slow_bucket() -> S3Server {
+    let s3 = S3Server::start("images").await;
+    s3.put("images", "slow.jpg", &repository("samples/orange-sunset.jpg"));
+    s3.put("images", "fast.jpg", &repository("samples/orange-sunset.jpg"));
+    s3.fault("slow.jpg", Fault::Stalled);
+    s3
+}
+
+async fn next(answers: &mut async_nats::Subscriber) -> Message {
+    tokio::time::timeout(PATIENCE, answers.next()).await.expect("an answer in time").expect("an endless subscription")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_worker_says_so_at_once() {
+    let (nats, s3) = (NatsServer::start(), slow_bucket().await);
+    let worker = Worker::start_with(&nats, "s3://images", &["--batch-size", "2"], &s3.environment());
+    let client = Client::connect(&nats).await;
+    tag(&client, "fast.jpg").await;
+    // Eight batches of two.
+    let mut held = hold(&client, &worker, 16, &HeaderMap::new()).await;
+    assert_eq!(code(&tag(&client, "fast.jpg").await), "overloaded");
+    client.jetstream.client().publish(SUBJECT, r#"{"id":"late","image":"fast.jpg"}"#.into()).await.expect("it is sent");
+    let letters = client.dead(1).await;
+    assert_eq!((letters[0].id(), letters[0].code()), ("late", "overloaded"));
+    s3.heal("slow.jpg");
+    for _ in 0..16 {
+        assert_eq!(code(&next(&mut held).await), "no error");
+    }
+    assert_eq!(code(&tag(&client, "fast.jpg").await), "no error", "there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_too_late_for_its_caller_costs_no_inference() {
+    let (nats, s3) = (NatsServer::start(), slow_bucket().await);
+    let worker = Worker::start_with(&nats, "s3://images", &["--live-timeout", "150ms"], &s3.environment());
+    let client = Client::connect(&nats).await;
+    request(&client, header("Tagmill-Timeout", "1m"), r#"{"image":"fast.jpg"}"#).await;
+    let tagged = worker.metric("tagmill_stage_seconds_count{stage=\"infer\"}").await;
+    for headers in [header("Tagmill-Timeout", "150ms"), HeaderMap::new()] {
+        s3.fault("slow.jpg", Fault::Stalled);
+        let mut held = hold(&client, &worker, 3, &headers).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        s3.heal("slow.jpg");
+        for _ in 0..3 {
+            assert_eq!(code(&next(&mut held).await), "overloaded");
+        }
+    }
+    assert_eq!(worker.metric("tagmill_stage_seconds_count{stage=\"infer\"}").await, tagged);
+    let malformed = request(&client, header("Tagmill-Timeout", "soon"), r#"{"id":"x","image":"fast.jpg"}"#).await;
+    assert_eq!((code(&malformed), &read(&malformed)["id"]), ("bad_job".to_owned(), &json!("x")));
+    assert!(read(&malformed)["error"]["message"].as_str().expect("a text").contains("Tagmill-Timeout"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_drains_leaves_the_group_and_answers_what_it_has() {
+    let (nats, s3) = (NatsServer::start(), slow_bucket().await);
+    let mut worker = Worker::start_with(&nats, "s3://images", &["--batch-size", "32"], &s3.environment());
+    let client = Client::connect(&nats).await;
+    tag(&client, "fast.jpg").await;
+    let mut held = hold(&client, &worker, 200, &HeaderMap::new()).await;
+    worker.signal("TERM");
+    let asking = client.jetstream.client();
+    until("the worker to leave", || async {
+        let request = async_nats::Request::new().payload(r#"{"image":"slow.jpg"}"#.into()).timeout(Some(PATIENCE));
+        let refused = tokio::time::timeout(Duration::from_millis(500), asking.send_request(SUBJECT, request)).await;
+        matches!(refused, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders).then_some(())
+    })
+    .await;
+    s3.heal("slow.jpg");
+    for _ in 0..200 {
+        assert_eq!(code(&next(&mut held).await), "no error");
+    }
+    assert!(worker.ended().success(), "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_drain_has_no_time_for_is_answered_too() {
+    let (nats, s3) = (NatsServer::start(), slow_bucket().await);
+    let arguments = ["--drain-timeout", "300ms"];
+    let mut worker = Worker::start_with(&nats, "s3://images", &arguments, &s3.environment());
+    let client = Client::connect(&nats).await;
+    tag(&client, "fast.jpg").await;
+    let mut held = hold(&client, &worker, 20, &HeaderMap::new()).await;
+    worker.signal("TERM");
+    for _ in 0..20 {
+        assert_eq!(code(&next(&mut held).await), "shutting_down");
+    }
+    assert!(worker.ended().success(), "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_answer_what_a_leaving_worker_no_longer_takes() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let stays = Worker::start_with(&nats, &samples(), &["--batch-size", "32"], &[]);
+    let mut goes = Worker::start_with(&nats, &samples(), &["--batch-size", "32"], &[]);
+    tag(&client, "night-sky.png").await;
+    // The client library lets go of a subscription an instant before the server does, and drops what comes in between.
+    let nats = client.jetstream.client();
+    let ask = || {
+        let request = async_nats::Request::new().payload(r#"{"image":"night-sky.png"}"#.into());
+        nats.send_request(SUBJECT, request.timeout(Some(Duration::from_secs(10))))
+    };
+    let asking = async {
+        let mut lost = 0;
+        for _ in 0..10 {
+            for answer in join_all((0..20).map(|_| ask())).await {
+                match answer {
+                    Ok(answer) => assert_eq!(code(&answer), "no error"),
+                    Err(error) if error.kind() == RequestErrorKind::TimedOut => lost += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        assert!(lost <= 1, "{lost} requests were not answered");
+    };
+    let leaving = async {
+        goes.signal("TERM");
+        tokio::task::spawn_blocking(move || goes.ended().success()).await.expect("no panic")
+    };
+    let ((), left) = tokio::time::timeout(PATIENCE, async { tokio::join!(asking, leaving) }).await.expect("in time");
+    assert!(left && stays.metric("tagmill_ready").await == Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_is_there_again_after_a_restart_of_the_server() {
+    let mut nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    tag(&client, "night-sky.png").await;
+    nats.kill();
+    worker.logged("NATS is gone");
+    nats.restart();
+    worker.logged("connected to NATS again");
+    let client = Client::connect(&nats).await;
+    assert_eq!(code(&tag(&client, "night-sky.png").await), "no error");
+    assert_eq!(ask(&client, "$SRV.PING.tagmill", 1).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_goes_before_the_backlog() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    client.submit_samples(1500).await;
+    let _worker = Worker::start(&nats);
+    tag(&client, "orange-sunset.jpg").await;
+    let before = client.count("TAGMILL_RESULTS").await;
+    for answer in join_all((0..20).map(|_| tag(&client, "orange-sunset.jpg"))).await {
+        assert_eq!(code(&answer), "no error");
+    }
+    let meanwhile = client.count("TAGMILL_RESULTS").await - before;
+    assert!(client.count("TAGMILL_JOBS").await > 0, "there was a backlog all the time");
+    assert!(meanwhile < 300, "twenty requests waited for {meanwhile} of the queue's jobs");
+    client.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_too_large_says_so_and_a_large_request_is_fine() {
+    let nats = NatsServer::start_configured("max_payload: 3000");
+    let _worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    tag(&client, "night-sky.png").await;
+    let meta = "x".repeat(2500);
+    let job = json!({ "id": "large", "image": "night-sky.png", "meta": meta, "thresholds": { "general": 0.0 } });
+    let answer = request(&client, HeaderMap::new(), &job.to_string()).await;
+    assert_eq!((code(&answer), &read(&answer)["id"]), ("result_too_large".to_owned(), &json!("large")));
+    drop(client);
+
+    let nats = NatsServer::start_configured("max_payload: 8MB");
+    let _worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    let bytes = std::fs::read(repository("samples/orange-sunset.jpg")).expect("a sample");
+    let mut padded = bytes.clone();
+    padded.resize(3 << 20, 0);
+    let answer = tag(&client, &format!("data:image/jpeg;base64,{}", STANDARD.encode(padded))).await;
+    assert_eq!(read(&answer)["tags"][0]["name"], "orange");
+}

@@ -1,0 +1,301 @@
+//! `tagmill tag`: no broker, images of this machine or of a bucket.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::s3::{Fault, S3Server};
+use crate::support::worker::tagmill;
+use crate::support::{PATIENCE, repository};
+
+const SAMPLES: [&str; 3] = ["orange-sunset.jpg", "blue-ocean.webp", "night-sky.png"];
+
+/// A folder with some samples, two of them in a folder in it.
+fn photos() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("inner")).expect("a folder");
+    for (sample, name) in SAMPLES.iter().zip(["sunset.jpg", "inner/ocean.webp", "inner/sky.PNG"]) {
+        fs::copy(repository("samples").join(sample), folder.path().join(name)).expect("a copy");
+    }
+    folder
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = tagmill(&["tag", "--models"]);
+    command.arg(repository("models")).args(arguments);
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    command(arguments).arg(folder).output().expect("it runs")
+}
+
+/// Lines by the name of their image's file.
+fn lines(bytes: &[u8]) -> BTreeMap<String, Value> {
+    let text = std::str::from_utf8(bytes).expect("UTF-8");
+    let line = |line: &str| -> (String, Value) {
+        let json: Value = serde_json::from_str(line).expect("every line is JSON");
+        let name = json["image"].as_str().expect("an image").rsplit('/').next().expect("a name").to_owned();
+        (name, json)
+    };
+    text.lines().map(line).collect()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_image_of_a_folder_is_a_line() {
+    let folder = photos();
+    fs::write(folder.path().join("notes.txt"), "no image").expect("a file");
+    let output = run(folder.path(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let lines = lines(&output.stdout);
+    let names: Vec<_> = lines.keys().map(String::as_str).collect();
+    assert_eq!(names, ["ocean.webp", "sky.PNG", "sunset.jpg"]);
+    let sunset = &lines["sunset.jpg"];
+    assert_eq!(sunset["image"], folder.path().join("sunset.jpg").to_str().expect("UTF-8"));
+    assert_eq!((&sunset["tags"][0]["name"], &sunset["model"]["name"]), (&"orange".into(), &"demo".into()));
+    let said = said(&output);
+    assert!(said.contains("3 tagged, 0 failed, in ") && !said.contains('\u{1b}'), "{said}");
+}
+
+/// A folder with every kind of bad file, beside three good ones.
+fn bad_files() -> TempDir {
+    let folder = photos();
+    let path = |name: &str| folder.path().join(name);
+    let jpeg = fs::read(repository("samples/orange-sunset.jpg")).expect("a sample");
+    fs::write(path("truncated.jpg"), &jpeg[..jpeg.len() / 2]).expect("a file");
+    fs::write(path("empty.jpg"), "").expect("a file");
+    fs::write(path("text.png"), "no image at all").expect("a file");
+    // A PNG whose header speaks of 100,000 by 100,000 pixels.
+    let mut huge = fs::read(repository("samples/night-sky.png")).expect("a sample");
+    huge[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
+    let mut checksum = flate2::Crc::new();
+    checksum.update(&huge[12..29]);
+    huge[29..33].copy_from_slice(&checksum.sum().to_be_bytes());
+    fs::write(path("huge.png"), huge).expect("a file");
+    symlink("round.jpg", path("round.jpg")).expect("a link");
+    symlink("nowhere.jpg", path("broken.jpg")).expect("a link");
+    symlink(folder.path(), path("inner/up")).expect("a link");
+    fs::create_dir(path("folder.jpg")).expect("a folder");
+    let pipe = Command::new("mkfifo").arg(path("pipe.jpg")).status().expect("it runs");
+    assert!(pipe.success());
+    let name = OsStr::from_bytes(b"caf\xe9.jpg");
+    fs::copy(repository("samples/orange-sunset.jpg"), folder.path().join(name)).expect("a copy");
+    folder
+}
+
+#[test]
+fn bad_files_are_reported_and_the_others_tagged() {
+    let folder = bad_files();
+    let missing = folder.path().join("missing.jpg");
+    let output = run(folder.path(), &[missing.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    let lines = lines(&output.stdout);
+    let codes: BTreeMap<_, _> =
+        lines.iter().filter_map(|(name, line)| Some((name.as_str(), line["error"]["code"].as_str()?))).collect();
+    let expected = BTreeMap::from([
+        ("truncated.jpg", "image_undecodable"),
+        ("empty.jpg", "image_undecodable"),
+        ("text.png", "image_undecodable"),
+        ("huge.png", "image_too_large"),
+        ("round.jpg", "storage_unavailable"),
+        ("broken.jpg", "image_not_found"),
+        ("pipe.jpg", "storage_unavailable"),
+        ("missing.jpg", "image_not_found"),
+    ]);
+    assert_eq!(codes, expected, "{said}");
+    assert_eq!(lines.len(), expected.len() + 4, "three good ones, and one whose name is not UTF-8: {lines:?}");
+    assert!(lines["caf\u{fffd}.jpg"]["text"].as_str().is_some_and(|text| text.starts_with("orange")));
+    assert!(said.contains("4 tagged, 8 failed"), "{said}");
+    for (name, code) in expected {
+        assert!(
+            said.lines().any(|line| line.starts_with("  ") && line.ends_with(&format!("{name}  {code}"))),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn what_may_not_be_read_is_reported_too() {
+    let folder = photos();
+    let (file, inner) = (folder.path().join("sunset.jpg"), folder.path().join("inner"));
+    for path in [&file, &inner] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o000)).expect("they are ours");
+    }
+    // Root may read everything, so this runs as somebody who may not.
+    let as_nobody = fs::read(&file).is_ok();
+    let plain = command(&[]);
+    let mut command = if as_nobody { Command::new("setpriv") } else { command(&[]) };
+    if as_nobody {
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(plain.get_program());
+        command.args(plain.get_args()).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("PATH", "/usr/bin:/bin");
+    }
+    let output = command.arg(folder.path()).output().expect("it runs");
+    for path in [&file, &inner] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("they are ours");
+    }
+    let codes: Vec<_> =
+        lines(&output.stdout).into_iter().map(|(name, line)| (name, line["error"]["code"].clone())).collect();
+    let denied = |name: &str| (name.to_owned(), Value::from("storage_denied"));
+    assert_eq!(codes, [denied("inner"), denied("sunset.jpg")], "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn captions_stand_beside_their_images_as_training_tools_want_them() {
+    let folder = photos();
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect("a sidecar");
+    let output = run(folder.path(), &["--sidecar", "txt"]);
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", said(&output));
+    let plain = read("sunset.txt");
+    assert!(plain.starts_with("orange, warm colors") && plain.ends_with('\n'), "{plain}");
+    assert!(!read("inner/ocean.txt").is_empty() && !read("inner/sky.txt").is_empty());
+
+    let arguments = ["--sidecar", "caption", "--underscores", "--prepend-tag", "my style", "--exclude-tag", "orange"];
+    assert!(run(folder.path(), &arguments).status.success());
+    let caption = read("sunset.caption");
+    assert!(caption.starts_with("my style, warm_colors") && !caption.contains("orange"), "{caption}");
+
+    fs::write(folder.path().join("sunset.txt"), "hand made, orange\n").expect("a file");
+    assert!(run(folder.path(), &["--sidecar", "txt", "--append"]).status.success());
+    let appended = read("sunset.txt");
+    assert!(appended.starts_with("hand made, orange, warm colors"), "{appended}");
+    assert_eq!(appended.matches("orange").count(), plain.matches("orange").count());
+    assert!(run(folder.path(), &["--sidecar", "txt"]).status.success());
+    assert_eq!(read("sunset.txt"), plain, "written anew");
+
+    let lines_too = folder.path().join("tags.jsonl");
+    let output = lines_too.to_str().expect("UTF-8");
+    assert!(run(folder.path(), &["--sidecar", "json", "--output", output]).status.success());
+    let json: Value = serde_json::from_str(&read("sunset.json")).expect("JSON");
+    assert_eq!(json["tags"], lines(&fs::read(&lines_too).expect("lines"))["sunset.jpg"]["tags"]);
+    let left: Vec<_> =
+        fs::read_dir(folder.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".part")), "{left:?}");
+}
+
+#[test]
+fn a_sidecar_that_cannot_be_written_fails_its_image_alone() {
+    let folder = photos();
+    fs::create_dir(folder.path().join("sunset.txt")).expect("a folder in the way");
+    let output = run(folder.path(), &["--sidecar", "txt"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    assert!(said.contains("2 tagged, 1 failed") && said.contains("sunset.txt` can't be written"), "{said}");
+}
+
+#[test]
+fn what_was_done_before_is_left_out() {
+    let folder = photos();
+    fs::write(folder.path().join("sunset.txt"), "mine").expect("a file");
+    let output = run(folder.path(), &["--sidecar", "txt", "--skip-existing"]);
+    assert!(output.status.success() && said(&output).contains("2 tagged, 1 skipped, 0 failed"), "{}", said(&output));
+    assert_eq!(fs::read_to_string(folder.path().join("sunset.txt")).expect("text"), "mine");
+
+    let file = folder.path().join("tags.jsonl");
+    let go_on = ["--output", file.to_str().expect("UTF-8"), "--skip-existing"];
+    assert!(run(folder.path(), &go_on).status.success());
+    let whole = fs::read_to_string(&file).expect("lines");
+    let mut kept: Vec<_> = whole.lines().collect();
+    let lost = kept.pop().expect("three");
+    fs::write(&file, format!("{}\n{}", kept.join("\n"), &lost[..lost.len() / 2])).expect("a file");
+    let output = run(folder.path(), &go_on);
+    assert!(said(&output).contains("1 tagged, 2 skipped"), "{}", said(&output));
+    assert_eq!(lines(&fs::read(&file).expect("lines")).len(), 3);
+}
+
+#[test]
+fn an_interrupted_run_says_how_to_go_on_and_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let all = 3000;
+    for number in 0..all {
+        let sample = repository("samples").join(SAMPLES[number % 3]);
+        let name = format!("{number}.{}", sample.extension().expect("one").to_string_lossy());
+        fs::hard_link(&sample, folder.path().join(&name))
+            .or_else(|_| fs::copy(&sample, folder.path().join(&name)).map(drop))
+            .expect("a copy");
+    }
+    let file = folder.path().join("tags.jsonl");
+    let go_on = ["--output", file.to_str().expect("UTF-8"), "--skip-existing"];
+    let mut first = command(&go_on).arg(folder.path()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let began = std::time::Instant::now();
+    while fs::metadata(&file).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(began.elapsed() < PATIENCE && first.try_wait().expect("ours").is_none());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let signalled = Command::new("kill").args(["-s", "INT", &first.id().to_string()]).status();
+    assert!(signalled.expect("kill runs").success());
+    let first = first.wait_with_output().expect("it ends");
+    assert_eq!(first.status.code(), Some(1));
+    assert!(said(&first).contains("--skip-existing") && said(&first).contains(" 0 failed"), "{}", said(&first));
+    let done = lines(&fs::read(&file).expect("lines")).len();
+    assert!(done > 0 && done < all, "{done}");
+
+    let second = run(folder.path(), &go_on);
+    assert!(second.status.success(), "{}", said(&second));
+    assert!(said(&second).contains(&format!("{} tagged, {done} skipped", all - done)), "{}", said(&second));
+    let text = fs::read_to_string(&file).expect("lines");
+    let images: HashSet<_> = text.lines().collect();
+    assert_eq!((text.lines().count(), images.len(), lines(text.as_bytes()).len()), (all, all, all));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_of_a_bucket_are_tagged_where_they_are() {
+    let s3 = S3Server::start("images").await;
+    for (number, sample) in SAMPLES.iter().enumerate() {
+        s3.put("images", &format!("2026/{number}/{sample}"), &repository("samples").join(sample));
+        s3.put("images", &format!("2025/{number}/{sample}"), &repository("samples").join(sample));
+    }
+    s3.put("images", "2026/broken.jpg", &repository("samples/night-sky.png"));
+    s3.fault("broken.jpg", Fault::Broken);
+    let environment = s3.environment();
+    let tag = async |arguments: Vec<&'static str>| {
+        let environment = environment.clone();
+        let run = move || command(&arguments).envs(environment).output().expect("it runs");
+        tokio::task::spawn_blocking(run).await.expect("no panic")
+    };
+    let output = tag(vec!["s3://images/2026", "s3://images/2025/0/orange-sunset.jpg"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    assert_eq!(text.lines().count(), 5);
+    assert!(text.contains(r#""image":"s3://images/2025/0/orange-sunset.jpg""#), "{text}");
+    let lines = lines(&output.stdout);
+    assert_eq!(lines["broken.jpg"]["error"]["code"], "storage_unavailable");
+    assert_eq!(lines["night-sky.png"]["image"], "s3://images/2026/2/night-sky.png");
+
+    let refused = tag(vec!["--sidecar", "txt", "s3://images/2026"]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("--output"), "{}", said(&refused));
+    let nowhere = tag(vec!["s3://nowhere"]).await;
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(said(&nowhere).contains("s3://nowhere"), "{}", said(&nowhere));
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for (arguments, named) in [
+        (vec![], "PATH|LOCATION"),
+        (vec!["ftp://host/a.jpg"], "ftp://host/a.jpg"),
+        (vec!["--append", "a.jpg"], "--sidecar"),
+        (vec!["--append", "--sidecar", "json", "a.jpg"], "--append"),
+        (vec!["--sidecar", "xml", "a.jpg"], "xml"),
+        (vec!["--batch-size", "0", "a.jpg"], "--batch-size"),
+    ] {
+        let output = command(&arguments).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(named), "{arguments:?}: {}", said(&output));
+    }
+}
