@@ -1,3 +1,4 @@
 //! The ways jobs come in. All lead to the same pipeline.
 
+pub mod admission;
 pub mod stream;
