@@ -13,10 +13,11 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::batch::{Batch, Row, Traffic};
+use super::batch::{Batch, Row, Traffic, Trial, Work};
 use super::decode::fit::{CHANNELS, Frame};
 use super::publish::{Finished, Scored};
 use super::{Ended, panicked};
+use crate::delivery::Delivery;
 use crate::failure::{Code, Failure};
 use crate::tags::ModelId;
 use crate::telemetry::health::Health;
@@ -80,13 +81,13 @@ pub struct Loaded {
     pub stop: Stopper,
 }
 
-/// Tags until `batches` closes.
+/// Tags until `work` closes.
 ///
 /// # Errors
 /// Where the thread can't be started, or batch after batch failed.
 pub async fn run(
     loaded: Loaded,
-    batches: Receiver<Batch>,
+    work: Receiver<Work>,
     traffic: Arc<Traffic>,
     publish: Sender<Finished>,
     health: Health,
@@ -97,7 +98,7 @@ pub async fn run(
     let tagger = Tagger { model, runtime, looked: oddity.is_some(), traffic, publish, health };
     std::thread::Builder::new()
         .name(name)
-        .spawn(move || done.send(tagger.work(batches)))
+        .spawn(move || done.send(tagger.work(work)))
         .map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
     ended.await.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))
 }
@@ -114,9 +115,17 @@ struct Tagger {
 }
 
 impl Tagger {
-    fn work(mut self, mut batches: Receiver<Batch>) -> Result<(), Ended> {
+    fn work(mut self, mut work: Receiver<Work>) -> Result<(), Ended> {
         let mut failed_in_a_row = 0;
-        while let Some(batch) = batches.blocking_recv() {
+        while let Some(next) = work.blocking_recv() {
+            let batch = match next {
+                Work::Batch(batch) => batch,
+                Work::Trial(trial) => {
+                    self.try_out(trial);
+                    continue;
+                }
+            };
+            let Some(batch) = self.still_wanted(batch) else { continue };
             // A job that comes again may be what fails.
             let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
             let tagged = self.tag(batch);
@@ -136,6 +145,28 @@ impl Tagger {
         Ok(())
     }
 
+    /// The batch without the rows that nobody waits for any more, where others are left.
+    fn still_wanted(&self, batch: Batch) -> Option<Batch> {
+        let mut rows = Vec::with_capacity(batch.rows.len());
+        for row in batch.rows {
+            match row.flight.still_wanted() {
+                Ok(()) => rows.push(row),
+                Err(failure) => self.fail(row.flight.delivery, failure),
+            }
+        }
+        if rows.is_empty() {
+            self.traffic.batch_done();
+            return None;
+        }
+        Some(Batch { rows })
+    }
+
+    fn fail(&self, delivery: Delivery, failure: Failure) {
+        metrics::failed(Stage::Tag, failure.code);
+        // Refused only where the publish stage is gone: the delivery inside hands its job back.
+        drop(self.publish.blocking_send(Finished::failed(delivery, failure)));
+    }
+
     /// Runs one batch and passes on every row's outcome; how many were tagged.
     fn tag(&mut self, batch: Batch) -> usize {
         let began = Instant::now();
@@ -150,20 +181,16 @@ impl Tagger {
         for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
             flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
             flight.seconds.infer = infer;
-            let finished = match outcome.and_then(numbers) {
+            match outcome.and_then(numbers) {
                 Ok(scores) => {
                     tagged += 1;
                     self.look(&scores);
                     let model = Arc::clone(&self.model);
-                    Finished::Tagged(Box::new(Scored { flight, model, scores, batch: size }))
+                    let scored = Scored { flight, model, scores, batch: size };
+                    drop(self.publish.blocking_send(Finished::Tagged(Box::new(scored))));
                 }
-                Err(failure) => {
-                    metrics::failed(Stage::Tag, failure.code);
-                    Finished::failed(flight.delivery, failure)
-                }
-            };
-            // Refused only where the publish stage is gone: the delivery inside hands its job back.
-            drop(self.publish.blocking_send(finished));
+                Err(failure) => self.fail(flight.delivery, failure),
+            }
         }
         tagged
     }
@@ -192,6 +219,17 @@ impl Tagger {
         {
             tracing::warn!(model = self.model.id.name, "{oddity}");
         }
+    }
+
+    /// Runs blank images and says how long that took; nothing is learnt from it.
+    fn try_out(&mut self, Trial { rows, answer }: Trial) {
+        let side = self.model.frame.side as usize;
+        let blank = vec![255; side * side * CHANNELS];
+        let (rows, began) = (vec![blank.as_slice(); rows], Instant::now());
+        let run = catch_unwind(AssertUnwindSafe(|| self.runtime.run(&rows)));
+        let run = run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a trial", &*panic)));
+        // Whoever asked may be gone.
+        let _ = answer.send(run.map(|_| began.elapsed()));
     }
 
     /// Whether the runtime can score a blank image: if not, it is at fault and not the images.
