@@ -2,9 +2,9 @@
 #![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
 pub mod dead;
+pub mod http;
 pub mod models;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::pipeline::tag::threshold::Threshold;
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 use dead::DeadCommand;
+use http::{HttpArgs, ServeArgs};
 use models::ModelsCommand;
 
 /// Tags images as a stream: jobs from NATS, images from S3, tags from a WD14-style model.
@@ -34,6 +35,8 @@ pub struct Cli {
 pub enum Command {
     /// Work on the queue: take jobs from NATS, publish tags to NATS.
     Worker(Box<WorkerArgs>),
+    /// Tag what HTTP requests bring: the API of a worker and its page, without a broker.
+    Serve(Box<ServeArgs>),
     /// Publish a job for every image of folders, lists or standard input.
     Submit(Box<SubmitArgs>),
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
@@ -50,6 +53,7 @@ impl Cli {
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
             Command::Worker(args) => args.log.format,
+            Command::Serve(args) => args.log.format,
             Command::Submit(args) => args.log.format,
             Command::Models(ModelsCommand::List(args)) => args.log.format,
             Command::Models(ModelsCommand::Check(args)) => args.models.log.format,
@@ -75,15 +79,9 @@ pub struct WorkerArgs {
     /// How long a stop waits for jobs in hand; the rest goes back to the queue.
     #[arg(long, value_name = "DUR", default_value = "25s", value_parser = humantime::parse_duration, env = "TAGMILL_DRAIN_TIMEOUT", help_heading = "Queue")]
     pub drain_timeout: Duration,
-    /// Where to serve /metrics, /healthz and /readyz; port 0 takes a free one, which the log names.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:8080",
-        env = "TAGMILL_LISTEN",
-        help_heading = "Telemetry"
-    )]
-    pub listen: SocketAddr,
+    /// What is served over HTTP.
+    #[command(flatten)]
+    pub http: HttpArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -93,15 +91,8 @@ pub struct WorkerArgs {
 #[derive(Debug, Args)]
 pub struct TaggingArgs {
     /// Where images may be read from: s3://bucket, s3://bucket/prefix or file:///folder. Repeatable; the first is the
-    /// default. S3 settings come from the AWS_* variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ...).
-    #[arg(
-        long = "store",
-        value_name = "URL",
-        required = true,
-        value_delimiter = ',',
-        env = "TAGMILL_STORE",
-        help_heading = "Images"
-    )]
+    /// default. A worker needs one. S3 settings come from the AWS_* variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ...).
+    #[arg(long = "store", value_name = "URL", value_delimiter = ',', env = "TAGMILL_STORE", help_heading = "Images")]
     pub stores: Vec<String>,
     /// Bytes an encoded image may have.
     #[arg(

@@ -2,7 +2,10 @@
 
 pub mod dead;
 pub mod models;
+pub mod serve;
+mod signals;
 pub mod submit;
+mod tagging;
 pub mod worker;
 
 use crate::cli::Command;
@@ -65,6 +68,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
     let result = runtime.block_on(async {
         match command {
             Command::Worker(args) => worker::run(*args).await,
+            Command::Serve(args) => serve::run(*args).await,
             Command::Submit(args) => submit::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Models(args) => models::run(args).await,

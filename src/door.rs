@@ -1,4 +1,5 @@
 //! The ways jobs come in. All lead to the same pipeline.
 
 pub mod admission;
+pub mod http;
 pub mod stream;

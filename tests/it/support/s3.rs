@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
@@ -14,6 +14,7 @@ use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 const KEY: &str = "tagmill-test";
@@ -22,13 +23,13 @@ const SECRET: &str = "tagmill-test-secret";
 /// What a key does instead of being read.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Fault {
-    /// Its read never ends.
+    /// Its read never ends, unless it is healed.
     Stalled,
     /// The server has an internal error.
     Broken,
 }
 
-type Faults = Arc<Mutex<HashMap<String, Fault>>>;
+type Faults = Arc<watch::Sender<HashMap<String, Fault>>>;
 
 pub struct S3Server {
     folder: TempDir,
@@ -62,7 +63,16 @@ impl S3Server {
 
     /// From now on, this key cannot be read.
     pub fn fault(&self, key: &str, fault: Fault) {
-        self.faults.lock().expect("no panic").insert(key.to_owned(), fault);
+        self.faults.send_modify(|faults| {
+            faults.insert(key.to_owned(), fault);
+        });
+    }
+
+    /// From now on, this key can be read again; reads that stand still go on.
+    pub fn heal(&self, key: &str) {
+        self.faults.send_modify(|faults| {
+            faults.remove(key);
+        });
     }
 
     /// The folder of a bucket.
@@ -105,8 +115,9 @@ fn serve(folder: &Path, listener: TcpListener, faults: Faults) -> JoinHandle<()>
         while let Ok((socket, _)) = listener.accept().await {
             let (service, faults) = (service.clone(), Arc::clone(&faults));
             let answer = service_fn(move |request: Request<Incoming>| {
-                let key = request.uri().path().rsplit('/').next().unwrap_or_default();
-                let fault = faults.lock().expect("no panic").get(key).copied();
+                let key = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                let fault = faults.borrow().get(&key).copied();
+                let mut faults = faults.subscribe();
                 let service = service.clone();
                 async move {
                     match fault {
@@ -115,7 +126,11 @@ fn serve(folder: &Path, listener: TcpListener, faults: Faults) -> JoinHandle<()>
                             let answer = Response::builder().status(500).body(s3s::Body::empty());
                             Ok(answer.expect("a response"))
                         }
-                        Some(Fault::Stalled) => std::future::pending().await,
+                        Some(Fault::Stalled) => {
+                            // The other end lives as long as the server.
+                            let _ = faults.wait_for(|faults| faults.get(&key) != Some(&Fault::Stalled)).await;
+                            Service::call(&service, request).await
+                        }
                     }
                 }
             });
