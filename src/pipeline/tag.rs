@@ -186,8 +186,8 @@ impl Tagger {
                     tagged += 1;
                     self.look(&scores);
                     let model = Arc::clone(&self.model);
-                    let scored = Scored { flight, model, scores, batch: size };
-                    drop(self.publish.blocking_send(Finished::Tagged(Box::new(scored))));
+                    let row = Scored { flight, model, scores, batch: size };
+                    drop(self.publish.blocking_send(Finished::Tagged(Box::new(row))));
                 }
                 Err(failure) => self.fail(flight.delivery, failure),
             }

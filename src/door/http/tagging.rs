@@ -42,7 +42,7 @@ struct Many {
 
 /// What is said of one image.
 #[derive(Serialize)]
-struct Caption {
+struct TaggedOne {
     #[serde(flatten)]
     tags: Tags,
     caption: String,
@@ -58,7 +58,7 @@ enum Slot {
 }
 
 #[derive(Serialize)]
-struct Captions {
+struct TaggedMany {
     captions: Vec<Slot>,
     count: usize,
     duration: f64,
@@ -92,7 +92,7 @@ pub(super) async fn caption(
     let began = Instant::now();
     let TagResult { tags, model, .. } = http.ask_one(given, Question { id, model, scores_from: None }).await?;
     drop(room);
-    Ok(answer(began, Caption { caption: tags.text.clone(), tags, model }))
+    Ok(answer(began, TaggedOne { caption: tags.text.clone(), tags, model }))
 }
 
 /// `POST /v1/classify`
@@ -144,7 +144,7 @@ pub(super) async fn batch_caption(
     drop(room);
     let model = answers.iter().flatten().map(|result| result.model.clone()).next();
     let captions = answers.into_iter().map(slot).collect();
-    Ok(answer(began, Captions { captions, count, duration: began.elapsed().as_secs_f64(), model }))
+    Ok(answer(began, TaggedMany { captions, count, duration: began.elapsed().as_secs_f64(), model }))
 }
 
 fn slot(answer: Result<TagResult, Failure>) -> Slot {
