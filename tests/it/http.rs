@@ -350,7 +350,8 @@ async fn what_nobody_waits_for_any_more_is_not_tagged() {
         (server.metric("tagmill_jobs_total{door=\"http\",outcome=\"rejected\"}").await? >= 2.0).then_some(())
     })
     .await;
-    assert_eq!(server.metric("tagmill_batch_size_count{model=\"demo\"}").await.unwrap_or(0.0), 0.0);
+    let batches = server.metric("tagmill_batch_size_count{model=\"demo\"}").await;
+    assert!(batches.is_none_or(|batches| batches < 1.0), "{batches:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -380,7 +381,9 @@ async fn a_stop_finishes_requests_in_hand_and_takes_no_more() {
     assert_eq!(answer.status, 200);
     let captions = answer.json["captions"].as_array().expect("captions");
     assert_eq!(captions.len(), 40);
-    captions.iter().for_each(|slot| is_tagged(slot, "orange"));
+    for slot in captions {
+        is_tagged(slot, "orange");
+    }
     assert!(server.ended().success(), "{}", server.log());
 }
 

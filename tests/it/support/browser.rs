@@ -1,4 +1,4 @@
-//! A real browser without a screen, driven over the DevTools protocol.
+//! A real browser without a screen, driven over the `DevTools` protocol.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -49,8 +49,8 @@ impl Page {
         let mut page = Self { browser, _profile: profile, socket, session, asked: 0, complaints: Vec::new() };
         let target = page.call("Target.createTarget", json!({ "url": "about:blank" })).await;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        page.session =
-            page.call("Target.attachToTarget", attach).await["sessionId"].as_str().expect("an id").to_owned();
+        let attached = page.call("Target.attachToTarget", attach).await;
+        attached["sessionId"].as_str().expect("an id").clone_into(&mut page.session);
         for domain in ["Runtime.enable", "Page.enable", "DOM.enable", "Log.enable"] {
             page.call(domain, json!({})).await;
         }
