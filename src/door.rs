@@ -1,6 +1,7 @@
 //! The ways jobs come in. All lead to the same pipeline.
 
 pub mod admission;
+pub mod http;
 pub mod live;
 pub mod local;
 pub mod outbox;

@@ -4,6 +4,8 @@
 //! Encoded and decoded images have a share each. What waits for room among the decoded holds room among the encoded, never
 //! the other way round, so that nothing waits in a circle; each share is given out in the order in which it was asked for.
 
+pub mod device;
+
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -28,6 +30,8 @@ pub struct Budget {
     pub encoded: Share,
     /// For pixels.
     pub decoded: Share,
+    /// For the bodies of HTTP requests, besides. Nothing waits for room in it: there is some, or the request is refused.
+    pub bodies: Share,
 }
 
 /// A part of the budget.
@@ -46,11 +50,13 @@ pub struct Reservation {
 }
 
 impl Budget {
-    /// A budget of so many bytes: a quarter for encoded images, the rest for decoded ones.
+    /// A budget of so many bytes: a quarter for encoded images, the rest for decoded ones. Request bodies, which images
+    /// are read from, may take another quarter.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let encoded = bytes / 4;
-        Self { encoded: Share::new(encoded, "encoded"), decoded: Share::new(bytes - encoded, "decoded") }
+        let decoded = Share::new(bytes - encoded, "decoded");
+        Self { encoded: Share::new(encoded, "encoded"), decoded, bodies: Share::new(encoded, "uploaded") }
     }
 
     /// What a budget is where the operator sets none: a quarter of the memory this process may use.
@@ -64,6 +70,12 @@ impl Share {
     fn new(total: u64, what: &'static str) -> Self {
         let pages = usize::try_from(total / PAGE).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { pages: Arc::new(Semaphore::new(pages)), total, what }
+    }
+
+    /// Bytes it holds in all.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.total
     }
 
     /// Takes room for so many bytes, if there is any now.

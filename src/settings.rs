@@ -1,5 +1,7 @@
 //! From arguments to the settings of each part, all checked before anything starts.
 
+pub mod http;
+
 use std::num::NonZero;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -9,9 +11,10 @@ use async_nats::ServerAddr;
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
+use crate::cli::http::{HttpArgs, ServeArgs};
 use crate::cli::tag::CaptionArgs;
 use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
-use crate::door::{live, stream};
+use crate::door::{self, live, stream};
 use crate::memory::{self, Budget};
 use crate::model::hex;
 use crate::model::source::Source;
@@ -43,6 +46,15 @@ pub enum Invalid {
         /// Why.
         source: stream::topology::InvalidPrefix,
     },
+    /// A worker without one has nothing to read from.
+    #[error("a worker needs a --store to read images from, such as s3://bucket or file:///folder")]
+    NoStore,
+    /// A token that anybody would have.
+    #[error("the token is empty or has characters that a header can't carry (--http-token)")]
+    Token,
+    /// An origin.
+    #[error("`{0}` is no origin (--cors-origin); expected scheme://host[:port], or *")]
+    Origin(String),
     /// A number out of range.
     #[error("--{flag} is {value}: it must be {expected}")]
     Range {
@@ -55,8 +67,8 @@ pub enum Invalid {
     },
 }
 
-/// Settings of `tagmill worker`.
-pub struct Worker {
+/// Settings of all that tag what others send.
+pub struct Tagging {
     /// Where images may be read from.
     pub stores: Vec<Store>,
     /// The model for jobs that name none.
@@ -67,61 +79,74 @@ pub struct Worker {
     pub pipeline: pipeline::Settings,
     /// Bytes images in flight may take.
     pub memory_budget: u64,
-    /// Where the queue is.
-    pub nats: nats::Settings,
-    /// How it is used.
-    pub stream: stream::Settings,
-    /// How requests are answered.
-    pub live: live::Settings,
     /// Images of live doors on their way at once.
     pub live_in_flight: usize,
-    /// Where to serve metrics.
-    pub listen: std::net::SocketAddr,
+    /// What is served over HTTP.
+    pub http: door::http::Settings,
     /// How long a stop waits.
     pub drain_timeout: Duration,
     /// This worker's name.
     pub name: Arc<str>,
 }
 
+/// Settings of `tagmill worker`.
+pub struct Worker {
+    /// What it shares with others that tag.
+    pub tagging: Tagging,
+    /// Where the queue is.
+    pub nats: nats::Settings,
+    /// How it is used.
+    pub stream: stream::Settings,
+    /// How requests are answered.
+    pub live: live::Settings,
+}
+
 impl TryFrom<WorkerArgs> for Worker {
     type Error = Invalid;
 
     fn try_from(args: WorkerArgs) -> Result<Self, Invalid> {
-        let WorkerArgs { tagging, nats, queue, drain_timeout, listen, log: _ } = args;
-        let name: Arc<str> = worker_name().into();
-        let memory_budget = memory_budget(&tagging)?;
-        let (lanes, pipeline) = stages(&tagging, &Budget::new(memory_budget), &name)?;
-        let batch = lanes.batch.limit;
+        let WorkerArgs { tagging, nats, queue, drain_timeout, http, log: _ } = args;
+        if tagging.stores.is_empty() {
+            return Err(Invalid::NoStore);
+        }
+        let tagging = Tagging::new(tagging, http, drain_timeout)?;
         let stream = stream::Settings {
             subjects: subjects(&nats.prefix)?,
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
             filter: queue.filter,
-            in_flight: in_flight(batch),
-            worker: Arc::clone(&name),
+            in_flight: in_flight(tagging.lanes.batch.limit),
+            worker: Arc::clone(&tagging.name),
         };
         let live = live::Settings {
             subjects: stream.subjects.clone(),
             timeout: queue.live_timeout,
-            worker: Arc::clone(&name),
+            worker: Arc::clone(&tagging.name),
         };
-        let nats = nats::Settings::try_from(nats)?;
-        let stores = tagging.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
-        Ok(Self {
-            stores,
-            model: tagging.model,
-            lanes,
-            pipeline,
-            memory_budget,
-            nats,
-            stream,
-            live,
-            live_in_flight: live_in_flight(batch),
-            listen,
-            drain_timeout,
-            name,
-        })
+        Ok(Self { nats: nats::Settings::try_from(nats)?, tagging, stream, live })
+    }
+}
+
+impl TryFrom<ServeArgs> for Tagging {
+    type Error = Invalid;
+
+    fn try_from(args: ServeArgs) -> Result<Self, Invalid> {
+        Self::new(args.tagging, args.http, args.drain_timeout)
+    }
+}
+
+impl Tagging {
+    fn new(args: TaggingArgs, http: HttpArgs, drain_timeout: Duration) -> Result<Self, Invalid> {
+        let name: Arc<str> = worker_name().into();
+        let memory_budget = memory_budget(&args)?;
+        let budget = Budget::new(memory_budget);
+        let (lanes, pipeline) = stages(&args, &budget, &name)?;
+        let live_in_flight = live_in_flight(lanes.batch.limit);
+        let http = http::settings(http, &pipeline.fetch, &budget, live_in_flight)?;
+        let stores = args.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+        let model = args.model;
+        Ok(Self { stores, model, lanes, pipeline, memory_budget, live_in_flight, http, drain_timeout, name })
     }
 }
 
@@ -218,7 +243,7 @@ const fn in_flight(batch: usize) -> usize {
 
 /// Images of live doors on their way at once: more would wait for longer than a caller does.
 const fn live_in_flight(batch: usize) -> usize {
-    8 * batch
+    32 * batch
 }
 
 /// Where models come from: a folder, or a bucket and where its copy is kept.

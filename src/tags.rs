@@ -80,9 +80,9 @@ pub struct TagResult {
     pub batch: usize,
     /// Where the time went.
     pub seconds: Seconds,
-    /// Scores by label, highest first, where the door asked for them; not part of the wire contract.
+    /// Labels by score, highest first, where the door asked for them; not part of the wire contract.
     #[serde(skip)]
-    pub scores: Vec<(String, f64)>,
+    pub scores: Vec<Tag>,
 }
 
 /// What becomes of a job that can't be tagged.

@@ -1,45 +1,36 @@
 //! `tagmill worker`: start in order, run until told to stop, drain.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Failed;
+use super::signals::{Signals, Stopping};
+use super::tagging::{self, CLOSING};
 use crate::cli::WorkerArgs;
 use crate::delivery::Answers;
 use crate::door::admission::Admission;
+use crate::door::http::Http;
+use crate::door::http::server::Server;
 use crate::door::live::{self, Live};
-use crate::door::stream::{Stream, pull};
-use crate::failure::{Code, Failure};
+use crate::door::stream::{self, Stream, pull};
 use crate::nats::Nats;
 use crate::pipeline::lanes::{Lanes, Outlets};
-use crate::pipeline::tag::library;
-use crate::pipeline::tag::onnx::CannotLoad;
 use crate::pipeline::{Pipeline, StageEnded};
 use crate::settings;
 use crate::store::Store;
-use crate::store::outage::State;
 use crate::telemetry::health::Health;
-use crate::telemetry::{metrics, server};
 
 /// How often the backlog is looked at.
 const BACKLOG: Duration = Duration::from_secs(5);
-
-/// How long the end of a stop waits for what should take no time.
-const CLOSING: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
     let settings = settings::Worker::try_from(args)?;
     let mut signals = Signals::listen().map_err(Failed::running)?;
     let health = Health::default();
-    let collected = metrics::start().map_err(Failed::running)?;
-    metrics::memory_budget(settings.memory_budget);
-    tokio::spawn(fold(collected.clone()));
-    server::start(settings.listen, health.clone(), collected).await.map_err(Failed::running)?;
+    let server = tagging::telemetry(&settings.tagging, &health).await?;
     let started = tokio::select! {
         started = start(&settings, &health) => started?,
         () = signals.stopping.stop() => {
@@ -47,7 +38,7 @@ pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
             return Ok(());
         }
     };
-    work(settings, started, health, signals).await
+    work(settings, server, started, health, signals).await
 }
 
 /// What a worker works with.
@@ -57,46 +48,39 @@ struct Started {
     nats: Nats,
     stream: Arc<Stream>,
     live: Arc<Live>,
+    /// Of requests, over NATS and HTTP together.
+    admission: Admission,
 }
 
 /// Everything that can fail before the first job is taken, in the order in which an operator would look.
 async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, Failed> {
-    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
-    let default = catalog.choose(settings.model.as_deref())?.name.clone();
-    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, health.clone());
-    lanes.load_default().await.map_err(|error| match error {
-        CannotLoad::Model(error) => Failed::settings(error),
-        other => Failed::running(other),
-    })?;
-    let library = library::load().map_err(Failed::running)?;
-    tracing::debug!(path = %library.path.display(), "ONNX Runtime");
-    metrics::running(&library.version);
-    health.set_model_ready();
-    let name = format!("tagmill {}", settings.name);
+    let (lanes, outlets) = tagging::models(&settings.tagging, health).await?;
+    let name = format!("tagmill {}", settings.tagging.name);
     let nats = Nats::connect(&settings.nats, &name, health).await.map_err(Failed::running)?;
     let stream = Stream::open(settings.stream.clone(), nats.clone()).await.map_err(Failed::running)?;
-    let live = Live::new(settings.live.clone(), nats.clone(), Admission::new(settings.live_in_flight));
-    look_at_stores(&settings.stores).await?;
-    health.set_storage(true);
-    Ok(Started { lanes, outlets, nats, stream, live })
+    let admission = Admission::new(settings.tagging.live_in_flight);
+    let live = Live::new(settings.live.clone(), nats.clone(), admission.clone());
+    tagging::stores(&settings.tagging.stores, health).await?;
+    Ok(Started { lanes, outlets, nats, stream, live, admission })
 }
 
 /// Takes jobs until told to stop or something breaks.
 async fn work(
     settings: settings::Worker,
-    Started { lanes, outlets, nats, stream, live }: Started,
+    server: Server,
+    Started { lanes, outlets, nats, stream, live, admission }: Started,
     health: Health,
     mut signals: Signals,
 ) -> Result<(), Failed> {
+    let settings::Worker { tagging: settings, stream: stream::Settings { subjects, .. }, .. } = settings;
     let stores = settings.stores;
-    for store in &stores {
-        tokio::spawn(watch_store(store.clone(), stores.clone(), health.clone()));
-    }
     let pace = Arc::default();
     let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets, &pace);
     let (answers, stop) = (Answers::new(), CancellationToken::new());
     tokio::spawn(Arc::clone(&stream).keep_alive());
     tokio::spawn(Arc::clone(&stream).watch_backlog(BACKLOG));
+    let http = Http::new(settings.http, admission, Arc::clone(&lanes), entrance.clone(), answers.clone());
+    server.open(&http);
     // Held, so that it is the door that says why it closed and not the stages it leads to.
     let open = entrance.clone();
     let member = live.join().await.map_err(Failed::running)?;
@@ -104,12 +88,10 @@ async fn work(
     let mut requests = tokio::spawn(requests);
     let mut door =
         tokio::spawn(pull::run(Arc::clone(&stream), stores.clone(), entrance, pace, answers.clone(), stop.clone()));
-    tracing::info!(worker = %settings.name, prefix = %settings.stream.subjects, "working");
+    tracing::info!(worker = %settings.name, prefix = %subjects, "working");
 
-    let refreshing = refresh_on_hangup(&lanes, &mut signals.hangup);
     let broken = tokio::select! {
-        () = signals.stopping.stop() => None,
-        never = refreshing => match never {},
+        () = signals.stop(&lanes) => None,
         broken = pipeline.broken() => Some(anyhow::Error::from(broken)),
         ended = &mut door => Some(match ended {
             Ok(Ok(())) => anyhow::anyhow!("the stream's door closed by itself"),
@@ -125,7 +107,8 @@ async fn work(
     drop(open);
     health.set_draining();
     stop.cancel();
-    let ending = Ending { door, requests, pipeline, answers, stream, live, lanes, nats };
+    http.close();
+    let ending = Ending { door, requests, http, server, pipeline, answers, stream, live, lanes, nats };
     match broken {
         Some(broken) => {
             ending.hand_back().await;
@@ -139,6 +122,8 @@ async fn work(
 struct Ending {
     door: JoinHandle<Result<(), pull::Closed>>,
     requests: JoinHandle<Result<(), live::Closed>>,
+    http: Http,
+    server: Server,
     pipeline: Pipeline,
     answers: Answers,
     stream: Arc<Stream>,
@@ -150,6 +135,7 @@ struct Ending {
 impl Ending {
     /// Gives back everything: something is broken.
     async fn hand_back(self) {
+        self.http.give_up();
         // At once what is held, and then what the last requests for jobs still bring.
         self.stream.hand_back().await;
         if !self.door.is_finished() {
@@ -163,11 +149,12 @@ impl Ending {
         let _ = tokio::time::timeout(CLOSING, self.answers.arrived()).await;
         self.stream.flush().await;
         self.lanes.stop();
+        let _ = tokio::time::timeout(CLOSING, self.server.close()).await;
     }
 
     /// Finishes what is in hand, as long as there is time.
     async fn drain(self, stores: &[Store], patience: Duration, stopping: &mut Stopping) -> Result<(), StageEnded> {
-        let Self { door, requests, pipeline, answers, stream, live, lanes, nats } = self;
+        let Self { door, requests, http, server, pipeline, answers, stream, live, lanes, nats } = self;
         tracing::info!(timeout = ?patience, "stopping: finishing what is in hand");
         for store in stores {
             store.abandon();
@@ -190,6 +177,7 @@ impl Ending {
                 None
             }
         };
+        http.give_up();
         // Whatever is still held goes back now, not after the ack wait.
         stream.hand_back().await;
         live.hand_back().await;
@@ -198,82 +186,9 @@ impl Ending {
             lanes.stop();
             let _ = tokio::time::timeout(CLOSING, drained).await;
         }
-        let _ = tokio::time::timeout(CLOSING, nats.client.drain()).await;
+        let _ = tokio::time::timeout(CLOSING, async { tokio::join!(nats.client.drain(), server.close()) }).await;
         in_time.unwrap_or(Ok(()))?;
         tracing::info!("stopped");
         Ok(())
-    }
-}
-
-/// Looks at every store: one that does not exist or refuses is an error, one that can't be reached is waited for.
-async fn look_at_stores(stores: &[Store]) -> Result<(), Failed> {
-    for store in stores {
-        let mut delay = Duration::from_secs(1);
-        while let Err(Failure { code, message, .. }) = store.probe().await {
-            if code != Code::StorageUnavailable {
-                return Err(Failed::running(anyhow::anyhow!("a store can't be used (--store): {message}")));
-            }
-            tracing::warn!(%store, error = message, "the store does not answer; waiting for it");
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(Duration::from_secs(10));
-        }
-    }
-    Ok(())
-}
-
-/// Keeps readiness up to date with a store's state.
-async fn watch_store(store: Store, all: Vec<Store>, health: Health) {
-    let mut state = store.state();
-    while state.changed().await.is_ok() {
-        health.set_storage(all.iter().all(|store| *store.state().borrow() == State::Well));
-    }
-}
-
-async fn fold(collected: metrics::Collected) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(5));
-    loop {
-        ticks.tick().await;
-        collected.fold();
-    }
-}
-
-/// Looks at the models again whenever told to.
-async fn refresh_on_hangup(lanes: &Lanes, hangup: &mut Signal) -> Infallible {
-    loop {
-        hangup.recv().await;
-        if let Err(error) = lanes.refresh().await {
-            tracing::error!(%error, "the models can't be looked at again; everything stays as it was");
-        }
-    }
-}
-
-/// The signals a worker hears.
-struct Signals {
-    stopping: Stopping,
-    /// Look at the models again.
-    hangup: Signal,
-}
-
-/// Those that stop it.
-struct Stopping {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        let stopping =
-            Stopping { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
-        Ok(Self { stopping, hangup: signal(SignalKind::hangup())? })
-    }
-}
-
-impl Stopping {
-    /// Ends with the next SIGTERM or SIGINT.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

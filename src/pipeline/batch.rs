@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{Notify, oneshot};
 
 use super::decode::{Input, Ready};
 use super::queue::{self, Queued};
 use super::tag::Model;
 use super::{Ended, Flight};
+use crate::failure::{Code, Failure};
 use crate::telemetry::metrics;
 use limit::Limit;
 use window::{Decision, Flush, Room, Window};
@@ -34,6 +35,22 @@ pub struct Batch {
     pub rows: Vec<Row>,
 }
 
+/// What the thread that owns a model is given to do.
+pub enum Work {
+    /// Tag these.
+    Batch(Batch),
+    /// Show what it can do.
+    Trial(Trial),
+}
+
+/// Blank images to run at once, to see how long that takes.
+pub struct Trial {
+    /// How many.
+    pub rows: usize,
+    /// How long they took, or why they did not run.
+    pub answer: oneshot::Sender<Result<Duration, Failure>>,
+}
+
 /// One row of a batch.
 pub struct Row {
     /// The job.
@@ -50,6 +67,8 @@ pub struct Lane {
     pub model: Arc<Model>,
     /// Where ready rows go.
     pub rows: queue::Sender<Ready>,
+    /// What comes of them.
+    tag: Sender<Work>,
     traffic: Arc<Traffic>,
 }
 
@@ -79,15 +98,26 @@ pub struct Heading {
 pub struct Approach(Arc<Traffic>);
 
 impl Lane {
-    /// A lane with batches of this size, and the rows that come out of it.
+    /// A lane with batches of this size that go to `tag`, and the rows that come out of it.
     #[must_use]
-    pub fn new(model: Arc<Model>, limit: Limit) -> (Arc<Self>, queue::Receiver<Ready>) {
+    pub fn new(model: Arc<Model>, limit: Limit, tag: Sender<Work>) -> (Arc<Self>, queue::Receiver<Ready>) {
         let (rows, ready) = queue::bounded(1);
         metrics::batch_limit(&model.id.name, limit.rows());
         let (limit, devices, ahead) = (Mutex::new(limit), model.devices.len(), model.wants_batches_ahead());
         let (coming, running) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let traffic = Traffic { coming, running, limit, devices, ahead, changed: Notify::new() };
-        (Arc::new(Self { model, rows, traffic: Arc::new(traffic) }), ready)
+        (Arc::new(Self { model, rows, tag, traffic: Arc::new(traffic) }), ready)
+    }
+
+    /// Runs so many blank images at once, between two batches; how long that took.
+    ///
+    /// # Errors
+    /// What the runtime says, or `shutting_down`.
+    pub async fn try_out(&self, rows: usize) -> Result<Duration, Failure> {
+        let gone = || Failure::new(Code::ShuttingDown, "the model is being unloaded");
+        let (answer, answered) = oneshot::channel();
+        self.tag.send(Work::Trial(Trial { rows, answer })).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
     }
 
     /// What its window decides by.
@@ -151,7 +181,7 @@ pub async fn run(
     model: Arc<Model>,
     mut ready: queue::Receiver<Ready>,
     traffic: Arc<Traffic>,
-    tag: Sender<Batch>,
+    tag: Sender<Work>,
 ) -> Result<(), Ended> {
     let name = &*model.id.name;
     let mut window = Window::new(settings.window, settings.limit);
@@ -193,12 +223,12 @@ async fn flush(
     window: &mut Window<(Flight, Input)>,
     reason: Flush,
     traffic: &Traffic,
-    tag: &Sender<Batch>,
+    tag: &Sender<Work>,
 ) -> Result<(), Ended> {
     let row = |(ready, (flight, input))| Row { flight, input, ready };
     let rows: Vec<Row> = window.take().into_iter().map(row).collect();
     metrics::batch(model, reason, rows.len());
     traffic.running.fetch_add(1, Ordering::AcqRel);
-    // There is room: the window was told so.
-    tag.send(Batch { rows }).await.map_err(|_| Ended::NextGone)
+    // There is room, or soon will be after a trial: the window was told so.
+    tag.send(Work::Batch(Batch { rows })).await.map_err(|_| Ended::NextGone)
 }

@@ -203,7 +203,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
         let (publish, mut finished) = mpsc::channel(2);
-        let (lane, mut rows) = Lane::new(Arc::new(model()), Limit::new(8, 8));
+        let (lane, mut rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
         let decode: Decode = |bytes, _, reserve, _| {
             reserve(bytes.len() as u64)?;
             assert_ne!(bytes, b"bad", "this image");

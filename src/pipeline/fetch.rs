@@ -4,7 +4,7 @@
 //! with `inference_failed` where it can't be.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -23,6 +23,9 @@ use crate::memory::{Reservation, Share};
 use crate::store::location::{DataUri, Location};
 use crate::store::{Read, file, too_large};
 use crate::telemetry::metrics::{self, Stage};
+
+/// How often a read that takes long is asked whether somebody still waits for it.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How images are read.
 #[derive(Clone, Debug)]
@@ -118,7 +121,15 @@ impl Fetch {
         let Settings { max_image_bytes: limit, room } = &self.settings;
         match location {
             Location::Stored { store, path } => {
-                let Read { bytes, reserved, first_byte } = store.read_patiently(&path, *limit, room).await?;
+                let read = if flight.is_urgent() {
+                    tokio::select! {
+                        read = store.read_promptly(&path, *limit, room) => read?,
+                        failure = unwanted(flight) => return Err(failure),
+                    }
+                } else {
+                    store.read_patiently(&path, *limit, room).await?
+                };
+                let Read { bytes, reserved, first_byte } = read;
                 self.pace.first_byte(first_byte);
                 Ok((bytes, reserved))
             }
@@ -129,6 +140,16 @@ impl Fetch {
                 Ok((bytes, reserved))
             }
             Location::File(path) => file::read(path, *limit, room).await,
+        }
+    }
+}
+
+/// Ends when nobody waits for the answer any more.
+async fn unwanted(flight: &mut Flight) -> Failure {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Err(failure) = flight.still_wanted() {
+            return failure;
         }
     }
 }

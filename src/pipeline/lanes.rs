@@ -15,7 +15,8 @@ use super::batch::limit::Limit;
 use super::batch::{self, Heading, Lane};
 use super::publish::Finished;
 use super::tag::onnx::{self, CannotLoad};
-use super::tag::{self, Loaded, Stopper};
+use super::tag::threshold::Thresholds;
+use super::tag::{self, Loaded, Model, Stopper};
 use super::{Ended, panic_message};
 use crate::failure::{Code, Failure};
 use crate::model::catalog::{Alias, Catalog, NoModel};
@@ -91,6 +92,20 @@ pub enum Destination {
     Unloaded(Arc<str>),
 }
 
+/// A model that jobs can name.
+pub struct Listed {
+    /// Its own name.
+    pub name: Arc<str>,
+    /// Its further ones.
+    pub aliases: Vec<String>,
+    /// Whether jobs get it that name none.
+    pub is_default: bool,
+    /// What counts as a tag.
+    pub thresholds: Thresholds,
+    /// What is known of it once it is loaded.
+    pub loaded: Option<Arc<Model>>,
+}
+
 /// What lanes leave to the pipeline.
 pub struct Outlets {
     /// Jobs that are through.
@@ -116,16 +131,43 @@ impl Lanes {
         (Arc::new(lanes), Outlets { finished, publish, parts: opened })
     }
 
+    /// The own name of the model that goes by this name or alias, or of the default one.
+    ///
+    /// # Errors
+    /// `unknown_model`, naming those there are.
+    pub fn own_name(&self, name: Option<&str>) -> Result<Arc<str>, Failure> {
+        let Some(name) = name else { return Ok(Arc::clone(&self.default)) };
+        let state = self.state();
+        state.catalog.find(name).cloned().ok_or_else(|| unknown(name, &state.catalog))
+    }
+
+    /// The models that jobs can name, loaded or not, as they are known: nothing is looked at.
+    #[must_use]
+    pub fn list(&self) -> Vec<Listed> {
+        let state = self.state();
+        let usable = state.catalog.models().filter_map(|(name, files)| Some((name, files.as_ref().ok()?)));
+        usable.map(|(name, files)| self.listed(&state, name, files)).collect()
+    }
+
+    fn listed(&self, state: &State, name: &Arc<str>, files: &ModelFiles) -> Listed {
+        let lane = state.loaded.get(name).and_then(|running| running.lane.as_ref());
+        let thresholds = || self.settings.onnx.thresholds.clone().or(&files.manifest.thresholds);
+        Listed {
+            name: Arc::clone(name),
+            aliases: state.catalog.aliases_of(name).map(str::to_owned).collect(),
+            is_default: *name == self.default,
+            thresholds: lane.map_or_else(thresholds, |lane| lane.model.thresholds.clone()),
+            loaded: lane.map(|lane| Arc::clone(&lane.model)),
+        }
+    }
+
     /// The way to the model of this name or alias, or to the default one.
     ///
     /// # Errors
     /// `unknown_model`, naming those there are.
     pub fn find(&self, name: Option<&str>) -> Result<Destination, Failure> {
+        let own = self.own_name(name)?;
         let mut state = self.state();
-        let own = match name {
-            None => Arc::clone(&self.default),
-            Some(name) => state.catalog.find(name).cloned().ok_or_else(|| unknown(name, &state.catalog))?,
-        };
         Ok(match state.use_lane(&own) {
             Some(lane) => Destination::Lane(Heading::to(&lane)),
             None => Destination::Unloaded(own),
@@ -207,14 +249,14 @@ impl Lanes {
     /// Opens a lane for a loaded model; the one there was before finishes what it has.
     fn start(&self, name: &Arc<str>, files: &ModelFiles, loaded: Loaded) -> Result<Arc<Lane>, CannotLoad> {
         let limit = Limit::new(self.settings.batch.limit, loaded.fits);
-        let (lane, rows) = Lane::new(Arc::clone(&loaded.model), limit);
         // Room for a batch ahead for every device.
-        let (tag, batches) = mpsc::channel(loaded.runtimes.len().max(1));
+        let (tag, work) = mpsc::channel(loaded.runtimes.len().max(1));
+        let (lane, rows) = Lane::new(Arc::clone(&loaded.model), limit, tag.clone());
         let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state();
         let Open { finished, parts } = state.open.clone().ok_or(CannotLoad::Stopped)?;
         let batching = batch::run(self.settings.batch, Arc::clone(&model), rows, lane.traffic(), tag);
-        let tagging = tag::run(loaded, batches, lane.traffic(), finished, self.health.clone());
+        let tagging = tag::run(loaded, work, lane.traffic(), finished, self.health.clone());
         let ended = gone.clone().drop_guard();
         metrics::model_loaded(&model);
         let tagging = async move {

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::batch::{Batch, Row, Traffic};
+use super::batch::{Batch, Row, Traffic, Trial, Work};
 use super::decode::fit::{CHANNELS, Frame};
 use super::publish::{Finished, Scored};
 use super::{Ended, panicked};
@@ -89,34 +89,34 @@ pub struct Loaded {
     pub stop: Stopper,
 }
 
-/// Tags until `batches` closes.
+/// Tags until `work` closes.
 ///
 /// # Errors
 /// Where the thread can't be started, or batch after batch failed.
 pub async fn run(
     loaded: Loaded,
-    batches: Receiver<Batch>,
+    work: Receiver<Work>,
     traffic: Arc<Traffic>,
     publish: Sender<Finished>,
     health: Health,
 ) -> Result<(), Ended> {
     let Loaded { model, runtimes, oddity, .. } = loaded;
     // Whichever device is free takes the next batch.
-    let batches = Arc::new(Mutex::new(batches));
+    let work = Arc::new(Mutex::new(work));
     let mut threads = FuturesUnordered::new();
     for (runtime, device) in runtimes.into_iter().zip(&model.devices) {
         let (done, ended) = tokio::sync::oneshot::channel();
         let name = format!("tag-{}-{device}", model.id.name);
-        let (model, traffic, batches) = (Arc::clone(&model), Arc::clone(&traffic), Arc::clone(&batches));
+        let (model, traffic, work) = (Arc::clone(&model), Arc::clone(&traffic), Arc::clone(&work));
         let (publish, health) = (publish.clone(), health.clone());
         let tagger = Tagger { model, runtime, looked: oddity.is_some(), traffic, publish, health };
         std::thread::Builder::new()
             .name(name)
-            .spawn(move || done.send(tagger.work(&batches)))
+            .spawn(move || done.send(tagger.work(&work)))
             .map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
         threads.push(ended);
     }
-    drop((batches, publish));
+    drop((work, publish));
     while let Some(ended) = threads.next().await {
         ended.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))?;
     }
@@ -135,12 +135,19 @@ struct Tagger {
 }
 
 impl Tagger {
-    fn work(mut self, batches: &Mutex<Receiver<Batch>>) -> Result<(), Ended> {
+    fn work(mut self, work: &Mutex<Receiver<Work>>) -> Result<(), Ended> {
         let mut failed_in_a_row = 0;
         loop {
             // Whoever holds the lock waits for the next batch; the others wait for the lock.
-            let next = batches.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-            let Some(batch) = next else { return Ok(()) };
+            let next = work.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let batch = match next {
+                Some(Work::Batch(batch)) => batch,
+                Some(Work::Trial(trial)) => {
+                    self.try_out(trial);
+                    continue;
+                }
+                None => return Ok(()),
+            };
             let Some(batch) = self.still_wanted(batch) else { continue };
             // A job that comes again may be what fails.
             let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
@@ -162,18 +169,18 @@ impl Tagger {
 
     /// The batch without the rows that nobody waits for any more, where others are left.
     fn still_wanted(&self, batch: Batch) -> Option<Batch> {
-        let mut wanted = Vec::with_capacity(batch.rows.len());
+        let mut rows = Vec::with_capacity(batch.rows.len());
         for row in batch.rows {
             match row.flight.still_wanted() {
-                Ok(()) => wanted.push(row),
+                Ok(()) => rows.push(row),
                 Err(failure) => self.fail(row.flight.delivery, failure),
             }
         }
-        if wanted.is_empty() {
+        if rows.is_empty() {
             self.traffic.batch_done();
             return None;
         }
-        Some(Batch { rows: wanted })
+        Some(Batch { rows })
     }
 
     fn fail(&self, delivery: Delivery, failure: Failure) {
@@ -234,6 +241,17 @@ impl Tagger {
         {
             tracing::warn!(model = self.model.id.name, "{oddity}");
         }
+    }
+
+    /// Runs blank images and says how long that took; nothing is learnt from it.
+    fn try_out(&mut self, Trial { rows, answer }: Trial) {
+        let side = self.model.frame.side as usize;
+        let blank = vec![255; side * side * CHANNELS];
+        let (rows, began) = (vec![blank.as_slice(); rows], Instant::now());
+        let run = catch_unwind(AssertUnwindSafe(|| self.runtime.run(&rows)));
+        let run = run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a trial", &*panic)));
+        // Whoever asked may be gone.
+        let _ = answer.send(run.map(|_| began.elapsed()));
     }
 
     /// Whether the runtime can score a blank image: if not, it is at fault and not the images.
@@ -383,7 +401,7 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn rows_that_nobody_waits_for_do_not_run() {
         let (publish, mut finished) = mpsc::channel(8);
-        let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8));
+        let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
         let (traffic, health) = (lane.traffic(), Health::default());
         let tagger =
             Tagger { model: Arc::new(model()), runtime: Box::new(Small), looked: true, traffic, publish, health };

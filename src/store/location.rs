@@ -98,6 +98,11 @@ fn object_path(key: &str) -> Option<Path> {
 fn forbidden(image: &str, stores: &[Store]) -> Failure {
     let allowed = stores.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let shown: String = image.chars().take(200).collect();
+    if stores.is_empty() {
+        let message =
+            format!("`{shown}` can't be read: there is no store; bring the image itself, or start with --store");
+        return Failure::new(Code::ForbiddenLocation, message);
+    }
     Failure::new(
         Code::ForbiddenLocation,
         format!(

@@ -78,6 +78,27 @@ impl Store {
         }
     }
 
+    /// The same for somebody who waits for an answer: fails where the store is in trouble.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub async fn read_promptly(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+        if *self.state().borrow() != State::Well {
+            return Err(Failure::new(
+                Code::StorageUnavailable,
+                format!("{self} does not answer; it is being waited for"),
+            ));
+        }
+        let read = self.read(path, limit, room).await;
+        match &read {
+            Err(failure) if is_storage(failure.code) => {
+                self.is_troubled(failure).await;
+            }
+            _ => self.outage.failed_in_a_row.store(0, Ordering::Relaxed),
+        }
+        read
+    }
+
     /// Ends when the store can be read from.
     ///
     /// # Errors

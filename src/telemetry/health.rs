@@ -15,6 +15,7 @@ pub struct Health(Arc<State>);
 struct State {
     model: AtomicBool,
     nats: AtomicBool,
+    no_broker: AtomicBool,
     storage: AtomicBool,
     inference: AtomicBool,
     draining: AtomicBool,
@@ -28,8 +29,9 @@ pub struct Readiness {
     pub ready: bool,
     /// The model is warmed up.
     pub model: bool,
-    /// NATS is connected.
-    pub nats: bool,
+    /// NATS is connected; absent where it is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats: Option<bool>,
     /// Every store answers.
     pub storage: bool,
     /// The last batch had an image that was tagged.
@@ -49,6 +51,11 @@ impl Health {
     pub fn set_nats(&self, connected: bool) {
         metrics::nats_connected(connected);
         self.set(&self.0.nats, connected);
+    }
+
+    /// NATS is not used.
+    pub fn set_no_broker(&self) {
+        self.set(&self.0.no_broker, true);
     }
 
     /// Every store answers, or not.
@@ -75,11 +82,11 @@ impl Health {
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        let State { model, nats, storage, inference, draining } = &*self.0;
-        let (model, nats, storage, inference, draining) =
-            (is(model), is(nats), is(storage), is(inference), is(draining));
+        let State { model, nats, no_broker, storage, inference, draining } = &*self.0;
+        let nats = (!is(no_broker)).then(|| is(nats));
+        let (model, storage, inference, draining) = (is(model), is(storage), is(inference), is(draining));
         Readiness {
-            ready: model && nats && storage && inference && !draining,
+            ready: model && nats.unwrap_or(true) && storage && inference && !draining,
             model,
             nats,
             storage,

@@ -1,5 +1,6 @@
 //! What tests run on.
 
+pub mod browser;
 pub mod client;
 pub mod hub;
 pub mod nats;

@@ -80,21 +80,21 @@ impl Labels {
         }
         // Of equal scores, in the label file's order.
         over.sort_by(|(left, _, a), (right, _, b)| b.total_cmp(a).then(left.cmp(right)));
-        let tags = over.into_iter().map(|(_, label, value)| Tag {
-            name: label.name.clone(),
-            category: label.category.to_string(),
-            score: score(value),
-        });
+        let tags = over.into_iter().map(|(_, label, value)| tag(label, value));
         Selected { rating, tags: tags.collect() }
     }
 
     /// Every label whose score is not under `least`, highest first.
     #[must_use]
-    pub fn scores_from(&self, scores: &[f32], least: f32) -> Vec<(String, f64)> {
+    pub fn scores_from(&self, scores: &[f32], least: f32) -> Vec<Tag> {
         let mut listed: Vec<_> = self.columns.iter().zip(scores).filter(|(_, score)| **score >= least).collect();
         listed.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-        listed.into_iter().map(|(label, value)| (label.name.clone(), score(*value))).collect()
+        listed.into_iter().map(|(label, value)| tag(label, *value)).collect()
     }
+}
+
+fn tag(label: &Label, value: f32) -> Tag {
+    Tag { name: label.name.clone(), category: label.category.to_string(), score: score(value) }
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
     fn scores_are_listed_from_the_least_on() {
         let scores = [0.9, 0.01, 0.009, 0.86, 0.0, 0.4, 0.36];
         let listed = labels().scores_from(&scores, 0.01);
-        let names: Vec<_> = listed.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<_> = listed.iter().map(|tag| tag.name.as_str()).collect();
         assert_eq!(names, ["general", "hatsune_miku", "wolf", "solo", "explicit"]);
     }
 

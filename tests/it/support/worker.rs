@@ -49,6 +49,22 @@ impl Worker {
             command.arg("--models").arg(repository("models"));
         }
         command.args(arguments).envs(environment.iter().cloned());
+        Self::run(command)
+    }
+
+    /// The HTTP API alone, on the demo model, ready for requests.
+    pub fn serve(arguments: &[&str], environment: &[(&'static str, String)]) -> Self {
+        let mut command = tagmill(&["serve", "--listen", "127.0.0.1:0"]);
+        if !arguments.contains(&"--models") {
+            command.arg("--models").arg(repository("models"));
+        }
+        command.args(arguments).envs(environment.iter().cloned());
+        let server = Self::run(command);
+        server.logged("serving the API");
+        server
+    }
+
+    fn run(mut command: Command) -> Self {
         let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, sink) = (BufReader::new(process.stderr.take().expect("piped")).lines(), Arc::clone(&log));
@@ -87,11 +103,16 @@ impl Worker {
         format!("127.0.0.1:{port}")
     }
 
-    /// What it answers to GET.
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    /// Where it serves this path.
+    pub fn url(&self, path: &str) -> String {
         // The HTTP client wants a TLS provider, even where it uses none.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let response = reqwest::get(format!("http://{}{path}", self.address())).await.expect("an answer");
+        format!("http://{}{path}", self.address())
+    }
+
+    /// What it answers to GET.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let response = reqwest::get(self.url(path)).await.expect("an answer");
         (response.status().as_u16(), response.text().await.expect("text"))
     }
 

@@ -1,0 +1,56 @@
+//! The signals that a program hears which runs until it is told to stop.
+
+use std::convert::Infallible;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::pipeline::lanes::Lanes;
+
+/// The signals it hears.
+pub(super) struct Signals {
+    pub(super) stopping: Stopping,
+    /// Look at the models again.
+    hangup: Signal,
+}
+
+/// Those that stop it.
+pub(super) struct Stopping {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> std::io::Result<Self> {
+        let stopping =
+            Stopping { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+        Ok(Self { stopping, hangup: signal(SignalKind::hangup())? })
+    }
+
+    /// Ends when told to stop; meanwhile looks at the models again whenever told to.
+    pub(super) async fn stop(&mut self, lanes: &Lanes) {
+        let Self { stopping, hangup } = self;
+        tokio::select! {
+            () = stopping.stop() => {}
+            never = refresh_on_hangup(lanes, hangup) => match never {},
+        }
+    }
+}
+
+impl Stopping {
+    /// Ends with the next SIGTERM or SIGINT.
+    pub(super) async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn refresh_on_hangup(lanes: &Lanes, hangup: &mut Signal) -> Infallible {
+    loop {
+        hangup.recv().await;
+        if let Err(error) = lanes.refresh().await {
+            tracing::error!(%error, "the models can't be looked at again; everything stays as it was");
+        }
+    }
+}

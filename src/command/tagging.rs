@@ -1,0 +1,79 @@
+//! What all that tag what others send have in common: how they start, and how long the end of a stop may take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Failed;
+use crate::door::http::server::Server;
+use crate::failure::{Code, Failure};
+use crate::pipeline::lanes::{Lanes, Outlets};
+use crate::pipeline::tag::library;
+use crate::pipeline::tag::onnx::CannotLoad;
+use crate::settings;
+use crate::store::Store;
+use crate::store::outage::State;
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics;
+
+/// How long the end of a stop waits for what should take no time.
+pub(super) const CLOSING: Duration = Duration::from_secs(2);
+
+/// Serves health and metrics from here on.
+pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> Result<Server, Failed> {
+    let collected = metrics::start().map_err(Failed::running)?;
+    metrics::memory_budget(settings.memory_budget);
+    tokio::spawn(fold(collected.clone()));
+    Server::start(&settings.http, health.clone(), collected).await.map_err(Failed::running)
+}
+
+/// Loads the default model.
+pub(super) async fn models(settings: &settings::Tagging, health: &Health) -> Result<(Arc<Lanes>, Outlets), Failed> {
+    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
+    let default = catalog.choose(settings.model.as_deref())?.name.clone();
+    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, health.clone());
+    lanes.load_default().await.map_err(|error| match error {
+        CannotLoad::Model(error) => Failed::settings(error),
+        other => Failed::running(other),
+    })?;
+    let library = library::load().map_err(Failed::running)?;
+    tracing::debug!(path = %library.path.display(), "ONNX Runtime");
+    metrics::running(&library.version);
+    health.set_model_ready();
+    Ok((lanes, outlets))
+}
+
+/// Looks at every store, and from then on keeps readiness up to date with them: one that does not exist or refuses is an
+/// error, one that can't be reached is waited for.
+pub(super) async fn stores(stores: &[Store], health: &Health) -> Result<(), Failed> {
+    for store in stores {
+        let mut delay = Duration::from_secs(1);
+        while let Err(Failure { code, message, .. }) = store.probe().await {
+            if code != Code::StorageUnavailable {
+                return Err(Failed::running(anyhow::anyhow!("a store can't be used (--store): {message}")));
+            }
+            tracing::warn!(%store, error = message, "the store does not answer; waiting for it");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_secs(10));
+        }
+    }
+    health.set_storage(true);
+    for store in stores {
+        tokio::spawn(watch_store(store.clone(), stores.to_vec(), health.clone()));
+    }
+    Ok(())
+}
+
+async fn watch_store(store: Store, all: Vec<Store>, health: Health) {
+    let mut state = store.state();
+    while state.changed().await.is_ok() {
+        health.set_storage(all.iter().all(|store| *store.state().borrow() == State::Well));
+    }
+}
+
+async fn fold(collected: metrics::Collected) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        ticks.tick().await;
+        collected.fold();
+    }
+}

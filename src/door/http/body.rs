@@ -1,0 +1,181 @@
+//! What a request brings: JSON or a form with files, read whole within its limits.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use futures_util::stream;
+use multer::Multipart;
+use serde::de::DeserializeOwned;
+
+use super::error::Refused;
+use super::{Http, MOST_IMAGES};
+use crate::failure::{Code, Failure};
+use crate::memory::Reservation;
+
+/// How long a client may be silent in the middle of its body.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long the rest of a body is read that is refused: a client that still sends would not see why.
+const REST: Duration = Duration::from_secs(5);
+
+/// What room is taken by, as a body comes in.
+const STEP: u64 = 64 << 10;
+
+/// A body, and room for it.
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
+    pub(super) reserved: Vec<Reservation>,
+}
+
+/// An image as it was brought.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// Base64, a data URI or a location.
+    Text(String),
+    /// A file.
+    File(Bytes),
+}
+
+/// What a form brings.
+#[derive(Debug, Default)]
+pub(super) struct Form {
+    pub(super) images: Vec<Given>,
+    pub(super) model: Option<String>,
+}
+
+/// What the body is written as.
+pub(super) enum Kind {
+    /// `application/json`.
+    Json,
+    /// `multipart/form-data`, with this boundary.
+    Form(String),
+}
+
+impl Kind {
+    /// As the request says it.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refused> {
+        let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = given.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") {
+            return Ok(Self::Json);
+        }
+        if essence.eq_ignore_ascii_case("multipart/form-data") {
+            return multer::parse_boundary(given).map(Self::Form).map_err(|error| Refused::bad(error.to_string()));
+        }
+        let message = format!("`Content-Type` is `{given}`; send application/json or multipart/form-data");
+        Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+    }
+}
+
+impl Http {
+    /// Reads a request's body whole, in a form it may have.
+    pub(super) async fn receive(&self, request: Request) -> Result<(Kind, Received), Refused> {
+        let (head, mut body) = request.into_parts();
+        let received = match Kind::of(&head.headers) {
+            Ok(kind) => self.read(&mut body).await.map(|received| (kind, received)),
+            Err(refused) => Err(refused),
+        };
+        if received.is_err() {
+            discard(body).await;
+        }
+        received
+    }
+
+    async fn read(&self, body: &mut Body) -> Result<Received, Refused> {
+        let limit = self.0.settings.max_body;
+        let too_large = || {
+            let message = format!("the request has more than the {limit} bytes that one may have");
+            Refused::from(Failure::new(Code::ImageTooLarge, message))
+        };
+        let full = || Refused::from(Failure::new(Code::Overloaded, "there is no room for the request now; try again"));
+        let hint = body.size_hint();
+        if hint.lower() > limit {
+            return Err(too_large());
+        }
+        let mut reserved = Vec::new();
+        let mut room = 0;
+        let mut bytes = Vec::new();
+        while let Some(data) = next(body).await? {
+            let length = (bytes.len() + data.len()) as u64;
+            if length > limit {
+                return Err(too_large());
+            }
+            if length > room {
+                // Doubling, as the buffer does; but no more than is announced.
+                let wanted = (2 * length).max(STEP).min(hint.exact().unwrap_or(limit)).max(length);
+                reserved.push(self.0.settings.bodies.try_reserve(wanted - room).ok_or_else(full)?);
+                room = wanted;
+                bytes.reserve_exact(usize::try_from(room).unwrap_or(usize::MAX) - bytes.len());
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Received { bytes: bytes.into(), reserved })
+    }
+}
+
+/// The next part of a body.
+async fn next(body: &mut Body) -> Result<Option<Bytes>, Refused> {
+    loop {
+        let frame = std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context));
+        let frame = tokio::time::timeout(SILENCE, frame).await.map_err(|_| {
+            Refused::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "nothing more of the request came in time")
+        })?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(Refused::bad(format!("the request's body broke off: {error}"))),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+/// Reads the rest of a body and keeps nothing of it.
+pub(super) async fn discard(mut body: Body) {
+    let _ = tokio::time::timeout(REST, async { while let Ok(Some(_)) = next(&mut body).await {} }).await;
+}
+
+/// JSON of this shape, read off the threads that answer: a body may be large.
+pub(super) async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes) -> Result<T, Refused> {
+    let parse = move || {
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            let field = if path == "." { String::new() } else { format!("field `{path}`: ") };
+            Refused::bad(format!("{field}{}", error.into_inner()))
+        })?;
+        json.end().map_err(|error| Refused::bad(error.to_string()))?;
+        Ok(parsed)
+    };
+    tokio::task::spawn_blocking(parse).await.unwrap_or_else(|error| Err(Refused::bad(error.to_string())))
+}
+
+/// The images and the model's name in a form. Whatever has a file's name is an image.
+pub(super) async fn form(bytes: Bytes, boundary: String) -> Result<Form, Refused> {
+    let broken = |error: multer::Error| Refused::bad(format!("the form can't be read: {error}"));
+    let mut parts = Multipart::new(stream::iter([Ok::<_, std::convert::Infallible>(bytes)]), boundary);
+    let mut form = Form::default();
+    while let Some(part) = parts.next_field().await.map_err(broken)? {
+        let name = part.name().unwrap_or_default().to_owned();
+        if part.file_name().is_some() {
+            form.images.push(Given::File(part.bytes().await.map_err(broken)?));
+        } else if name == "model" {
+            form.model = Some(part.text().await.map_err(broken)?).filter(|model| !model.is_empty());
+        } else if ["image", "images", "image_url"].contains(&name.as_str()) {
+            form.images.push(Given::Text(part.text().await.map_err(broken)?));
+        }
+        if form.images.len() > MOST_IMAGES {
+            return Err(too_many());
+        }
+    }
+    Ok(form)
+}
+
+pub(super) fn too_many() -> Refused {
+    let message = format!("a request may bring {MOST_IMAGES} images; send the others in requests of their own");
+    Refused::bad(message)
+}

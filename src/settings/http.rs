@@ -1,0 +1,73 @@
+//! What is served over HTTP: from arguments to settings.
+
+use axum::http::HeaderValue;
+use url::Url;
+
+use super::Invalid;
+use crate::cli::http::HttpArgs;
+use crate::door::http::{Origins, Settings};
+use crate::memory::Budget;
+use crate::pipeline::fetch;
+
+/// Images of the largest size that one request body has room for.
+const LARGEST_AT_ONCE: u64 = 4;
+
+/// Checks what was said of HTTP. A body has room for a few images of the largest size, as base64, if the budget has.
+///
+/// # Errors
+/// Where the token or an origin can't be one.
+pub(super) fn settings(
+    args: HttpArgs,
+    fetch: &fetch::Settings,
+    budget: &Budget,
+    places: usize,
+) -> Result<Settings, Invalid> {
+    let HttpArgs { listen, http_token: token, cors_origins, http_timeout: timeout } = args;
+    let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    if token.as_ref().is_some_and(|token| !usable(token.reveal())) {
+        return Err(Invalid::Token);
+    }
+    let as_base64 = fetch.max_image_bytes.saturating_mul(4) / 3;
+    let max_body = as_base64.saturating_mul(LARGEST_AT_ONCE).min(budget.bodies.total());
+    let origins = origins(&cors_origins)?;
+    Ok(Settings { listen, token, origins, timeout, max_body, bodies: budget.bodies.clone(), places })
+}
+
+fn origins(given: &[String]) -> Result<Origins, Invalid> {
+    if given.iter().any(|origin| origin == "*") {
+        return Ok(Origins::Any);
+    }
+    given
+        .iter()
+        .map(|text| origin(text).ok_or_else(|| Invalid::Origin(text.clone())))
+        .collect::<Result<_, _>>()
+        .map(Origins::These)
+}
+
+/// As a browser writes it, which is what it is compared with.
+fn origin(text: &str) -> Option<HeaderValue> {
+    let url = Url::parse(text).ok()?;
+    let origin = url.origin();
+    let whole = origin.is_tuple() && url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    whole.then(|| origin.ascii_serialization().parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        for (text, written) in [
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("https://Gallery.example:443/", "https://gallery.example"),
+            ("http://[::1]:3000", "http://[::1]:3000"),
+        ] {
+            assert_eq!(origin(text).expect("an origin"), written);
+        }
+        for text in ["", "localhost:3000", "http://host/path", "http://host/?q", "null", "file:///x"] {
+            assert!(origin(text).is_none(), "{text}");
+        }
+        assert!(matches!(origins(&["http://a".into(), "*".into()]), Ok(Origins::Any)));
+    }
+}
