@@ -3,6 +3,7 @@
 
 pub mod dead;
 pub mod models;
+pub mod submit;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 use dead::DeadCommand;
 use models::ModelsCommand;
+use submit::SubmitArgs;
 
 /// Tags images as a stream: jobs from NATS, images from S3, tags from a WD14-style model.
 #[derive(Debug, Parser)]
@@ -34,7 +36,7 @@ pub struct Cli {
 pub enum Command {
     /// Work on the queue: take jobs from NATS, publish tags to NATS.
     Worker(Box<WorkerArgs>),
-    /// Publish a job for every image of folders, lists or standard input.
+    /// Publish a job for every image of folders, buckets, lists or standard input.
     Submit(Box<SubmitArgs>),
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
     #[command(subcommand)]
@@ -280,21 +282,4 @@ pub struct LogArgs {
         help_heading = "Telemetry"
     )]
     pub format: LogFormat,
-}
-
-/// `tagmill submit`.
-#[derive(Debug, Args)]
-pub struct SubmitArgs {
-    /// Folders or image files, or - for standard input: one location or job (JSON) per line.
-    #[arg(value_name = "SOURCE", required = true)]
-    pub sources: Vec<String>,
-    /// Wait until every job is answered, and show the answers.
-    #[arg(long, env = "TAGMILL_FOLLOW")]
-    pub follow: bool,
-    /// Where the queue is.
-    #[command(flatten)]
-    pub nats: NatsArgs,
-    /// How to log.
-    #[command(flatten)]
-    pub log: LogArgs,
 }

@@ -65,7 +65,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
     let result = runtime.block_on(async {
         match command {
             Command::Worker(args) => worker::run(*args).await,
-            Command::Submit(args) => submit::run(*args).await,
+            Command::Submit(args) => Box::pin(submit::run(*args)).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Models(args) => models::run(args).await,
         }

@@ -5,6 +5,7 @@ pub mod list;
 pub mod location;
 mod open;
 pub mod outage;
+pub mod suffix;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use std::path::Path as FilePath;
 
-use futures_util::TryStreamExt;
+use futures_util::{Stream, TryStreamExt};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use tokio::io::AsyncWriteExt;
@@ -29,23 +29,46 @@ impl Store {
     /// # Errors
     /// `storage_denied` or `storage_unavailable`.
     pub async fn list(&self) -> Result<Vec<Listed>, Failure> {
+        self.listing(None).try_collect().await
+    }
+
+    /// The same as it is listed, a page at a time; of a bucket in the order of its keys, those after `after` alone.
+    ///
+    /// # Errors
+    /// `storage_denied` or `storage_unavailable`, once, and then no more comes.
+    pub fn listing(&self, after: Option<&Path>) -> impl Stream<Item = Result<Listed, Failure>> + Send + '_ {
         let prefix = match &self.place {
             Place::Bucket { prefix, .. } => prefix.clone(),
             Place::Folder { .. } => Path::default(),
         };
-        let listed = self.objects.list(Some(&prefix)).map_ok(|object| Listed {
-            name: object
-                .location
-                .as_ref()
-                .strip_prefix(prefix.as_ref())
-                .unwrap_or_default()
-                .trim_start_matches('/')
-                .to_owned(),
-            size: object.size,
-            version: object.e_tag.unwrap_or_else(|| object.last_modified.to_rfc3339()),
-            path: object.location,
-        });
-        listed.try_collect().await.map_err(|error| failure(&prefix, self, &error))
+        let objects = match after {
+            Some(after) => self.objects.list_with_offset(Some(&prefix), after),
+            None => self.objects.list(Some(&prefix)),
+        };
+        let below = prefix.clone();
+        objects
+            .map_ok(move |object| Listed {
+                name: object
+                    .location
+                    .as_ref()
+                    .strip_prefix(below.as_ref())
+                    .unwrap_or_default()
+                    .trim_start_matches('/')
+                    .to_owned(),
+                size: object.size,
+                version: object.e_tag.unwrap_or_else(|| object.last_modified.to_rfc3339()),
+                path: object.location,
+            })
+            .map_err(move |error| failure(&prefix, self, &error))
+    }
+
+    /// As a job names an object.
+    #[must_use]
+    pub fn location_of(&self, path: &Path) -> String {
+        match &self.place {
+            Place::Bucket { bucket, .. } => format!("s3://{bucket}/{path}"),
+            Place::Folder { root } => format!("file://{}/{path}", root.display()),
+        }
     }
 
     /// Writes an object of `size` bytes to a file, which must not be there.

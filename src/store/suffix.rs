@@ -1,0 +1,52 @@
+//! What a name says of being an image.
+
+/// Names end in one of these, after a dot, in capitals or not.
+#[derive(Clone, Debug)]
+pub struct Suffixes(Vec<String>);
+
+/// Those of the formats this build reads.
+const READ: &[&str] = &[
+    #[cfg(feature = "avif")]
+    "avif",
+    "bmp",
+    "gif",
+    "jpeg",
+    "jpg",
+    #[cfg(feature = "jxl")]
+    "jxl",
+    "png",
+    "tif",
+    "tiff",
+    "webp",
+];
+
+impl Suffixes {
+    /// Of images.
+    #[must_use]
+    pub fn of_images() -> Self {
+        Self(READ.iter().map(|&suffix| suffix.to_owned()).collect())
+    }
+
+    /// Whether a file or key of this name has one of them.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        let name = name.rsplit('/').next().unwrap_or_default();
+        name.rsplit_once('.').is_some_and(|(_, end)| self.0.iter().any(|suffix| suffix.eq_ignore_ascii_case(end)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_suffix_counts_in_any_case() {
+        let suffixes = Suffixes::of_images();
+        for image in ["a.jpg", "a/b.PNG", "a.txt.webp", ".jpg"] {
+            assert!(suffixes.has(image), "{image}");
+        }
+        for other in ["", "jpg", "a.jpg/", "a.jpg/b", "a.jpg.txt", "a.", "jpg.a/b"] {
+            assert!(!suffixes.has(other), "{other}");
+        }
+    }
+}
