@@ -266,6 +266,10 @@ pub struct QueueArgs {
     /// Deliveries of a job after which an error is final.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), env = "TAGMILL_MAX_ATTEMPTS")]
     pub max_attempts: u64,
+    /// Suffixes of the keys that S3 event notifications are taken of, separated by commas; * takes all [default: those of
+    /// the images that can be read, such as jpg and png].
+    #[arg(long, value_name = "SUFFIX", value_delimiter = ',', env = "TAGMILL_EVENT_SUFFIXES")]
+    pub event_suffixes: Option<Vec<String>>,
 }
 
 /// How to log.

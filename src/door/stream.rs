@@ -4,10 +4,12 @@
 //! * [`pull`]: takes as many jobs as there is room for, and stops cleanly.
 //! * `suspect`: a job that came too often runs alone.
 //! * [`claims`]: what this worker holds, kept alive by progress acknowledgements.
+//! * `event`: what a bucket publishes of its new objects, each a job of its own.
 //! * [`answer`]: result, dead letter or retry; then the acknowledgement.
 
 pub mod answer;
 pub mod claims;
+mod event;
 pub mod pull;
 mod suspect;
 pub mod topology;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 
 use crate::nats::Nats;
+use crate::store::suffix::Suffixes;
 use claims::Claims;
 use topology::{Subjects, Topology};
 
@@ -32,6 +35,8 @@ pub struct Settings {
     pub jobs_max_bytes: Option<i64>,
     /// Deliveries after which an error is final.
     pub max_attempts: u64,
+    /// Of the keys in S3 event notifications that are images.
+    pub event_suffixes: Suffixes,
     /// Jobs held at once.
     pub in_flight: usize,
     /// Jobs asked for at once.

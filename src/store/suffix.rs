@@ -27,9 +27,18 @@ impl Suffixes {
         Self(READ.iter().map(|&suffix| suffix.to_owned()).collect())
     }
 
+    /// These, with or without their dots; `*` is all there are.
+    #[must_use]
+    pub fn new(suffixes: Vec<String>) -> Self {
+        Self(suffixes.into_iter().map(|suffix| suffix.trim().trim_start_matches('.').to_owned()).collect())
+    }
+
     /// Whether a file or key of this name has one of them.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
+        if self.0.iter().any(|suffix| suffix == "*") {
+            return true;
+        }
         let name = name.rsplit('/').next().unwrap_or_default();
         name.rsplit_once('.').is_some_and(|(_, end)| self.0.iter().any(|suffix| suffix.eq_ignore_ascii_case(end)))
     }
@@ -48,5 +57,8 @@ mod tests {
         for other in ["", "jpg", "a.jpg/", "a.jpg/b", "a.jpg.txt", "a.", "jpg.a/b"] {
             assert!(!suffixes.has(other), "{other}");
         }
+        let own = Suffixes::new(vec![".heic".to_owned(), " JPG".to_owned()]);
+        assert!(own.has("a.HEIC") && own.has("a.jpg") && !own.has("a.png"));
+        assert!(Suffixes::new(vec!["*".to_owned()]).has("no suffix"));
     }
 }

@@ -6,6 +6,7 @@ mod chaos;
 mod cluster;
 mod crashes;
 mod dead;
+mod events;
 mod faults;
 mod models;
 mod pull;

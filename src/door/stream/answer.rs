@@ -1,7 +1,7 @@
 //! What becomes of a job of the queue: its result or dead letter is published and confirmed, and only then is the job
-//! acknowledged; or it goes back into the queue for another attempt.
+//! acknowledged; or it goes back into the queue for another attempt. The message of an event ends when all its jobs have.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_nats::header::NATS_MESSAGE_ID;
@@ -38,57 +38,115 @@ const REPUBLISH: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 
 /// The stream's side of one job.
 pub struct StreamReply {
+    held: Arc<Held>,
+    /// The job, of an event the record's.
+    payload: Bytes,
+    /// Which record of an event it is.
+    record: Option<usize>,
+}
+
+/// A message that was claimed, until all the jobs it brought are answered.
+pub(super) struct Held {
     stream: Arc<Stream>,
     message: Message,
     sequence: u64,
     attempt: u64,
+    /// Jobs not answered yet, and what is to become of the message for the sake of the others.
+    open: Mutex<(usize, Verdict)>,
     /// Room for more jobs, once this is dropped.
     _room: Room,
 }
 
+/// What becomes of a message, the lesser first: where one of its jobs is to be tried again it comes again as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    /// There is a dead letter.
+    Dead,
+    /// There is a result.
+    Done,
+    /// After this time.
+    Again(Duration),
+}
+
+impl Held {
+    /// Of a message that brought so many jobs, at least one.
+    pub(super) fn new(
+        stream: Arc<Stream>,
+        message: Message,
+        (sequence, attempt): (u64, u64),
+        jobs: usize,
+        room: Room,
+    ) -> Arc<Self> {
+        Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, Verdict::Dead)), _room: room })
+    }
+
+    /// One of its jobs is answered; the last ends the message.
+    async fn answered(&self, verdict: Verdict) {
+        let last = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            *open = (open.0.saturating_sub(1), open.1.max(verdict));
+            (open.0 == 0).then_some(open.1)
+        };
+        let kind = match last {
+            None => return,
+            Some(Verdict::Dead) => AckKind::Term,
+            Some(Verdict::Done) => AckKind::Ack,
+            Some(Verdict::Again(delay)) => AckKind::Nak(Some(delay)),
+        };
+        self.stream.claims.end(self.sequence, kind).await;
+    }
+}
+
 impl StreamReply {
-    pub(super) fn new(stream: Arc<Stream>, message: Message, sequence: u64, attempt: u64, room: Room) -> Self {
-        Self { stream, message, sequence, attempt, _room: room }
+    pub(super) const fn new(held: Arc<Held>, payload: Bytes, record: Option<usize>) -> Self {
+        Self { held, payload, record }
     }
 
     /// What the job is called where it does not say itself.
     #[must_use]
     pub fn default_id(&self) -> String {
-        let headers = self.message.headers.as_ref();
+        let Held { stream, message, sequence, .. } = &*self.held;
+        let headers = message.headers.as_ref();
         let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
-        header(ID_HEADER)
+        let id = header(ID_HEADER)
             .or_else(|| header(NATS_MESSAGE_ID.as_ref()))
-            .unwrap_or_else(|| format!("{}-{}", self.stream.topology.identity.stream, self.sequence))
+            .unwrap_or_else(|| format!("{}-{sequence}", stream.topology.identity.stream));
+        self.numbered(id)
+    }
+
+    /// The record's own, of an event.
+    fn numbered(&self, id: String) -> String {
+        match self.record {
+            Some(number) => format!("{id}.{number}"),
+            None => id,
+        }
     }
 
     async fn settle(self: Box<Self>, id: String, answer: Answer) -> Outcome {
+        let (verdict, outcome) = self.published(id, answer).await;
+        self.held.answered(verdict).await;
+        outcome
+    }
+
+    async fn published(&self, id: String, answer: Answer) -> (Verdict, Outcome) {
         let failure = match answer {
             Answer::Tagged(result) => match self.publish_result(&result).await {
-                Ok(()) => {
-                    self.acknowledge(AckKind::Ack).await;
-                    return Outcome::Tagged;
-                }
+                Ok(()) => return (Verdict::Done, Outcome::Tagged),
                 Err(failure) => failure,
             },
             Answer::Failed(failure) => failure,
         };
         if failure.code == Code::ShuttingDown {
             // No error of the job's: however often it was handed back, it is for the next worker.
-            self.acknowledge(AckKind::Nak(Some(HAND_BACK))).await;
-            return Outcome::Retried;
+            return (Verdict::Again(HAND_BACK), Outcome::Retried);
         }
-        if failure.class() == Class::Retry && self.attempt < self.stream.settings.max_attempts {
-            let delay = retry_delay(self.attempt);
-            tracing::warn!(id, code = %failure.code, error = %failure, attempt = self.attempt, "a job will be tried again");
-            self.acknowledge(AckKind::Nak(Some(delay))).await;
-            return Outcome::Retried;
+        let attempt = self.held.attempt;
+        if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
+            tracing::warn!(id, code = %failure.code, error = %failure, attempt, "a job will be tried again");
+            return (Verdict::Again(retry_delay(attempt)), Outcome::Retried);
         }
         self.bury(id, &failure).await;
-        Outcome::Rejected
-    }
-
-    async fn acknowledge(&self, kind: AckKind) {
-        self.stream.claims.end(self.sequence, kind).await;
+        (Verdict::Dead, Outcome::Rejected)
     }
 
     async fn publish_result(&self, result: &TagResult) -> Result<(), Failure> {
@@ -96,7 +154,7 @@ impl StreamReply {
             Failure::new(Code::InferenceFailed, format!("the result can't be written as JSON: {error}"))
         })?;
         let (size, tags) = (body.len(), result.tags.tags.len());
-        let subject = self.stream.settings.subjects.result_for(&self.message.subject);
+        let subject = self.held.stream.settings.subjects.result_for(&self.held.message.subject);
         self.publish_until_confirmed(&subject, &self.headers(), body.into()).await.map_err(|TooLarge| {
             Failure::new(
                 Code::ResultTooLarge,
@@ -107,20 +165,21 @@ impl StreamReply {
         })
     }
 
-    /// Writes the dead letter, sees it confirmed, and only then ends the job.
+    /// Writes the dead letter and sees it confirmed.
     async fn bury(&self, id: String, failure: &Failure) {
-        tracing::warn!(id, code = %failure.code, error = %failure, attempts = self.attempt, "a job becomes a dead letter");
-        let payload = &self.message.payload;
+        let Held { stream, message, attempt, .. } = &*self.held;
+        tracing::warn!(id, code = %failure.code, error = %failure, attempts = attempt, "a job becomes a dead letter");
+        let payload = &self.payload;
         let mut letter = DeadLetter {
             id,
-            subject: self.message.subject.to_string(),
+            subject: message.subject.to_string(),
             job: original(payload),
             error: ErrorBody::from(failure),
-            attempts: self.attempt,
-            worker: self.stream.settings.worker.to_string(),
+            attempts: *attempt,
+            worker: stream.settings.worker.to_string(),
             at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         };
-        let subject = self.stream.settings.subjects.dead_for(&self.message.subject);
+        let subject = stream.settings.subjects.dead_for(&message.subject);
         let mut headers = self.headers();
         while let Err(TooLarge) = self.publish_until_confirmed(&subject, &headers, written(&letter)).await {
             if matches!(letter.job, OriginalJob::Omitted { .. }) {
@@ -132,19 +191,18 @@ impl StreamReply {
                 OriginalJob::Omitted { job: (), job_bytes: payload.len(), job_sha256: hex(&Sha256::digest(payload)) };
         }
         metrics::dead_letter(failure.code);
-        self.acknowledge(AckKind::Term).await;
     }
 
     /// Publishes again and again, under one message id, until the stream has it. The job stays claimed meanwhile; a worker
     /// that stops leaves it to the next.
     async fn publish_until_confirmed(&self, subject: &str, headers: &HeaderMap, body: Bytes) -> Result<(), TooLarge> {
-        if wire_size(headers, body.len()) > self.stream.nats.client.server_info().max_payload {
+        if wire_size(headers, body.len()) > self.held.stream.nats.client.server_info().max_payload {
             return Err(TooLarge);
         }
         let mut delay = REPUBLISH.0;
         loop {
             let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
-            let sent = self.stream.jetstream.send_publish(subject.to_owned(), message).await;
+            let sent = self.held.stream.jetstream.send_publish(subject.to_owned(), message).await;
             let confirmed = match sent {
                 Ok(confirmation) => confirmation.await,
                 Err(error) => Err(error),
@@ -162,14 +220,14 @@ impl StreamReply {
             }
             tokio::time::sleep(jittered(delay)).await;
             delay = (delay * 2).min(REPUBLISH.1);
-            self.stream.nats.up().await;
+            self.held.stream.nats.up().await;
         }
     }
 
     /// The job's headers but the server's, and the answer's own.
     fn headers(&self) -> HeaderMap {
         let mut headers = self.own_headers();
-        for (name, values) in self.message.headers.iter().flat_map(HeaderMap::iter) {
+        for (name, values) in self.held.message.headers.iter().flat_map(HeaderMap::iter) {
             let name_text: &str = name.as_ref();
             let servers = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"));
             for value in values.iter().filter(|_| !servers) {
@@ -182,7 +240,8 @@ impl StreamReply {
     /// The id that makes a second answer to this job a duplicate.
     fn own_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, self.stream.topology.identity.answer_id(self.sequence).as_str());
+        let id = self.numbered(self.held.stream.topology.identity.answer_id(self.held.sequence));
+        headers.insert(NATS_MESSAGE_ID, id.as_str());
         headers
     }
 }
@@ -246,6 +305,14 @@ mod tests {
         assert_eq!(json(br#"{"image": "a",  "n":1.0}"#), r#"{"job":{"image": "a",  "n":1.0}}"#);
         assert_eq!(json(b"not json"), r#"{"job":"not json"}"#);
         assert_eq!(json(b"\xff\x00"), r#"{"job":{"base64":"/wA="}}"#);
+    }
+
+    #[test]
+    fn a_message_is_tried_again_for_one_of_its_jobs_and_ended_as_dead_only_for_all() {
+        let again = Verdict::Again(Duration::from_secs(1));
+        assert_eq!([Verdict::Done, again, Verdict::Dead].into_iter().max(), Some(again));
+        assert_eq!([Verdict::Dead, Verdict::Done, Verdict::Dead].into_iter().max(), Some(Verdict::Done));
+        assert!(again < Verdict::Again(Duration::from_secs(2)));
     }
 
     #[test]

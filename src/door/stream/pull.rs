@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{AckKind, Message};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Stream;
-use super::answer::StreamReply;
+use super::answer::{Held, StreamReply};
 use super::claims::HAND_BACK;
-use super::suspect;
 use super::topology::CONSUMER;
+use super::{Stream, event, suspect};
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
 use crate::job::Job;
@@ -219,7 +219,7 @@ impl Puller {
         if stopping {
             claims.end(sequence, AckKind::Nak(Some(HAND_BACK))).await;
         } else if attempt > 2 * max_attempts {
-            self.entry.give_up(job, permit);
+            self.entry.give_up(job, permit).await;
         } else if attempt >= SUSPECT {
             // There is room for as many as there are places, and each holds one.
             let _ = self.suspects.send(Suspect { job, place: permit }).await;
@@ -230,16 +230,22 @@ impl Puller {
 }
 
 impl Entry {
-    /// Sends a job into the pipeline.
+    /// Sends a message's jobs into the pipeline.
     pub(super) async fn admit(&self, job: Claimed, room: Room) {
-        let (payload, queued) = (job.message.payload.clone(), job.queued);
-        let delivery = self.delivery(job, room);
-        // Refused only where the pipeline is gone: the delivery inside hands its job back.
-        drop(self.entrance.send(Incoming { payload, queued, delivery }).await);
+        let queued = job.queued;
+        for Arrived { payload, delivery, wrong } in self.arrived(job, room).await {
+            match wrong {
+                None => {
+                    // Refused only where the pipeline is gone: the delivery inside hands its job back.
+                    drop(self.entrance.send(Incoming { payload, queued, delivery }).await);
+                }
+                Some(wrong) => refuse(delivery, wrong),
+            }
+        }
     }
 
     /// Ends a job that was delivered again and again and never answered: it must have taken its workers down.
-    fn give_up(&self, job: Claimed, permit: OwnedSemaphorePermit) {
+    async fn give_up(&self, job: Claimed, permit: OwnedSemaphorePermit) {
         let attempts = job.attempt - 1;
         let exhausted = Failure::new(
             Code::AttemptsExhausted,
@@ -247,20 +253,52 @@ impl Entry {
                 "delivered {attempts} times and never answered: it took its workers down, or they were killed with it"
             ),
         );
-        metrics::failed(Stage::Accept, exhausted.code);
-        let id = Job::id_in(&job.message.payload);
-        let mut delivery = self.delivery(job, Room::Shared(permit));
-        if let Some(id) = id {
-            delivery.id = id;
+        for Arrived { payload, mut delivery, .. } in self.arrived(job, Room::Shared(permit)).await {
+            if let Some(id) = Job::id_in(&payload) {
+                delivery.id = id;
+            }
+            refuse(delivery, exhausted.clone());
         }
-        tokio::spawn(delivery.answer(Answer::Failed(exhausted)));
     }
 
-    fn delivery(&self, job: Claimed, room: Room) -> Delivery {
+    /// The jobs a message brings: itself, or the records of an event. A message that brings none is done.
+    async fn arrived(&self, job: Claimed, room: Room) -> Vec<Arrived> {
         let Claimed { message, sequence, attempt, .. } = job;
-        let reply = StreamReply::new(Arc::clone(&self.stream), message, sequence, attempt, room);
-        Delivery::new(reply.default_id(), Door::Stream, attempt, Box::new(reply), self.answers.clone())
+        let records = event::records(&message.payload, &self.stream.settings.event_suffixes);
+        let whole = || (None, message.payload.clone(), None);
+        let jobs: Vec<_> = match records {
+            None => vec![whole()],
+            Some(records) => {
+                records.into_iter().map(|record| (Some(record.number), record.payload, record.wrong)).collect()
+            }
+        };
+        if jobs.is_empty() {
+            tracing::debug!(sequence, "an S3 event of no new image");
+            self.stream.claims.end(sequence, AckKind::Ack).await;
+        }
+        let held = Held::new(Arc::clone(&self.stream), message, (sequence, attempt), jobs.len(), room);
+        let arrived = |(record, payload, wrong): (_, Bytes, _)| {
+            let reply = StreamReply::new(Arc::clone(&held), payload.clone(), record);
+            let id = reply.default_id();
+            let delivery = Delivery::new(id, Door::Stream, attempt, Box::new(reply), self.answers.clone());
+            Arrived { payload, delivery, wrong }
+        };
+        jobs.into_iter().map(arrived).collect()
     }
+}
+
+/// A job of a message.
+struct Arrived {
+    payload: Bytes,
+    delivery: Delivery,
+    /// Why it can't be worked on.
+    wrong: Option<Failure>,
+}
+
+/// Answers a job that does not enter the pipeline.
+fn refuse(delivery: Delivery, failure: Failure) {
+    metrics::failed(Stage::Accept, failure.code);
+    tokio::spawn(delivery.answer(Answer::Failed(failure)));
 }
 
 #[cfg(test)]
