@@ -6,6 +6,7 @@ pub mod dead;
 pub mod generate;
 pub mod http;
 pub mod models;
+pub mod submit;
 pub mod tag;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use dead::DeadCommand;
 use generate::{CompletionsArgs, ManArgs};
 use http::{HttpArgs, ServeArgs};
 use models::ModelsCommand;
+use submit::SubmitArgs;
 use tag::TagArgs;
 
 /// What is shown below the commands. Paragraphs are one line each, so that they wrap as wide as the terminal is.
@@ -89,7 +91,7 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// Tag what HTTP requests bring: the API of a worker and its page, without a broker.
     Serve(Box<ServeArgs>),
-    /// Publish a job for every image of folders, lists or standard input.
+    /// Publish a job for every image of folders, buckets, lists or standard input.
     Submit(Box<SubmitArgs>),
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
     #[command(subcommand)]
@@ -330,6 +332,10 @@ pub struct QueueArgs {
     /// dropped before it costs inference.
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = humantime::parse_duration, env = "TAGMILL_LIVE_TIMEOUT")]
     pub live_timeout: Duration,
+    /// Suffixes of the keys that S3 event notifications are taken of, separated by commas; * takes all [default: those of
+    /// the images that can be read, such as jpg and png].
+    #[arg(long, value_name = "SUFFIX", value_delimiter = ',', env = "TAGMILL_EVENT_SUFFIXES")]
+    pub event_suffixes: Option<Vec<String>>,
 }
 
 /// How to log.
@@ -346,21 +352,4 @@ pub struct LogArgs {
         help_heading = "Telemetry"
     )]
     pub format: LogFormat,
-}
-
-/// `tagmill submit`.
-#[derive(Debug, Args)]
-pub struct SubmitArgs {
-    /// Folders or image files, or - for standard input: one location or job (JSON) per line.
-    #[arg(value_name = "SOURCE", required = true)]
-    pub sources: Vec<String>,
-    /// Wait until every job is answered, and show the answers.
-    #[arg(long, env = "TAGMILL_FOLLOW")]
-    pub follow: bool,
-    /// Where the queue is.
-    #[command(flatten)]
-    pub nats: NatsArgs,
-    /// How to log.
-    #[command(flatten)]
-    pub log: LogArgs,
 }

@@ -74,7 +74,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
             Command::Tag(args) => tag::run(*args).await,
             Command::Bench(args) => bench::run(*args).await,
             Command::Serve(args) => serve::run(*args).await,
-            Command::Submit(args) => submit::run(*args).await,
+            Command::Submit(args) => Box::pin(submit::run(*args)).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Models(args) => models::run(args).await,
             Command::Completions(args) => generate::completions(&args),

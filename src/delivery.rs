@@ -4,6 +4,7 @@
 //! through the pipeline can lose one. What an answer means is the door's business: the stream acknowledges, delays or
 //! writes a dead letter; a live request is replied to.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
@@ -99,8 +100,8 @@ pub trait Reply: Send {
 pub enum Presence {
     /// Beside others.
     Beside(OwnedRwLockReadGuard<()>),
-    /// With nothing else in flight in this worker.
-    Alone(OwnedRwLockWriteGuard<()>),
+    /// With nothing else in flight in this worker but what the same message brought.
+    Alone(Arc<OwnedRwLockWriteGuard<()>>),
 }
 
 /// Where answers run that nobody waits for, and what a stop waits for before it closes the connection.

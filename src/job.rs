@@ -7,7 +7,7 @@ use crate::failure::{Code, Failure};
 use crate::pipeline::tag::threshold::Thresholds;
 
 /// Bytes an id has at most, so that every answer has room for it.
-const LONGEST_ID: usize = 1024;
+pub(crate) const LONGEST_ID: usize = 1024;
 
 /// What to tag.
 #[derive(Clone, Debug, Deserialize)]

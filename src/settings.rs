@@ -24,6 +24,7 @@ use crate::pipeline::tag::labels::{CHARACTER, GENERAL};
 use crate::pipeline::tag::onnx;
 use crate::pipeline::tag::threshold::Thresholds;
 use crate::pipeline::{self, batch, decode, fetch, lanes, publish};
+use crate::store::suffix::Suffixes;
 use crate::store::{InvalidStore, Store};
 
 /// A setting that can't be used.
@@ -115,6 +116,7 @@ impl TryFrom<WorkerArgs> for Worker {
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
+            event_suffixes: queue.event_suffixes.map_or_else(Suffixes::of_images, Suffixes::new),
             filter: queue.filter,
             in_flight: in_flight(tagging.lanes.batch.limit),
             worker: Arc::clone(&tagging.name),

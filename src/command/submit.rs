@@ -1,101 +1,200 @@
 //! `tagmill submit`: publishes a job for every image it is given, and on request waits for the answers.
+//!
+//! ```text
+//!  sources ──► jobs, one by one ──► publish ──► confirmed ──► checkpoint
+//!  (in an order of their own)       1024 under way            (what is confirmed without a gap)
+//!                                      └── results, dead letters ──► follow ──► show
+//! ```
 
+mod checkpoint;
 mod follow;
+mod make;
+mod publish;
+mod screen;
+mod show;
 mod source;
 
 use std::time::Instant;
 
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{self, Context};
-use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use async_nats::jetstream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::Failed;
-use crate::cli::SubmitArgs;
+use crate::cli::submit::SubmitArgs;
 use crate::door::stream::topology::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
+use crate::store::suffix::Suffixes;
 use crate::telemetry::health::Health;
-use follow::Follower;
-
-/// Publishes under way at once: the server's confirmations are not waited for one by one.
-const UNCONFIRMED: usize = 256;
+use checkpoint::{Checkpoint, Count, Run};
+use follow::{Follower, Summary};
+use make::Maker;
+use publish::{Interrupted, Publisher};
+use screen::Screen;
+use show::Show;
+use source::{Item, Source};
 
 pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
-    let subjects = settings::subjects(&args.nats.prefix)?;
+    let mut submit = Submit::prepare(&args)?;
     let settings = nats::Settings::try_from(args.nats)?;
-    let jobs = source::jobs(&args.sources).map_err(Failed::settings)?;
-    let nats = Nats::connect(&settings, "tagmill submit", &Health::default()).await.map_err(Failed::running)?;
-    let jetstream = jetstream::new(nats.client.clone());
-    let work = async {
-        if args.follow {
-            publish_and_follow(&jetstream, &subjects, jobs).await
-        } else {
-            let began = Instant::now();
-            let published = publish(&jetstream, &subjects.jobs(), jobs).await.map_err(Failed::running)?;
-            eprintln!("published {published} jobs on {} in {:.1} s", subjects.jobs(), began.elapsed().as_secs_f64());
-            Ok(())
+    let stop = stop_on_signals().map_err(Failed::running)?;
+    let health = Health::default();
+    let nats = tokio::select! {
+        nats = Nats::connect(&settings, "tagmill submit", &health) => nats.map_err(Failed::running)?,
+        () = stop.cancelled() => return Err(Failed::running(Interrupted)),
+    };
+    let jobs = source::jobs(submit.sources, submit.maker, submit.checkpoint.after());
+    let publishing = Publishing {
+        publisher: Publisher::new(&nats, submit.subject.clone(), submit.names, submit.screen.clone(), stop.clone()),
+        jobs,
+        limit: args.limit.unwrap_or(u64::MAX),
+        checkpoint: &mut submit.checkpoint,
+    };
+    let done = match submit.show {
+        None => publishing.run(&watch::channel(Count::default()).0).await,
+        Some(show) => {
+            let jetstream = jetstream::new(nats.client.clone());
+            let follower =
+                Follower::start(&jetstream, &submit.subjects, &submit.subject, submit.screen.clone(), show).await;
+            Box::pin(follow(publishing, follower.map_err(Failed::Running)?, &stop)).await
         }
     };
-    tokio::select! {
-        result = work => result,
-        _ = tokio::signal::ctrl_c() => Err(Failed::running(anyhow::anyhow!("interrupted; jobs already published stay in the queue"))),
+    submit.screen.clear();
+    done.map_err(|error| match error.downcast::<Interrupted>() {
+        Ok(_) => interrupted(&submit.checkpoint),
+        Err(error) => error,
+    })
+    .map_err(Failed::Running)
+}
+
+/// A run, with everything checked that can be without a connection.
+struct Submit {
+    subjects: Subjects,
+    subject: String,
+    sources: Vec<Source>,
+    /// Of the sources.
+    names: Vec<String>,
+    maker: Maker,
+    checkpoint: Checkpoint,
+    screen: Screen,
+    show: Option<Show>,
+}
+
+impl Submit {
+    fn prepare(args: &SubmitArgs) -> Result<Self, Failed> {
+        let subjects = settings::subjects(&args.nats.prefix)?;
+        let sources: Vec<_> = args
+            .sources
+            .iter()
+            .map(|source| Source::open(source))
+            .collect::<Result<_, _>>()
+            .map_err(Failed::Settings)?;
+        let names: Vec<_> = sources.iter().map(Source::name).collect();
+        let run = Run {
+            sources: names.clone(),
+            only: args.only.as_ref().map(|only| only.0.glob().to_string()),
+            model: args.model.clone(),
+            meta: args.meta.as_ref().map(|meta| meta.0.clone()),
+            prefix: subjects.to_string(),
+            follow: args.follow.then(|| format!("{:08x}", rand::random::<u32>())),
+        };
+        let checkpoint = Checkpoint::open(args.checkpoint.clone(), run).map_err(Failed::Settings)?;
+        let maker = Maker {
+            only: args.only.clone(),
+            images: Suffixes::of_images(),
+            model: args.model.clone(),
+            meta: args.meta.clone(),
+        };
+        let show = args.follow.then(|| Show::new(args.output.as_deref(), args.json)).transpose();
+        let show = show.map_err(Failed::Settings)?;
+        // Of a run that is gone on with, the name is the earlier one's.
+        let subject = match &checkpoint.run().follow {
+            Some(name) => format!("{}.submit.{name}", subjects.jobs()),
+            None => subjects.jobs(),
+        };
+        let screen = Screen::new(args.follow);
+        Ok(Self { subjects, subject, sources, names, maker, checkpoint, screen, show })
     }
 }
 
-async fn publish_and_follow(jetstream: &Context, subjects: &Subjects, jobs: source::Jobs) -> Result<(), Failed> {
-    let run = format!("submit.{:08x}", rand::random::<u32>());
-    let subject = format!("{}.{run}", subjects.jobs());
-    let follower = Follower::start(jetstream, subjects, &subject).await.map_err(Failed::running)?;
+/// Jobs on their way into the queue.
+struct Publishing<'a> {
+    publisher: Publisher,
+    jobs: mpsc::Receiver<anyhow::Result<Item>>,
+    limit: u64,
+    checkpoint: &'a mut Checkpoint,
+}
+
+impl Publishing<'_> {
+    /// Publishes them all, and says how many that were.
+    async fn run(self, counted: &watch::Sender<Count>) -> anyhow::Result<()> {
+        let Self { publisher, jobs, limit, checkpoint } = self;
+        let (began, before) = (Instant::now(), checkpoint.count());
+        counted.send_replace(before);
+        let ended = publisher.run(jobs, limit, checkpoint, counted).await;
+        publisher.said(before, checkpoint.count(), began.elapsed());
+        ended
+    }
+}
+
+/// Publishes, and meanwhile reads the answers, until every job is answered.
+async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &CancellationToken) -> anyhow::Result<()> {
     let began = Instant::now();
-    let (published, known) = tokio::sync::oneshot::channel();
-    let publishing = async {
-        let count = publish(jetstream, &subject, jobs).await?;
-        eprintln!("published {count} jobs on {subject}");
-        let _ = published.send(count);
-        Ok::<_, anyhow::Error>(())
+    let screen = publishing.publisher.screen().clone();
+    let (counted, published) = watch::channel(Count::default());
+    let (over, ended) = (CancellationToken::new(), CancellationToken::new());
+    let publish = async {
+        let result = publishing.run(&counted).await;
+        if result.is_err() {
+            over.cancel();
+        }
+        ended.cancel();
+        drop(counted);
+        result
     };
-    // Answers are read while jobs are still being published.
-    let following = async { Ok(follower.run(known).await) };
-    let ((), summary) = tokio::try_join!(publishing, following).map_err(Failed::running)?;
-    let seconds = began.elapsed().as_secs_f64();
-    eprintln!("{} tagged, {} failed in {seconds:.1} s", summary.tagged, summary.dead);
-    if summary.dead > 0 {
-        return Err(Failed::running(anyhow::anyhow!("{} of the jobs became dead letters", summary.dead)));
-    }
-    Ok(())
-}
-
-/// Publishes every job and sees each confirmed; how many there were.
-async fn publish(jetstream: &Context, subject: &str, jobs: source::Jobs) -> anyhow::Result<u64> {
-    let mut unconfirmed = FuturesUnordered::new();
-    let mut published = 0;
-    for job in jobs {
-        let sent = jetstream.send_publish(subject.to_owned(), message(job?)).await?;
-        unconfirmed.push(confirmed(sent));
-        published += 1;
-        if unconfirmed.len() >= UNCONFIRMED {
-            unconfirmed.next().await.transpose()?;
+    let follow = async {
+        let interrupted = async {
+            // What is being published is seen to its end first.
+            ended.cancelled().await;
+            stop.cancelled().await;
+        };
+        tokio::select! {
+            summary = follower.run(published) => summary.map(Some).inspect_err(|_| stop.cancel()),
+            () = over.cancelled() => Ok(None),
+            () = interrupted => Ok(None),
         }
+    };
+    let (published, answered) = tokio::join!(publish, follow);
+    let summary = answered?;
+    published?;
+    let Some(Summary { tagged, dead, missing }) = summary else { return Err(Interrupted.into()) };
+    screen.clear();
+    eprintln!("{tagged} tagged, {dead} failed in {:.1} s", began.elapsed().as_secs_f64());
+    match (dead, missing) {
+        (0, 0) => Ok(()),
+        (dead, 0) => Err(anyhow::anyhow!("{dead} of the jobs became dead letters")),
+        (_, missing) => Err(anyhow::anyhow!("{missing} jobs left the queue without an answer")),
     }
-    while let Some(confirmed) = unconfirmed.next().await {
-        confirmed?;
-    }
-    Ok(published)
 }
 
-fn message(job: Bytes) -> PublishMessage {
-    PublishMessage::build().payload(job)
+fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {
+    let then = if checkpoint.is_kept() { "; the same command goes on from here" } else { "" };
+    anyhow::anyhow!("interrupted; what is published stays in the queue{then}")
 }
 
-async fn confirmed(sent: PublishAckFuture) -> anyhow::Result<()> {
-    match sent.await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
-            Err(anyhow::anyhow!("no stream takes jobs here; start a worker first, which makes it"))
+/// Cancelled by the first SIGINT or SIGTERM.
+fn stop_on_signals() -> std::io::Result<CancellationToken> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-        Err(error) => Err(error.into()),
-    }
+        told.cancel();
+    });
+    Ok(stop)
 }

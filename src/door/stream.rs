@@ -5,10 +5,12 @@
 //! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
 //! * `suspect`: a job that came too often runs alone.
 //! * [`claims`]: what this worker holds, kept alive by progress acknowledgements.
+//! * `event`: what a bucket publishes of its new objects, each a job of its own.
 //! * [`answer`]: result, dead letter or retry; then the acknowledgement.
 
 pub mod answer;
 pub mod claims;
+mod event;
 pub mod part;
 mod places;
 pub mod pull;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use crate::door::outbox::Outbox;
 use crate::nats::Nats;
+use crate::store::suffix::Suffixes;
 use claims::Claims;
 use part::Filter;
 use topology::{Subjects, Topology};
@@ -37,6 +40,8 @@ pub struct Settings {
     pub max_attempts: u64,
     /// The part of the queue that is worked on, where not all of it.
     pub filter: Option<Filter>,
+    /// Of the keys in S3 event notifications that are images.
+    pub event_suffixes: Suffixes,
     /// Jobs held at once, at least.
     pub in_flight: usize,
     /// This worker's name.

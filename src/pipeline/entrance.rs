@@ -40,10 +40,12 @@ impl Entrance {
         }
     }
 
-    /// Brings a job in once nothing else is in flight; nothing else comes in until it is answered.
-    pub async fn admit_alone(&self, incoming: Incoming) {
-        let presence = Presence::Alone(Arc::clone(&self.company).write_owned().await);
-        self.enter(incoming, presence).await;
+    /// Brings the jobs of one message in once nothing else is in flight; nothing else comes in until they are answered.
+    pub async fn admit_alone(&self, jobs: Vec<Incoming>) {
+        let alone = Arc::new(Arc::clone(&self.company).write_owned().await);
+        for incoming in jobs {
+            self.enter(incoming, Presence::Alone(Arc::clone(&alone))).await;
+        }
     }
 
     async fn enter(&self, mut incoming: Incoming, presence: Presence) {
@@ -74,7 +76,7 @@ mod tests {
             Incoming { request: Request::Message("{}".into()), queued: Duration::ZERO, delivery }
         };
         entrance.admit(job("first")).await;
-        let mut alone = Box::pin(entrance.admit_alone(job("suspect")));
+        let mut alone = Box::pin(entrance.admit_alone(vec![job("suspect")]));
         assert!((&mut alone).now_or_never().is_none(), "the first is in flight");
         let late = entrance.try_admit(job("late")).await.expect_err("a suspect waits");
         drop(accepted.recv().await.expect("the first"));

@@ -219,14 +219,14 @@ async fn a_full_worker_says_so_at_once() {
     let worker = Worker::start_with(&nats, "s3://images", &["--batch-size", "2"], &s3.environment());
     let client = Client::connect(&nats).await;
     tag(&client, "fast.jpg").await;
-    // Eight batches of two.
-    let mut held = hold(&client, &worker, 16, &HeaderMap::new()).await;
+    // Thirty-two batches of two.
+    let mut held = hold(&client, &worker, 64, &HeaderMap::new()).await;
     assert_eq!(code(&tag(&client, "fast.jpg").await), "overloaded");
     client.jetstream.client().publish(SUBJECT, r#"{"id":"late","image":"fast.jpg"}"#.into()).await.expect("it is sent");
     let letters = client.dead(1).await;
     assert_eq!((letters[0].id(), letters[0].code()), ("late", "overloaded"));
     s3.heal("slow.jpg");
-    for _ in 0..16 {
+    for _ in 0..64 {
         assert_eq!(code(&next(&mut held).await), "no error");
     }
     assert_eq!(code(&tag(&client, "fast.jpg").await), "no error", "there is room again");

@@ -8,6 +8,7 @@ mod crashes;
 mod dashboards;
 mod dead;
 mod deploy;
+mod events;
 mod faults;
 mod filter;
 mod help;

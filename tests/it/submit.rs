@@ -1,23 +1,74 @@
 //! `tagmill submit`.
 
-use std::process::Stdio;
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
-use crate::support::repository;
+use crate::support::s3::S3Server;
 use crate::support::worker::{Worker, tagmill};
+use crate::support::{repository, samples};
+
+fn submit(nats: &NatsServer, arguments: &[&str]) -> Command {
+    tagmill(&[&["submit", "--nats-url", &nats.url()], arguments].concat())
+}
+
+/// Exit code, standard output and standard error.
+fn ended(mut command: Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("it exits"), text(stdout), text(stderr))
+}
+
+/// A queue that no worker takes jobs from.
+async fn queue(nats: &NatsServer) -> Client {
+    let client = Client::connect(nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    client
+}
+
+/// A list of this many keys, each with a number.
+fn list(folder: &Path, count: usize) -> String {
+    let mut lines = String::new();
+    for number in 0..count {
+        writeln!(lines, "{}", key(number)).expect("a string");
+    }
+    let path = folder.join("list.txt");
+    std::fs::write(&path, lines).expect("a file");
+    path.display().to_string()
+}
+
+fn key(number: usize) -> String {
+    format!("images/of/a/typical/length/{number:08}.jpg")
+}
+
+fn ids(jobs: &[impl std::borrow::Borrow<Value>]) -> Vec<&str> {
+    jobs.iter().map(|job| job.borrow()["id"].as_str().expect("an id")).collect()
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON on every line")).collect()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_is_published_and_its_answers_are_shown() {
     let nats = NatsServer::start();
     let _worker = Worker::start(&nats);
     let folder = repository("samples").display().to_string();
-    let output = tagmill(&["submit", "--follow", &folder, "--nats-url", &nats.url()]).output().expect("it runs");
-    let table = String::from_utf8(output.stdout).expect("UTF-8");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (code, table, log) = ended(submit(&nats, &["--follow", &folder]));
+    assert_eq!(code, 0, "{log}");
     let sunset = table.lines().find(|line| line.starts_with("orange-sunset.jpg")).expect("a line per image");
     assert!(sunset.contains("orange 1.00"), "{sunset}");
     assert_eq!(table.lines().count(), 11, "a heading and ten images:\n{table}");
+    // A run that is followed has jobs of its own: the same images again are no duplicates.
+    let (code, table, log) = ended(submit(&nats, &["--follow", &format!("file://{folder}"), "--match", "*.webp"]));
+    assert_eq!((code, table.lines().count()), (0, 2), "{table}{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,17 +76,324 @@ async fn lines_on_standard_input_are_locations_or_jobs_and_a_failure_is_exit_cod
     let nats = NatsServer::start();
     let _worker = Worker::start(&nats);
     let list = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(&list, "night-sky.png\n\n{\"id\":\"mine\",\"image\":\"grey-fog.jpg\"}\nmissing.png\n")
-        .expect("a file");
-    let output = tagmill(&["submit", "--follow", "-", "--nats-url", &nats.url()])
-        .stdin(Stdio::from(list.reopen().expect("a file")))
-        .output()
-        .expect("it runs");
-    let table = String::from_utf8(output.stdout).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(1), "{table}");
-    for (id, shown) in [("night-sky.png", "black"), ("mine", "grey"), ("missing.png", "FAILED image_not_found")] {
+    let path = repository("samples/blue-ocean.webp").display().to_string();
+    let lines = format!("night-sky.png\r\n\n{{\"id\":\"mine\",\"image\":\"grey-fog.jpg\"}}\n{path}\nmissing.png");
+    std::fs::write(&list, lines).expect("a file");
+    let mut command = submit(&nats, &["--follow", "-"]);
+    command.stdin(Stdio::from(list.reopen().expect("a file")));
+    let (code, table, _) = ended(command);
+    assert_eq!(code, 1, "{table}");
+    for (id, shown) in [
+        ("night-sky.png", "black"),
+        ("mine", "grey"),
+        (path.as_str(), "blue"),
+        ("missing.png", "FAILED image_not_found"),
+    ] {
         let line = table.lines().find(|line| line.starts_with(id)).expect("a line per job");
         assert!(line.contains(shown), "{line}");
     }
     Client::connect(&nats).await.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_prefix_is_tagged_and_its_answers_written_as_json_lines() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    let keys = ["2024/ä ö+%20.jpg", "2024/a/b/c.jpg", "2024/d.JPG", "2024/e.jpg"];
+    for key in keys {
+        s3.put("images", key, &repository("samples/orange-sunset.jpg"));
+    }
+    for other in ["2024/notes.txt", "2024b/x.jpg", "y.jpg"] {
+        s3.put("images", other, &repository("samples/README.md"));
+    }
+    let _worker = Worker::start_with(&nats, "s3://images", &[], &s3.environment());
+    let output = tempfile::NamedTempFile::new().expect("a file");
+    let path = output.path().display().to_string();
+    let mut command = submit(&nats, &["--follow", "s3://images/2024/", "--output", &path, "--meta", r#"{"set": 7}"#]);
+    command.envs(s3.environment());
+    let (code, shown, log) = ended(command);
+    assert_eq!((code, shown.as_str()), (0, ""), "{log}");
+    assert!(log.contains("4 tagged, 0 failed"), "{log}");
+    let results = json_lines(&std::fs::read_to_string(&path).expect("it is written"));
+    assert_eq!(ids(&results).into_iter().collect::<HashSet<_>>(), keys.into());
+    for result in &results {
+        assert_eq!(result["image"], format!("s3://images/{}", result["id"].as_str().expect("an id")));
+        assert_eq!((&result["meta"], &result["tags"][0]["name"]), (&json!({ "set": 7 }), &"orange".into()));
+    }
+    // One object alone, and standard output.
+    let mut command = submit(&nats, &["--follow", "--json", "s3://images/2024b/x.jpg"]);
+    command.envs(s3.environment());
+    let (code, shown, _) = ended(command);
+    let letters = json_lines(&shown);
+    assert_eq!((code, &letters[0]["error"]["code"], letters.len()), (1, &"image_undecodable".into(), 1));
+    let mut command = submit(&nats, &["s3://nowhere/2024"]);
+    command.envs(s3.environment());
+    let (code, _, log) = ended(command);
+    assert!(code == 1 && log.contains("s3://nowhere/2024"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_say_what_the_flags_say_and_are_stored_once_per_version_of_their_image() {
+    let nats = NatsServer::start();
+    let client = queue(&nats).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["b/2.png", "a.jpg", "b/1.png", "c.txt", "d.png"] {
+        std::fs::create_dir_all(folder.path().join("b")).expect("a folder");
+        std::fs::write(folder.path().join(name), name).expect("a file");
+    }
+    let root = folder.path().canonicalize().expect("it exists").display().to_string();
+    let arguments = ["--match", "*.png", "--limit", "2", "--model", "m", "--meta", "[1]", &root];
+    let (code, out, log) = ended(submit(&nats, &arguments));
+    assert_eq!((code, out.as_str()), (0, ""), "{log}");
+    assert!(log.contains("published 2 jobs on tagmill.jobs in"), "{log}");
+    let jobs = client.queued().await;
+    let made = |name: &str| json!({ "id": name, "image": format!("file://{root}/{name}"), "model": "m", "meta": [1] });
+    assert_eq!(jobs.iter().map(|job| &job.json).collect::<Vec<_>>(), [&made("b/1.png"), &made("b/2.png")]);
+
+    // Once more: the first again is a duplicate, the second is a new version of itself.
+    std::fs::write(folder.path().join("b/2.png"), "changed").expect("a file");
+    let (code, _, log) = ended(submit(&nats, &arguments));
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("published 1 jobs") && log.contains("1 more had been published a moment before"), "{log}");
+    let jobs = client.queued().await;
+    assert_eq!((jobs.len(), &jobs[2].json["id"]), (3, &"b/2.png".into()));
+    assert_ne!(jobs[1].message_id(), jobs[2].message_id());
+
+    // Another model makes another job.
+    let (_, _, log) = ended(submit(&nats, &["--limit", "1", "--match", "b/*", "--model", "n", &root]));
+    assert!(log.contains("published 1 jobs"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_said_before_anything_is_published() {
+    let nats = NatsServer::start();
+    let client = queue(&nats).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display().to_string();
+    let checkpoint = format!("{path}/checkpoint");
+    std::fs::write(&checkpoint, "[]").expect("a file");
+    for (arguments, said) in [
+        (vec!["/no/such/folder"], "`/no/such/folder` can't be read"),
+        (vec!["http://host/a.jpg"], "is no source"),
+        (vec!["s3://"], "is not a store"),
+        (vec![&path, "--match", "[a"], "--match"),
+        (vec![&path, "--meta", "{"], "--meta"),
+        (vec![&path, "--output", "x"], "--follow"),
+        (vec![&path, "--follow", "--output", "/no/such/folder/x"], "can't be written (--output)"),
+        (vec![&path, "--checkpoint", "/no/such/folder/x"], "can't be written (--checkpoint)"),
+        (vec![&path, "--checkpoint", &checkpoint], "is no checkpoint"),
+    ] {
+        let (code, _, log) = ended(submit(&nats, &arguments));
+        assert!(code == 2 && log.contains(said), "{arguments:?}: {code} {log}");
+    }
+    let nowhere = tagmill(&["submit", "--nats-url", "nats://127.0.0.1:1", &list(folder.path(), 1)]);
+    let (code, _, log) = ended(nowhere);
+    assert!(code == 1 && log.contains("127.0.0.1:1"), "{log}");
+
+    // A line that is none is known when it is come to.
+    let bad = folder.path().join("bad");
+    std::fs::write(&bad, "a.jpg\n\n{\"image\":7}\nb.jpg\n").expect("a file");
+    let (code, _, log) = ended(submit(&nats, &[&bad.display().to_string()]));
+    assert!(code == 1 && log.contains("line 3 of ") && log.contains("field `image`"), "{log}");
+    assert_eq!(client.count("TAGMILL_JOBS").await, 1, "the one before it");
+    std::fs::write(&bad, b"a.jpg\n\xff\xd8\n").expect("a file");
+    let (code, _, log) = ended(submit(&nats, &[&bad.display().to_string()]));
+    assert!(code == 1 && log.contains("line 2 of ") && log.contains("UTF-8"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_stream_for_jobs_it_says_so() {
+    let nats = NatsServer::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (code, _, log) = ended(submit(&nats, &[&list(folder.path(), 2000)]));
+    assert!(code == 1 && log.contains("start a worker first"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_stream_is_waited_for_and_an_interrupted_run_goes_on_where_it_was() {
+    let nats = NatsServer::start();
+    let client = queue(&nats).await;
+    client.limit_queue(100).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (list, checkpoint) = (list(folder.path(), 3000), folder.path().join("far").display().to_string());
+    let mut first = Worker::run(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
+    first.logged("the jobs stream is full");
+    client.queue_holds(100).await;
+    client.limit_queue(250).await;
+    client.queue_holds(250).await;
+    first.signal("TERM");
+    assert_eq!(first.ended().code(), Some(1), "{}", first.log());
+    assert_eq!(first.log().matches("full").count(), 1, "once: {}", first.log());
+    assert!(first.log().contains("the same command goes on from here"), "{}", first.log());
+    let noted: Value = serde_json::from_slice(&std::fs::read(&checkpoint).expect("it is there")).expect("JSON");
+    assert_eq!(
+        (&noted["count"]["jobs"], &noted["after"]["last"]["line"]["number"]),
+        (&250.into(), &250.into()),
+        "{noted}"
+    );
+
+    let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint, "--match", "*"]));
+    assert!(code == 2 && log.contains("--match was none, not *"), "{log}");
+    client.limit_queue(-1).await;
+    let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("published 2750 jobs") && log.contains("250 by earlier runs"), "{log}");
+    let jobs: Vec<_> = client.queued().await.into_iter().map(|job| job.json).collect();
+    assert_eq!(ids(&jobs).into_iter().collect::<HashSet<_>>().len(), 3000);
+    assert_eq!(jobs.len(), 3000, "none twice");
+
+    // Nothing is left to do; and what is added later is all that is done later.
+    let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
+    assert!(code == 0 && log.contains("published 0 jobs"), "{log}");
+    let mut longer = std::fs::OpenOptions::new().append(true).open(&list).expect("the list");
+    writeln!(longer, "one-more.jpg").expect("it is written");
+    let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
+    assert!(code == 0 && log.contains("published 1 jobs"), "{log}");
+    // A list that has changed before that is another list.
+    std::fs::write(&list, "another.jpg\n".repeat(4000)).expect("a file");
+    let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
+    assert!(code == 1 && log.contains("line 3001 of") && log.contains("has changed"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_publishes_no_job_twice() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    let client = queue(&nats).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for number in 0..1500 {
+        let object = s3.bucket("images").join(format!("{:02}/{number:04}.jpg", number % 7));
+        std::fs::create_dir_all(object.parent().expect("the bucket")).expect("a folder");
+        std::fs::write(object, "").expect("an object");
+        std::fs::write(folder.path().join(format!("{number:04}.png")), "").expect("a file");
+    }
+    let path = folder.path().display().to_string();
+    for (sources, number) in [([path.as_str(), "s3://images"], 0), (["s3://images", path.as_str()], 1)] {
+        let checkpoint = format!("{path}/far-{number}");
+        let arguments = [sources[0], sources[1], "--checkpoint", &checkpoint, "--model", sources[0]];
+        let command = || {
+            let mut command = submit(&nats, &arguments);
+            command.envs(s3.environment());
+            command
+        };
+        for most in [700, 2100] {
+            let before = 3000 * number;
+            client.limit_queue(before + most).await;
+            let mut run = Worker::run(command());
+            client.queue_holds(u64::try_from(before + most).expect("a count")).await;
+            run.signal("KILL");
+            run.ended();
+        }
+        client.limit_queue(-1).await;
+        let (code, _, log) = ended(command());
+        assert_eq!(code, 0, "{log}");
+        let jobs: Vec<_> = client.queued().await.into_iter().map(|job| job.json).collect();
+        let jobs: Vec<_> = jobs.iter().filter(|job| job["model"] == sources[0]).collect();
+        assert_eq!(jobs.len(), 3000, "none twice");
+        assert_eq!(ids(&jobs).into_iter().collect::<HashSet<_>>().len(), 3000, "none left out");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_stream_is_filled_again_as_workers_make_room() {
+    let nats = NatsServer::start();
+    let client = queue(&nats).await;
+    client.limit_queue(5).await;
+    let worker = Worker::spawn(&nats, &samples(), &[], &[]);
+    let folder = repository("samples").display().to_string();
+    worker.logged("working");
+    let (code, shown, log) = ended(submit(&nats, &[&folder, "--follow", "--json"]));
+    assert_eq!((code, shown.lines().count()), (0, 10), "{log}\n{}", worker.log());
+    client.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_goes_on_after_an_interruption_with_every_answer_of_the_run() {
+    let nats = NatsServer::start();
+    // Makes the streams, and leaves.
+    let mut first = Worker::start(&nats);
+    first.signal("TERM");
+    first.ended();
+    let client = Client::connect(&nats).await;
+    // Jobs of others are none of this run's.
+    client.submit("other", "night-sky.png").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = folder.path().join("far").display().to_string();
+    let path = repository("samples").display().to_string();
+    let arguments = [path.as_str(), "--follow", "--json", "--checkpoint", &checkpoint];
+    let mut command = submit(&nats, &arguments);
+    command.stdout(Stdio::null());
+    let mut run = Worker::run(command);
+    run.logged("published 10 jobs");
+    run.signal("INT");
+    assert_eq!(run.ended().code(), Some(1), "{}", run.log());
+    assert!(run.log().contains("interrupted"), "{}", run.log());
+
+    let _worker = Worker::start(&nats);
+    for _ in 0..2 {
+        let (code, shown, log) = ended(submit(&nats, &arguments));
+        assert_eq!(code, 0, "{log}");
+        assert!(log.contains("published 0 jobs on tagmill.jobs.submit."), "{log}");
+        let answers = json_lines(&shown);
+        assert_eq!(ids(&answers).into_iter().collect::<HashSet<_>>().len(), 10, "{shown}");
+        assert_eq!(answers.len(), 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_somebody_removes_do_not_keep_a_run_waiting() {
+    let nats = NatsServer::start();
+    let mut first = Worker::start(&nats);
+    first.signal("TERM");
+    first.ended();
+    let client = Client::connect(&nats).await;
+    let mut command = submit(&nats, &["--follow", &repository("samples").display().to_string()]);
+    command.stdout(Stdio::null());
+    let mut run = Worker::run(command);
+    run.logged("published 10 jobs");
+    client.jetstream.get_stream("TAGMILL_JOBS").await.expect("the stream").purge().await.expect("it is emptied");
+    assert_eq!(run.ended().code(), Some(1), "{}", run.log());
+    assert!(run.log().contains("10 jobs left the queue without an answer"), "{}", run.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_is_waited_for() {
+    let mut nats = NatsServer::start_current();
+    let client = queue(&nats).await;
+    client.limit_queue(50).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut run = Worker::run(submit(&nats, &[&list(folder.path(), 400)]));
+    client.queue_holds(50).await;
+    nats.kill();
+    run.logged("NATS is gone");
+    nats.restart();
+    run.logged("connected to NATS again");
+    client.limit_queue(-1).await;
+    assert_eq!(run.ended().code(), Some(0), "{}", run.log());
+    let jobs: Vec<_> = client.queued().await.into_iter().map(|job| job.json).collect();
+    assert_eq!((jobs.len(), ids(&jobs).into_iter().collect::<HashSet<_>>().len()), (400, 400), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_does_not_grow_with_the_number_of_jobs() {
+    let nats = NatsServer::start();
+    let client = queue(&nats).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = folder.path().join("far").display().to_string();
+    let mut command = submit(&nats, &["-", "--checkpoint", &checkpoint]);
+    // It ends when its input does: until then its memory can be looked at.
+    let (input, mut lines) = std::io::pipe().expect("a pipe");
+    command.stdin(Stdio::from(input));
+    let run = Worker::run(command);
+    let mut peaks = Vec::new();
+    for (first, end) in [(0, 10_000), (10_000, 100_000)] {
+        let text: String = (first..end).map(|number| key(number) + "\n").collect();
+        lines.write_all(text.as_bytes()).expect("it reads");
+        client.queue_holds(u64::try_from(end).expect("a count")).await;
+        peaks.push(run.resident_memory());
+    }
+    println!("peak memory of submit, in bytes: {} after 10,000 jobs, {} after 100,000", peaks[0], peaks[1]);
+    assert!(peaks[1] < peaks[0] + 8 * 1024 * 1024, "{peaks:?}");
+    assert!(peaks[1] < 96 * 1024 * 1024, "{peaks:?}");
+    drop(lines);
+    let mut run = run;
+    assert_eq!(run.ended().code(), Some(0), "{}", run.log());
 }

@@ -1,131 +1,199 @@
-//! Reads the answers of one run as they are published, and shows them as a table.
+//! Reads the answers of one run as they are published, and counts them. None is kept.
+//!
+//! The run is over when the last job is out of the queue and what was published for it is read: a job leaves the queue only
+//! once its answer is confirmed. So jobs that are published twice and jobs that somebody else removes do no harm.
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::StreamExt;
-use indicatif::{ProgressBar, ProgressStyle};
-use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
+use super::checkpoint::Count;
+use super::screen::Screen;
+use super::show::Show;
 use crate::door::stream::topology::Subjects;
 
-/// How wide the column of images is.
-const COLUMN: usize = 28;
+/// How often the queue is looked at: when there are as many answers as jobs, and before.
+const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long to wait where answers can't be read.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Answers that were read and are not shown yet.
+const READ: usize = 64;
 
 /// What became of a run.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Summary {
     pub(super) tagged: u64,
     pub(super) dead: u64,
+    /// Jobs that left the queue without an answer.
+    pub(super) missing: u64,
 }
 
-/// Reads the results and dead letters of one subject.
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Result,
+    Dead,
+}
+
+/// Reads the results and dead letters of one run.
 pub(super) struct Follower {
-    results: Ordered,
-    dead: Ordered,
-    bar: ProgressBar,
+    queue: Stream,
+    job_subject: String,
+    results: Answers,
+    dead: Answers,
+    arriving: mpsc::Receiver<Answer>,
+    screen: Screen,
+    show: Show,
+    _readers: JoinSet<()>,
 }
 
-/// What is shown of a result.
-#[derive(Deserialize)]
-struct Result {
-    id: String,
-    tags: Vec<Tag>,
+/// The answers of one kind.
+struct Answers {
+    stream: Stream,
+    subject: String,
+    /// The sequence of the last that was read.
+    read: u64,
 }
 
-#[derive(Deserialize)]
-struct Tag {
-    name: String,
-    score: f64,
-}
-
-/// What is shown of a dead letter.
-#[derive(Deserialize)]
-struct Dead {
-    id: String,
-    error: Error,
-}
-
-#[derive(Deserialize)]
-struct Error {
-    code: String,
-    message: String,
+struct Answer {
+    kind: Kind,
+    sequence: u64,
+    payload: bytes::Bytes,
 }
 
 impl Follower {
     /// Reads what answers the jobs of `job_subject`, from the first on.
-    pub(super) async fn start(jetstream: &Context, subjects: &Subjects, job_subject: &str) -> anyhow::Result<Self> {
-        let results = answers(jetstream, subjects.result_for(job_subject), &subjects.results_stream()).await?;
-        let dead = answers(jetstream, subjects.dead_for(job_subject), &subjects.dead_stream()).await?;
-        let style = "{spinner} {pos}/{len} answered, {per_sec}, {eta} left";
-        let bar =
-            ProgressBar::new(0).with_style(ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()));
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Ok(Self { results, dead, bar })
+    pub(super) async fn start(
+        jetstream: &Context,
+        subjects: &Subjects,
+        job_subject: &str,
+        screen: Screen,
+        show: Show,
+    ) -> anyhow::Result<Self> {
+        let queue = stream(jetstream, &subjects.jobs_stream()).await?;
+        let results = stream(jetstream, &subjects.results_stream()).await?;
+        let results = Answers { stream: results, subject: subjects.result_for(job_subject), read: 0 };
+        let dead = stream(jetstream, &subjects.dead_stream()).await?;
+        let dead = Answers { stream: dead, subject: subjects.dead_for(job_subject), read: 0 };
+        let (sender, arriving) = mpsc::channel(READ);
+        let mut readers = JoinSet::new();
+        readers.spawn(read(Kind::Result, results.messages().await?, sender.clone()));
+        readers.spawn(read(Kind::Dead, dead.messages().await?, sender));
+        let job_subject = job_subject.to_owned();
+        Ok(Self { queue, job_subject, results, dead, arriving, screen, show, _readers: readers })
     }
 
-    /// Shows answers until there are as many as `published` says there will be.
-    pub(super) async fn run(mut self, mut published: oneshot::Receiver<u64>) -> Summary {
-        let (mut summary, mut expected) = (Summary::default(), None);
-        self.line(&format!("{:COLUMN$}  TAGS", "IMAGE"));
-        while expected.is_none_or(|expected| summary.tagged + summary.dead < expected) {
+    /// Shows answers until every job that was `published` has left the queue; it is over when its sender is gone.
+    pub(super) async fn run(mut self, mut published: watch::Receiver<Count>) -> anyhow::Result<Summary> {
+        let mut summary = Summary::default();
+        let (mut publishing, mut empty, mut last) = (true, false, None);
+        let mut look = Instant::now();
+        self.show.begin(&self.screen)?;
+        loop {
+            let expected = published.borrow().published;
+            if last.is_some_and(|(result, dead)| self.results.read >= result && self.dead.read >= dead) {
+                self.show.end()?;
+                return Ok(Summary { missing: expected.saturating_sub(summary.tagged + summary.dead), ..summary });
+            }
+            let all = summary.tagged + summary.dead >= expected;
             tokio::select! {
-                count = &mut published, if expected.is_none() => {
-                    let Ok(count) = count else { break };
-                    self.bar.set_length(count);
-                    expected = Some(count);
+                answer = self.arriving.recv() => {
+                    let Some(answer) = answer else { bail!("the answers can't be read any more") };
+                    self.take(&answer, &mut summary)?;
+                    if summary.tagged + summary.dead == expected {
+                        look = Instant::now();
+                    }
                 }
-                Some(Ok(message)) = self.results.next() => {
-                    summary.tagged += 1;
-                    self.bar.inc(1);
-                    self.line(&result(&message.payload));
-                }
-                Some(Ok(message)) = self.dead.next() => {
-                    summary.dead += 1;
-                    self.bar.inc(1);
-                    self.line(&dead(&message.payload));
+                changed = published.changed(), if publishing => if changed.is_err() {
+                    (publishing, look) = (false, Instant::now());
+                },
+                () = sleep_until(look), if !publishing && last.is_none() => {
+                    let found = self.last().await;
+                    // That answers are missing is not believed at the first look.
+                    last = found.filter(|_| all || empty);
+                    empty = found.is_some();
+                    look = Instant::now() + if all { LOOK.0 } else { LOOK.1 };
                 }
             }
         }
-        self.bar.finish_and_clear();
-        summary
     }
 
-    fn line(&self, line: &str) {
-        self.bar.suspend(|| println!("{line}"));
-    }
-}
-
-async fn answers(jetstream: &Context, subject: String, stream: &str) -> anyhow::Result<Ordered> {
-    let stream = jetstream
-        .get_stream_no_info(stream)
-        .await
-        .with_context(|| format!("the stream {stream} can't be read; start a worker first, which makes it"))?;
-    let config = OrderedConfig { filter_subject: subject, ..OrderedConfig::default() };
-    let consumer = stream
-        .create_consumer(config)
-        .await
-        .context("answers can't be read; start a worker first, which makes their stream")?;
-    Ok(consumer.messages().await?)
-}
-
-fn result(payload: &[u8]) -> String {
-    match serde_json::from_slice::<Result>(payload) {
-        Ok(Result { id, tags }) => {
-            let tags: Vec<_> = tags.iter().map(|tag| format!("{} {:.2}", tag.name, tag.score)).collect();
-            let tags = if tags.is_empty() { "(none over the thresholds)".to_owned() } else { tags.join("  ") };
-            format!("{id:COLUMN$}  {tags}")
+    fn take(&mut self, Answer { kind, sequence, payload }: &Answer, summary: &mut Summary) -> anyhow::Result<()> {
+        match kind {
+            Kind::Result => (self.results.read, summary.tagged) = (*sequence, summary.tagged + 1),
+            Kind::Dead => (self.dead.read, summary.dead) = (*sequence, summary.dead + 1),
         }
-        Err(error) => format!("{:COLUMN$}  unreadable result: {error}", "?"),
+        self.screen.answered();
+        self.show.answer(&self.screen, *kind, payload)
+    }
+
+    /// The sequences of the last result and the last dead letter, where no more can come.
+    async fn last(&self) -> Option<(u64, u64)> {
+        let last = async {
+            // Not the counts by subject of the stream's state: servers up to 2.9 leave out subjects that do have messages.
+            if last_on(&self.queue, &self.job_subject).await?.is_some() {
+                return Ok(None);
+            }
+            Ok::<_, anyhow::Error>(Some((self.results.last().await?, self.dead.last().await?)))
+        };
+        last.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the queue can't be looked at; trying again");
+            None
+        })
     }
 }
 
-fn dead(payload: &[u8]) -> String {
-    match serde_json::from_slice::<Dead>(payload) {
-        Ok(Dead { id, error }) => format!("{id:COLUMN$}  FAILED {}: {}", error.code, error.message),
-        Err(error) => format!("{:COLUMN$}  unreadable dead letter: {error}", "?"),
+impl Answers {
+    async fn messages(&self) -> anyhow::Result<Ordered> {
+        let config = OrderedConfig { filter_subject: self.subject.clone(), ..OrderedConfig::default() };
+        Ok(self.stream.create_consumer(config).await.context("answers can't be read")?.messages().await?)
+    }
+
+    async fn last(&self) -> anyhow::Result<u64> {
+        Ok(last_on(&self.stream, &self.subject).await?.unwrap_or_default())
+    }
+}
+
+/// The sequence of the last message there is on a subject.
+async fn last_on(stream: &Stream, subject: &str) -> anyhow::Result<Option<u64>> {
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some(message.sequence)),
+        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn stream(jetstream: &Context, name: &str) -> anyhow::Result<Stream> {
+    let stream = jetstream.get_stream(name).await;
+    stream.with_context(|| format!("the stream {name} can't be read; start a worker first, which makes it"))
+}
+
+/// Passes on messages as they come. A consumer that is lost is made again by the client.
+async fn read(kind: Kind, mut messages: Ordered, answers: mpsc::Sender<Answer>) {
+    while let Some(next) = messages.next().await {
+        let answer = next.map_err(anyhow::Error::from).and_then(|message| {
+            let sequence = message.info().map_err(anyhow::Error::from_boxed)?.stream_sequence;
+            Ok(Answer { kind, sequence, payload: message.message.payload })
+        });
+        match answer {
+            Ok(answer) => {
+                if answers.send(answer).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "answers can't be read; trying again");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
     }
 }

@@ -1,61 +1,228 @@
-//! Where jobs come from: folders, files, locations, or lines on standard input.
+//! Where jobs come from: folders, buckets and lists, one after another, each in an order of its own that is always the same,
+//! so that a later run can go on where this one ended. Nothing is read ahead but a few jobs.
 
-use std::io::{BufRead, stdin};
-use std::path::Path;
+mod bucket;
+mod folder;
+mod lines;
+
+use std::fs::File;
+use std::io::{BufReader, Read, stdin};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use url::Url;
-use walkdir::WalkDir;
 
-/// Names that images have.
-const EXTENSIONS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+use super::make::Maker;
+use crate::store::Store;
+use crate::store::suffix::Suffixes;
 
-/// Job payloads, made as they are asked for.
-pub(super) type Jobs = Box<dyn Iterator<Item = anyhow::Result<Bytes>> + Send>;
+/// Jobs that are ready to be published.
+const READY: usize = 128;
 
-/// The jobs of all sources, one after another.
-pub(super) fn jobs(sources: &[String]) -> anyhow::Result<Jobs> {
-    let parts = sources.iter().map(|source| of(source)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Box::new(parts.into_iter().flatten()))
+/// A job, and where it comes from.
+pub(super) struct Item {
+    pub(super) payload: Bytes,
+    /// Of the image, where that is known.
+    pub(super) version: String,
+    pub(super) at: Position,
 }
 
-fn of(source: &str) -> anyhow::Result<Jobs> {
-    if source == "-" {
-        let lines = stdin().lock().lines().map(|line| line.context("standard input can't be read"));
-        let lines: Vec<_> = lines.filter(|line| !matches!(line, Ok(line) if line.trim().is_empty())).collect();
-        return Ok(Box::new(lines.into_iter().map(|line| line.map(|line| from_line(line.trim())))));
+/// How far the sources are read.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Position {
+    /// Which source, from 0.
+    pub(super) source: usize,
+    /// The last there.
+    pub(super) last: Place,
+}
+
+/// A place in a source.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Place {
+    /// All there is.
+    Only(String),
+    /// A file's URL.
+    File(String),
+    /// An object's key.
+    Key(String),
+    /// A line of a list, from 1, and what stood there.
+    Line { number: u64, sha256: String },
+}
+
+/// One source, known to be there where that can be known.
+pub(super) enum Source {
+    Folder(PathBuf),
+    /// A file, or an object that is named as an image is.
+    Image {
+        name: String,
+        url: String,
+    },
+    Bucket(Store),
+    List {
+        path: PathBuf,
+        file: File,
+    },
+    Input,
+}
+
+impl Source {
+    /// Looks at what is named on the command line.
+    ///
+    /// # Errors
+    /// Where it can't be read, or the settings for its bucket are wrong.
+    pub(super) fn open(text: &str) -> anyhow::Result<Self> {
+        if text == "-" {
+            return Ok(Self::Input);
+        }
+        if let Some(bucket_and_key) = text.strip_prefix("s3://") {
+            return match bucket_and_key.split_once('/') {
+                Some((_, key)) if Suffixes::of_images().has(key) => {
+                    Ok(Self::Image { name: key.to_owned(), url: text.to_owned() })
+                }
+                _ => Ok(Self::Bucket(text.trim_end_matches('/').parse()?)),
+            };
+        }
+        Self::open_path(&path(text)?, text)
     }
-    if source.contains("://") {
-        return Ok(Box::new(std::iter::once(Ok(payload(source, source)))));
+
+    fn open_path(path: &Path, text: &str) -> anyhow::Result<Self> {
+        let unreadable = || format!("`{text}` can't be read");
+        let path = path.canonicalize().with_context(unreadable)?;
+        if path.is_dir() {
+            std::fs::read_dir(&path).with_context(unreadable)?;
+            return Ok(Self::Folder(path));
+        }
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if Suffixes::of_images().has(&name) {
+            return Ok(Self::Image { name, url: file_url(&path)? });
+        }
+        let file = File::open(&path).with_context(unreadable)?;
+        Ok(Self::List { path, file })
     }
-    let root = Path::new(source).canonicalize().with_context(|| format!("`{source}` can't be read"))?;
-    let base = if root.is_dir() { root.clone() } else { root.parent().unwrap_or(&root).to_owned() };
-    let explicit = root.clone();
-    let files = WalkDir::new(root).sort_by_file_name().into_iter().filter(move |entry| match entry {
-        Ok(entry) => entry.file_type().is_file() && (entry.path() == explicit || is_image(entry.path())),
-        Err(_) => true,
+
+    /// As checkpoints and messages name it, wherever the command is run.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Folder(path) | Self::List { path, .. } => path.display().to_string(),
+            Self::Image { url, .. } => url.clone(),
+            Self::Bucket(store) => store.to_string(),
+            Self::Input => "standard input".to_owned(),
+        }
+    }
+
+    async fn feed(self, feed: Feed, after: Option<Place>) -> Result<(), Stopped> {
+        let name = self.name();
+        let blocking: Box<dyn FnOnce() -> Result<(), Stopped> + Send> = match self {
+            Self::Bucket(store) => return bucket::feed(&store, &feed, after).await,
+            Self::Image { name, url } => Box::new(move || feed.image(&name, url, after.as_ref())),
+            Self::Folder(root) => Box::new(move || folder::feed(&root, &feed, after)),
+            Self::List { file, .. } => Box::new(move || lines::feed(reader(file), &name, &feed, after)),
+            Self::Input => Box::new(move || lines::feed(reader(stdin()), &name, &feed, after)),
+        };
+        tokio::task::spawn_blocking(blocking).await.map_err(anyhow::Error::from)?
+    }
+}
+
+/// The jobs of all sources after this position.
+pub(super) fn jobs(
+    sources: Vec<Source>,
+    maker: Maker,
+    after: Option<&Position>,
+) -> mpsc::Receiver<anyhow::Result<Item>> {
+    let (jobs, items) = mpsc::channel(READY);
+    let first = after.map_or(0, |after| after.source);
+    let mut after = after.map(|after| after.last.clone());
+    let maker = Arc::new(maker);
+    tokio::spawn(async move {
+        for (index, source) in sources.into_iter().enumerate().skip(first) {
+            let feed = Feed { jobs: jobs.clone(), source: index, maker: Arc::clone(&maker) };
+            match source.feed(feed, after.take()).await {
+                Ok(()) => {}
+                Err(Stopped::Closed) => return,
+                Err(Stopped::Failed(error)) => {
+                    let _ = jobs.send(Err(error)).await;
+                    return;
+                }
+            }
+        }
     });
-    Ok(Box::new(files.map(move |entry| from_file(entry?.path(), &base))))
+    items
 }
 
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+/// Why a source is not read further.
+enum Stopped {
+    /// Nobody wants more.
+    Closed,
+    Failed(anyhow::Error),
 }
 
-/// A line is a job where it is a JSON object, else a location.
-fn from_line(line: &str) -> Bytes {
-    if line.starts_with('{') { Bytes::copy_from_slice(line.as_bytes()) } else { payload(line, line) }
+impl<E: Into<anyhow::Error>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
-fn from_file(path: &Path, base: &Path) -> anyhow::Result<Bytes> {
+/// Takes the jobs of one source.
+struct Feed {
+    jobs: mpsc::Sender<anyhow::Result<Item>>,
+    source: usize,
+    maker: Arc<Maker>,
+}
+
+impl Feed {
+    fn item(&self, payload: Bytes, version: String, last: Place) -> Item {
+        Item { payload, version, at: Position { source: self.source, last } }
+    }
+
+    async fn send(&self, payload: Bytes, version: String, last: Place) -> Result<(), Stopped> {
+        self.jobs.send(Ok(self.item(payload, version, last))).await.map_err(|_| Stopped::Closed)
+    }
+
+    /// The same, from a thread that may wait.
+    fn send_blocking(&self, payload: Bytes, version: String, last: Place) -> Result<(), Stopped> {
+        self.jobs.blocking_send(Ok(self.item(payload, version, last))).map_err(|_| Stopped::Closed)
+    }
+
+    fn image(&self, name: &str, url: String, after: Option<&Place>) -> Result<(), Stopped> {
+        if after.is_some() {
+            return Ok(());
+        }
+        let version = path(&url).ok().and_then(|path| path.metadata().ok());
+        let version = version.map(|metadata| folder::version(&metadata)).unwrap_or_default();
+        self.send_blocking(self.maker.job(name, &url), version, Place::Only(url))
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Only(url) | Self::File(url) => f.write_str(url),
+            Self::Key(key) => write!(f, "`{key}`"),
+            Self::Line { number, .. } => write!(f, "line {number}"),
+        }
+    }
+}
+
+fn reader(from: impl Read) -> BufReader<impl Read> {
+    BufReader::with_capacity(64 * 1024, from)
+}
+
+/// A path, or one as a URL.
+fn path(text: &str) -> anyhow::Result<PathBuf> {
+    if !text.contains("://") {
+        return Ok(text.into());
+    }
+    let url = Url::parse(text).ok().filter(|url| url.scheme() == "file");
+    url.and_then(|url| url.to_file_path().ok())
+        .with_context(|| format!("`{text}` is no source: use a path, s3://bucket, s3://bucket/prefix or file:///path"))
+}
+
+fn file_url(path: &Path) -> anyhow::Result<String> {
     let url = Url::from_file_path(path).map_err(|()| anyhow::anyhow!("`{}` has no absolute path", path.display()))?;
-    let name = path.strip_prefix(base).unwrap_or(path).to_string_lossy();
-    Ok(payload(&name, url.as_str()))
-}
-
-fn payload(id: &str, image: &str) -> Bytes {
-    json!({ "id": id, "image": image }).to_string().into()
+    Ok(url.into())
 }

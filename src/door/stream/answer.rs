@@ -1,12 +1,13 @@
 //! What becomes of a job of the queue: its result or dead letter is published and confirmed, and only then is the job
-//! acknowledged; or it goes back into the queue for another attempt.
+//! acknowledged; or it goes back into the queue for another attempt. The message of an event ends when all its jobs have.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::AckKind;
 use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
@@ -23,91 +24,143 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// The stream's side of one job.
 pub struct StreamReply {
+    held: Arc<Held>,
+    /// The job, of an event the record's.
+    payload: Bytes,
+    /// Which record of an event it is.
+    record: Option<usize>,
+}
+
+/// A message that was claimed, until all the jobs it brought are answered.
+pub(super) struct Held {
     stream: Arc<Stream>,
     message: Message,
     sequence: u64,
     attempt: u64,
+    /// Jobs not answered yet, and what is to become of the message for the sake of the others.
+    open: Mutex<(usize, Verdict)>,
     /// A place for another job, once this is dropped.
     _place: OwnedSemaphorePermit,
 }
 
-impl StreamReply {
+/// What becomes of a message, the lesser first: where one of its jobs is to be tried again it comes again as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    /// There is a dead letter.
+    Dead,
+    /// There is a result.
+    Done,
+    /// After this time.
+    Again(Duration),
+}
+
+impl Held {
+    /// Of a message that brought so many jobs, at least one.
     pub(super) fn new(
         stream: Arc<Stream>,
         message: Message,
-        sequence: u64,
-        attempt: u64,
+        (sequence, attempt): (u64, u64),
+        jobs: usize,
         place: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { stream, message, sequence, attempt, _place: place }
+    ) -> Arc<Self> {
+        Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, Verdict::Dead)), _place: place })
+    }
+
+    /// One of its jobs is answered; the last ends the message.
+    async fn answered(&self, verdict: Verdict) {
+        let last = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            *open = (open.0.saturating_sub(1), open.1.max(verdict));
+            (open.0 == 0).then_some(open.1)
+        };
+        let kind = match last {
+            None => return,
+            Some(Verdict::Dead) => AckKind::Term,
+            Some(Verdict::Done) => AckKind::Ack,
+            Some(Verdict::Again(delay)) => AckKind::Nak(Some(delay)),
+        };
+        self.stream.claims.end(self.sequence, kind).await;
+    }
+}
+
+impl StreamReply {
+    pub(super) const fn new(held: Arc<Held>, payload: Bytes, record: Option<usize>) -> Self {
+        Self { held, payload, record }
     }
 
     /// What the job is called where it does not say itself.
     #[must_use]
     pub fn default_id(&self) -> String {
-        id_in(self.message.headers.as_ref())
-            .unwrap_or_else(|| format!("{}-{}", self.stream.topology.identity.stream, self.sequence))
+        let Held { stream, message, sequence, .. } = &*self.held;
+        let id = id_in(message.headers.as_ref());
+        self.numbered(id.unwrap_or_else(|| format!("{}-{sequence}", stream.topology.identity.stream)))
+    }
+
+    /// The record's own, of an event.
+    fn numbered(&self, id: String) -> String {
+        match self.record {
+            Some(number) => format!("{id}.{number}"),
+            None => id,
+        }
     }
 
     async fn settle(self: Box<Self>, id: String, answer: Answer) -> Outcome {
+        let (verdict, outcome) = self.published(id, answer).await;
+        self.held.answered(verdict).await;
+        outcome
+    }
+
+    async fn published(&self, id: String, answer: Answer) -> (Verdict, Outcome) {
         let failure = match answer {
             Answer::Tagged(result) => match self.publish_result(&result).await {
-                Ok(()) => {
-                    self.acknowledge(AckKind::Ack).await;
-                    return Outcome::Tagged;
-                }
+                Ok(()) => return (Verdict::Done, Outcome::Tagged),
                 Err(failure) => failure,
             },
             Answer::Failed(failure) => failure,
         };
         if failure.code == Code::ShuttingDown {
             // No error of the job's: however often it was handed back, it is for the next worker.
-            self.acknowledge(AckKind::Nak(Some(HAND_BACK))).await;
-            return Outcome::Retried;
+            return (Verdict::Again(HAND_BACK), Outcome::Retried);
         }
-        if failure.class() == Class::Retry && self.attempt < self.stream.settings.max_attempts {
-            let delay = retry_delay(self.attempt);
-            tracing::warn!(id, code = %failure.code, error = %failure, attempt = self.attempt, "a job will be tried again");
-            self.acknowledge(AckKind::Nak(Some(delay))).await;
-            return Outcome::Retried;
+        let attempt = self.held.attempt;
+        if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
+            tracing::warn!(id, code = %failure.code, error = %failure, attempt, "a job will be tried again");
+            return (Verdict::Again(retry_delay(attempt)), Outcome::Retried);
         }
         self.bury(id, &failure).await;
-        Outcome::Rejected
-    }
-
-    async fn acknowledge(&self, kind: AckKind) {
-        self.stream.claims.end(self.sequence, kind).await;
+        (Verdict::Dead, Outcome::Rejected)
     }
 
     async fn publish_result(&self, result: &TagResult) -> Result<(), Failure> {
-        let subject = self.stream.settings.subjects.result_for(&self.message.subject);
-        self.stream.outbox.result(&subject, &self.headers(), result).await
+        let Held { stream, message, .. } = &*self.held;
+        let subject = stream.settings.subjects.result_for(&message.subject);
+        stream.outbox.result(&subject, &self.headers(), result).await
     }
 
-    /// Writes the dead letter, sees it confirmed, and only then ends the job. The job stays claimed meanwhile; a worker that
-    /// stops leaves it to the next.
+    /// Writes the dead letter and sees it confirmed.
     async fn bury(&self, id: String, failure: &Failure) {
-        tracing::warn!(id, code = %failure.code, error = %failure, attempts = self.attempt, "a job becomes a dead letter");
-        let payload = &self.message.payload;
+        let Held { stream, message, attempt, .. } = &*self.held;
+        tracing::warn!(id, code = %failure.code, error = %failure, attempts = attempt, "a job becomes a dead letter");
+        let payload = &self.payload;
         let letter = DeadLetter {
             id,
-            subject: self.message.subject.to_string(),
+            subject: message.subject.to_string(),
             job: original(payload),
             error: ErrorBody::from(failure),
-            attempts: self.attempt,
-            worker: self.stream.settings.worker.to_string(),
+            attempts: *attempt,
+            worker: stream.settings.worker.to_string(),
             at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         };
-        let subject = self.stream.settings.subjects.dead_for(&self.message.subject);
-        self.stream.outbox.letter(&subject, self.headers(), letter, payload).await;
-        self.acknowledge(AckKind::Term).await;
+        let subject = stream.settings.subjects.dead_for(&message.subject);
+        stream.outbox.letter(&subject, self.headers(), letter, payload).await;
     }
 
     /// The job's headers but the server's, and the id that makes a second answer to this job a duplicate.
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, self.stream.topology.identity.answer_id(self.sequence).as_str());
-        carry(&self.message, &mut headers);
+        let id = self.numbered(self.held.stream.topology.identity.answer_id(self.held.sequence));
+        headers.insert(NATS_MESSAGE_ID, id.as_str());
+        carry(&self.held.message, &mut headers);
         headers
     }
 }
@@ -127,6 +180,14 @@ fn retry_delay(attempt: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_tried_again_for_one_of_its_jobs_and_ended_as_dead_only_for_all() {
+        let again = Verdict::Again(Duration::from_secs(1));
+        assert_eq!([Verdict::Done, again, Verdict::Dead].into_iter().max(), Some(again));
+        assert_eq!([Verdict::Dead, Verdict::Done, Verdict::Dead].into_iter().max(), Some(Verdict::Done));
+        assert!(again < Verdict::Again(Duration::from_secs(2)));
+    }
 
     #[test]
     fn attempts_are_spread_from_a_second_to_a_minute() {

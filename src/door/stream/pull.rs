@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{AckKind, Message};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Stream;
-use super::answer::StreamReply;
+use super::answer::{Held, StreamReply};
 use super::claims::HAND_BACK;
 use super::places::{Places, places_for_some};
-use super::suspect;
 use super::topology::Topology;
+use super::{Stream, event, suspect};
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
 use crate::job::Job;
@@ -109,7 +109,7 @@ struct Puller {
     stream: Arc<Stream>,
     entrance: Entrance,
     answers: Answers,
-    suspects: mpsc::Sender<Incoming>,
+    suspects: mpsc::Sender<Vec<Incoming>>,
     stop: CancellationToken,
 }
 
@@ -178,32 +178,79 @@ impl Puller {
             claims.end(sequence, AckKind::Nak(Some(HAND_BACK))).await;
             return;
         }
-        let payload = message.payload.clone();
-        let reply = StreamReply::new(Arc::clone(&self.stream), message.message, sequence, attempt, permit);
-        let delivery = Delivery::new(reply.default_id(), Door::Stream, attempt, Box::new(reply), self.answers.clone());
-        if attempt > 2 * self.stream.settings.max_attempts {
-            return give_up(delivery, &payload);
+        let exhausted = attempt > 2 * self.stream.settings.max_attempts;
+        let mut jobs = Vec::new();
+        for Arrived { payload, delivery, wrong } in self.arrived(message.message, (sequence, attempt), permit).await {
+            match wrong {
+                _ if exhausted => give_up(delivery, &payload),
+                Some(wrong) => refuse(delivery, wrong),
+                None => jobs.push(Incoming { request: Request::Message(payload), queued, delivery }),
+            }
         }
-        let job = Incoming { request: Request::Message(payload), queued, delivery };
         if attempt >= SUSPECT {
-            // Refused only where nobody runs suspects any more: the delivery inside hands its job back.
-            drop(self.suspects.send(job).await);
-        } else if let Err(job) = self.entrance.try_admit(job).await {
-            // What else this request brings must be claimed meanwhile.
-            let entrance = self.entrance.clone();
-            tokio::spawn(async move { entrance.admit(job).await });
+            // Refused only where nobody runs suspects any more: the deliveries inside hand their jobs back.
+            drop(self.suspects.send(jobs).await);
+            return;
+        }
+        for job in jobs {
+            if let Err(job) = self.entrance.try_admit(job).await {
+                // What else this request brings must be claimed meanwhile.
+                let entrance = self.entrance.clone();
+                tokio::spawn(async move { entrance.admit(job).await });
+            }
         }
     }
+
+    /// The jobs a message brings: itself, or the records of an event. A message that brings none is done.
+    async fn arrived(
+        &self,
+        message: async_nats::Message,
+        (sequence, attempt): (u64, u64),
+        place: OwnedSemaphorePermit,
+    ) -> Vec<Arrived> {
+        let records = event::records(&message.payload, &self.stream.settings.event_suffixes);
+        let jobs: Vec<_> = match records {
+            None => vec![(None, message.payload.clone(), None)],
+            Some(records) => {
+                records.into_iter().map(|record| (Some(record.number), record.payload, record.wrong)).collect()
+            }
+        };
+        if jobs.is_empty() {
+            tracing::debug!(sequence, "an S3 event of no new image");
+            self.stream.claims.end(sequence, AckKind::Ack).await;
+        }
+        let held = Held::new(Arc::clone(&self.stream), message, (sequence, attempt), jobs.len(), place);
+        let arrived = |(record, payload, wrong): (_, Bytes, _)| {
+            let reply = StreamReply::new(Arc::clone(&held), payload.clone(), record);
+            let id = reply.default_id();
+            let delivery = Delivery::new(id, Door::Stream, attempt, Box::new(reply), self.answers.clone());
+            Arrived { payload, delivery, wrong }
+        };
+        jobs.into_iter().map(arrived).collect()
+    }
+}
+
+/// A job of a message.
+struct Arrived {
+    payload: Bytes,
+    delivery: Delivery,
+    /// Why it can't be worked on.
+    wrong: Option<Failure>,
 }
 
 /// Ends a job that was delivered again and again and never answered: it must have taken its workers down.
 fn give_up(mut delivery: Delivery, payload: &[u8]) {
     let attempts = delivery.attempt() - 1;
+    delivery.called(Job::id_in(payload));
     let exhausted = Failure::new(
         Code::AttemptsExhausted,
         format!("delivered {attempts} times and never answered: it took its workers down, or they were killed with it"),
     );
-    metrics::failed(Stage::Accept, exhausted.code);
-    delivery.called(Job::id_in(payload));
-    tokio::spawn(delivery.answer(Answer::Failed(exhausted)));
+    refuse(delivery, exhausted);
+}
+
+/// Answers a job that does not enter the pipeline.
+fn refuse(delivery: Delivery, failure: Failure) {
+    metrics::failed(Stage::Accept, failure.code);
+    tokio::spawn(delivery.answer(Answer::Failed(failure)));
 }

@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use crate::pipeline::accept::Incoming;
 use crate::pipeline::entrance::Entrance;
 
-/// Runs suspects until no more can come.
-pub(super) async fn run(entrance: Entrance, mut suspects: mpsc::Receiver<Incoming>) {
+/// Runs suspects, each the jobs of one message, until no more can come.
+pub(super) async fn run(entrance: Entrance, mut suspects: mpsc::Receiver<Vec<Incoming>>) {
     while let Some(suspect) = suspects.recv().await {
         entrance.admit_alone(suspect).await;
     }

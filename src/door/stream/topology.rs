@@ -79,6 +79,12 @@ impl Subjects {
         format!("{}.{kind}{rest}", self.prefix)
     }
 
+    /// The stream of jobs.
+    #[must_use]
+    pub fn jobs_stream(&self) -> String {
+        self.stream("JOBS")
+    }
+
     /// The stream of results.
     #[must_use]
     pub fn results_stream(&self) -> String {

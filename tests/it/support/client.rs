@@ -129,6 +129,36 @@ impl Client {
         .await
     }
 
+    /// The jobs in the queue, oldest first: their subject, headers and payload.
+    pub async fn queued(&self) -> Vec<Answer> {
+        let stream = self.jetstream.get_stream("TAGMILL_JOBS").await.expect("the stream");
+        let state = &stream.cached_info().state;
+        let mut jobs = Vec::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.expect("nobody has taken it");
+            jobs.push(Answer {
+                subject: message.subject.to_string(),
+                headers: message.headers,
+                json: serde_json::from_slice(&message.payload).expect("jobs are JSON"),
+            });
+        }
+        jobs
+    }
+
+    /// Has the queue hold no more than so many jobs; -1 is no limit.
+    pub async fn limit_queue(&self, jobs: i64) {
+        let stream = self.jetstream.get_stream("TAGMILL_JOBS").await.expect("the stream");
+        let mut config = stream.cached_info().config.clone();
+        config.max_messages = jobs;
+        config.discard = jetstream::stream::DiscardPolicy::New;
+        self.jetstream.update_stream(config).await.expect("it is changed");
+    }
+
+    /// Waits until the queue holds at least so many jobs.
+    pub async fn queue_holds(&self, jobs: u64) {
+        super::until("jobs in the queue", || async { (self.count("TAGMILL_JOBS").await >= jobs).then_some(()) }).await;
+    }
+
     /// The state of the workers' consumer.
     pub async fn consumer(&self) -> jetstream::consumer::Info {
         let consumer: jetstream::consumer::PullConsumer =

@@ -64,7 +64,8 @@ impl Worker {
         server
     }
 
-    fn run(mut command: Command) -> Self {
+    /// Another command, with its log: it is not only workers that run for a while.
+    pub fn run(mut command: Command) -> Self {
         let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, sink) = (BufReader::new(process.stderr.take().expect("piped")).lines(), Arc::clone(&log));

@@ -1,0 +1,77 @@
+//! `tagmill submit`.
+#![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use globset::{GlobBuilder, GlobMatcher};
+use serde_json::value::RawValue;
+
+use super::{LogArgs, NatsArgs};
+
+/// `tagmill submit`.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// A folder, an image, s3://bucket or s3://bucket/prefix (S3 settings come from the AWS_* variables), or a list: a file
+    /// of any other kind, or - for standard input, with a path, a key, a location or a job (JSON) on each line. Of folders
+    /// and buckets, what has an image's suffix is taken.
+    #[arg(value_name = "SOURCE", required = true)]
+    pub sources: Vec<String>,
+    /// Only names that match this pattern, and of folders and buckets those instead of images alone: * and ? stand for
+    /// anything, / too, [ab] and {jpg,png} for either. A name is a path below its folder, a whole key, or what a list says.
+    #[arg(long = "match", value_name = "GLOB", env = "TAGMILL_MATCH")]
+    pub only: Option<Pattern>,
+    /// Jobs to publish at most, those of an earlier run of the same checkpoint counted.
+    #[arg(long, value_name = "N", env = "TAGMILL_LIMIT")]
+    pub limit: Option<u64>,
+    /// The model to use, where a job in a list names none itself.
+    #[arg(long, value_name = "NAME", env = "TAGMILL_MODEL")]
+    pub model: Option<String>,
+    /// What comes back in every answer, where a job in a list brings none itself.
+    #[arg(long, value_name = "JSON", env = "TAGMILL_META")]
+    pub meta: Option<Meta>,
+    /// Where to note how far this got; with the same file, sources and flags, an interrupted run goes on from there.
+    #[arg(long, value_name = "FILE", env = "TAGMILL_CHECKPOINT")]
+    pub checkpoint: Option<PathBuf>,
+    /// Wait until every job is answered, and show the answers.
+    #[arg(long, env = "TAGMILL_FOLLOW")]
+    pub follow: bool,
+    /// Show answers as they are, one JSON object per line, instead of a table.
+    #[arg(long, env = "TAGMILL_JSON", requires = "follow", conflicts_with = "output")]
+    pub json: bool,
+    /// Write them to this file instead.
+    #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", requires = "follow")]
+    pub output: Option<PathBuf>,
+    /// Where the queue is.
+    #[command(flatten)]
+    pub nats: NatsArgs,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Which names are wanted.
+#[derive(Clone, Debug)]
+pub struct Pattern(pub GlobMatcher);
+
+impl FromStr for Pattern {
+    type Err = globset::Error;
+
+    fn from_str(text: &str) -> Result<Self, globset::Error> {
+        // A backslash makes the character after it an ordinary one, on every system.
+        Ok(Self(GlobBuilder::new(text).backslash_escape(true).build()?.compile_matcher()))
+    }
+}
+
+/// Any JSON, as it was written.
+#[derive(Clone, Debug)]
+pub struct Meta(pub Box<RawValue>);
+
+impl FromStr for Meta {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text).map(Self)
+    }
+}

@@ -1,0 +1,368 @@
+//! Publishes jobs, many at a time, until each is confirmed: a full stream and a server that is away are waited for.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::{HeaderMap, HeaderValue};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::checkpoint::{Checkpoint, Count};
+use super::screen::Screen;
+use super::source::{Item, Position};
+use crate::model::hex;
+use crate::nats::Nats;
+
+/// Publishes under way at once, and their bytes: the server's confirmations are not waited for one by one.
+const UNCONFIRMED: (u64, usize) = (1024, 16 * 1024 * 1024);
+
+/// Jobs tried again at once.
+const MOST: usize = 256;
+
+/// How long before a job is tried again that was not taken.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How long nobody may take jobs where that is not known to be for a while.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long an interrupted run waits for what is under way.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Told to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(super) struct Interrupted;
+
+/// What jobs are published with.
+pub(super) struct Publisher {
+    nats: Nats,
+    jetstream: Context,
+    subject: String,
+    /// Of the sources, for messages.
+    names: Vec<String>,
+    screen: Screen,
+    stop: CancellationToken,
+    said: [AtomicBool; 2],
+}
+
+/// Jobs between their source and the checkpoint, by their number.
+struct Window {
+    /// Not taken, to be tried again, the first of them first.
+    waiting: BTreeMap<u64, Item>,
+    /// Confirmed, with others before them that are not.
+    ahead: BTreeMap<u64, Confirmed>,
+    /// The next to come.
+    next: u64,
+    /// The first that is not confirmed.
+    first: u64,
+    /// Of their payloads.
+    bytes: usize,
+    /// How many of those that wait are tried at once: one where none was taken, more as they are.
+    burst: usize,
+    /// When they are.
+    again: Instant,
+    /// When the first was not taken, since one was.
+    refused: Option<Instant>,
+    /// Whether any was ever taken.
+    taken: bool,
+}
+
+/// A job that is stored.
+struct Confirmed {
+    at: Position,
+    bytes: usize,
+    duplicate: bool,
+}
+
+/// Why a job is not stored.
+enum Refused {
+    /// There will be room once workers have done others.
+    Full(String),
+    /// The server is not there, or says nothing.
+    Away(String),
+    /// No stream takes the subject.
+    Nobody,
+    /// This job is never taken.
+    Never(anyhow::Error),
+}
+
+impl Publisher {
+    pub(super) fn new(
+        nats: &Nats,
+        subject: String,
+        names: Vec<String>,
+        screen: Screen,
+        stop: CancellationToken,
+    ) -> Self {
+        let jetstream = jetstream::new(nats.client.clone());
+        Self { nats: nats.clone(), jetstream, subject, names, screen, stop, said: Default::default() }
+    }
+
+    /// Publishes up to `limit` jobs and sees each confirmed; the checkpoint knows how far that went, however it ends.
+    ///
+    /// # Errors
+    /// Where it was interrupted, a source can't be read further, or a job is not taken.
+    pub(super) async fn run(
+        &self,
+        mut jobs: mpsc::Receiver<anyhow::Result<Item>>,
+        limit: u64,
+        checkpoint: &mut Checkpoint,
+        counted: &watch::Sender<Count>,
+    ) -> anyhow::Result<()> {
+        let mut window = Window::new();
+        let mut sending = FuturesUnordered::new();
+        let mut left = limit.saturating_sub(checkpoint.count().jobs);
+        let ended = loop {
+            if left == 0 && sending.is_empty() && window.waiting.is_empty() {
+                break Ok(());
+            }
+            let again = async {
+                sleep_until(window.again).await;
+                self.nats.up().await;
+            };
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break Err(Interrupted.into()),
+                Some((number, job, answer)) = sending.next() => {
+                    let noted = self.answered(&mut window, number, job, answer);
+                    if let Err(error) = noted.and_then(|()| self.note(&mut window, checkpoint, counted)) {
+                        break Err(error);
+                    }
+                }
+                // One asks for all: where one job is not taken, others are not.
+                () = again, if !window.waiting.is_empty() && sending.is_empty() => {
+                    for (number, job) in window.retry() {
+                        sending.push(self.publish(number, job));
+                    }
+                }
+                job = jobs.recv(), if left > 0 && window.has_room() => match job {
+                    Some(Ok(job)) => {
+                        left -= 1;
+                        sending.push(self.publish(window.enter(&job), job));
+                    }
+                    Some(Err(error)) => break Err(error),
+                    None => left = 0,
+                },
+            }
+        };
+        // What is under way may arrive; what does not is not counted.
+        let closing = async {
+            while let Some((number, job, answer)) = sending.next().await {
+                if let Ok(ack) = answer {
+                    window.confirmed(number, &job, ack.duplicate);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(CLOSING, closing).await;
+        self.note(&mut window, checkpoint, counted)?;
+        checkpoint.write()?;
+        ended
+    }
+
+    pub(super) const fn screen(&self) -> &Screen {
+        &self.screen
+    }
+
+    /// Says what this run has published, `before` by earlier ones.
+    pub(super) fn said(&self, before: Count, after: Count, time: Duration) {
+        let published = after.published - before.published;
+        let mut text = format!("published {published} jobs on {} in {:.1} s", self.subject, time.as_secs_f64());
+        let duplicates = after.jobs - before.jobs - published;
+        if duplicates > 0 {
+            let _ = write!(text, "; {duplicates} more had been published a moment before");
+        }
+        if before.jobs > 0 {
+            let _ = write!(text, "; {} by earlier runs of the checkpoint", before.jobs);
+        }
+        self.screen.aside(|| eprintln!("{text}"));
+    }
+
+    fn answered(
+        &self,
+        window: &mut Window,
+        number: u64,
+        job: Item,
+        answer: Result<PublishAck, Refused>,
+    ) -> anyhow::Result<()> {
+        let refused = match answer {
+            Ok(ack) => {
+                window.confirmed(number, &job, ack.duplicate);
+                return Ok(());
+            }
+            Err(refused) => refused,
+        };
+        let since = *window.refused.get_or_insert_with(Instant::now);
+        if is_given_up(&refused, window.taken, since) {
+            return Err(self.given_up(refused, &job));
+        }
+        self.say(&refused);
+        window.refused(number, job);
+        Ok(())
+    }
+
+    /// Counts what is confirmed without a gap.
+    fn note(
+        &self,
+        window: &mut Window,
+        checkpoint: &mut Checkpoint,
+        counted: &watch::Sender<Count>,
+    ) -> anyhow::Result<()> {
+        while let Some(Confirmed { at, duplicate, .. }) = window.leave() {
+            checkpoint.confirmed(at, duplicate)?;
+            self.screen.published(checkpoint.count());
+            counted.send_replace(checkpoint.count());
+        }
+        Ok(())
+    }
+
+    fn given_up(&self, refused: Refused, job: &Item) -> anyhow::Error {
+        match refused {
+            Refused::Never(error) => {
+                let Position { source, last } = &job.at;
+                let source = self.names.get(*source).map_or("", String::as_str);
+                error.context(format!("the job of {last} ({source}) is not taken"))
+            }
+            Refused::Nobody => anyhow::anyhow!("no stream takes jobs here; start a worker first, which makes it"),
+            Refused::Full(reason) | Refused::Away(reason) => anyhow::anyhow!(
+                "jobs are not confirmed ({reason}); may this user publish here, and does a stream take jobs? A worker makes it"
+            ),
+        }
+    }
+
+    /// Says what is waited for, once.
+    fn say(&self, refused: &Refused) {
+        let (said, text) = match refused {
+            Refused::Full(reason) => {
+                (&self.said[0], format!("the jobs stream is full ({reason}); publishing goes on as workers make room"))
+            }
+            Refused::Away(reason) => (&self.said[1], format!("jobs are not confirmed ({reason}); trying again")),
+            Refused::Nobody => (&self.said[1], "no stream takes jobs at the moment; trying again".to_owned()),
+            Refused::Never(_) => return,
+        };
+        if !said.swap(true, Ordering::Relaxed) {
+            self.screen.say(&text);
+        }
+    }
+
+    async fn publish(&self, number: u64, job: Item) -> (u64, Item, Result<PublishAck, Refused>) {
+        let message = PublishMessage::build().headers(self.headers(&job)).payload(job.payload.clone());
+        let answer = match self.jetstream.send_publish(self.subject.clone(), message).await {
+            Ok(sent) => sent.await,
+            Err(error) => Err(error),
+        };
+        (number, job, answer.map_err(refusal))
+    }
+
+    /// The same job, of the same version of its image, is stored once.
+    fn headers(&self, job: &Item) -> HeaderMap {
+        let mut hash = Sha256::new();
+        for part in [self.subject.as_bytes(), &job.payload, job.version.as_bytes()] {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, HeaderValue::from(&hex(&hash.finalize())[..32]));
+        headers
+    }
+}
+
+impl Window {
+    fn new() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+            next: 0,
+            first: 0,
+            bytes: 0,
+            burst: 1,
+            again: Instant::now(),
+            refused: None,
+            taken: false,
+        }
+    }
+
+    /// For a new job: not while others are to be tried again, which come before it.
+    fn has_room(&self) -> bool {
+        self.waiting.is_empty() && self.next - self.first < UNCONFIRMED.0 && self.bytes < UNCONFIRMED.1
+    }
+
+    fn enter(&mut self, job: &Item) -> u64 {
+        self.bytes += job.payload.len();
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn confirmed(&mut self, number: u64, job: &Item, duplicate: bool) {
+        (self.taken, self.refused) = (true, None);
+        self.burst = (2 * self.burst).min(MOST);
+        self.ahead.insert(number, Confirmed { at: job.at.clone(), bytes: job.payload.len(), duplicate });
+    }
+
+    fn refused(&mut self, number: u64, job: Item) {
+        self.burst = 1;
+        self.again = Instant::now() + AGAIN;
+        self.waiting.insert(number, job);
+    }
+
+    /// The jobs to try again now.
+    fn retry(&mut self) -> Vec<(u64, Item)> {
+        self.again = Instant::now();
+        (0..self.burst).map_while(|_| self.waiting.pop_first()).collect()
+    }
+
+    /// The next job that is confirmed, as all before it are.
+    fn leave(&mut self) -> Option<Confirmed> {
+        let confirmed = self.ahead.remove(&self.first)?;
+        self.first += 1;
+        self.bytes -= confirmed.bytes;
+        Some(confirmed)
+    }
+}
+
+fn is_given_up(refused: &Refused, taken: bool, since: Instant) -> bool {
+    match refused {
+        Refused::Full(_) => false,
+        // Perhaps we may not publish here: the server does not tell.
+        Refused::Away(_) => !taken && since.elapsed() > PATIENCE,
+        // A server that starts says so for a moment.
+        Refused::Nobody => !taken || since.elapsed() > PATIENCE,
+        Refused::Never(_) => true,
+    }
+}
+
+fn refusal(error: PublishError) -> Refused {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => return Refused::Nobody,
+        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => {
+            return Refused::Away(error.to_string());
+        }
+        _ => {}
+    }
+    let reply = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    match reply {
+        Some(reply) if FULL.contains(&reply.error_code()) => Refused::Full(reply.to_string()),
+        // A cluster without a leader, a server that starts.
+        Some(reply) if reply.code() == 503 => Refused::Away(reply.to_string()),
+        _ => Refused::Never(error.into()),
+    }
+}
+
+/// What a server says that has no room for a message, and may have later.
+const FULL: [ErrorCode; 5] = [
+    ErrorCode::STREAM_STORE_FAILED,
+    ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+    ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+    ErrorCode::MEMORY_RESOURCES_EXCEEDED,
+    ErrorCode::INSUFFICIENT_RESOURCES,
+];

@@ -1,0 +1,132 @@
+//! Answers as people or programs read them.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufWriter, Write, stdout};
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use super::follow::Kind;
+use super::screen::Screen;
+
+/// How wide the column of images is.
+const COLUMN: usize = 28;
+
+/// Where answers go.
+pub(super) enum Show {
+    Table,
+    Json,
+    File { path: String, lines: BufWriter<File> },
+}
+
+/// What is shown of a result.
+#[derive(Deserialize)]
+struct Tagged<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    tags: Vec<Tag<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Tag<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    score: f64,
+}
+
+/// What is shown of a dead letter.
+#[derive(Deserialize)]
+struct Dead {
+    id: String,
+    error: Error,
+}
+
+#[derive(Deserialize)]
+struct Error {
+    code: String,
+    message: String,
+}
+
+impl Show {
+    /// # Errors
+    /// Where the file can't be written.
+    pub(super) fn new(output: Option<&Path>, json: bool) -> anyhow::Result<Self> {
+        let Some(path) = output else { return Ok(if json { Self::Json } else { Self::Table }) };
+        let file = File::create(path).with_context(|| format!("`{}` can't be written (--output)", path.display()))?;
+        Ok(Self::File { path: path.display().to_string(), lines: BufWriter::new(file) })
+    }
+
+    /// What comes before the first answer.
+    pub(super) fn begin(&mut self, screen: &Screen) -> anyhow::Result<()> {
+        match self {
+            Self::Table => print(screen, format!("{:COLUMN$}  TAGS", "IMAGE").as_bytes()),
+            Self::Json | Self::File { .. } => Ok(()),
+        }
+    }
+
+    pub(super) fn answer(&mut self, screen: &Screen, kind: Kind, payload: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Self::Table => print(screen, row(kind, payload).as_bytes()),
+            Self::Json => print(screen, &one_line(payload)),
+            Self::File { path, lines } => {
+                let written = lines.write_all(&one_line(payload)).and_then(|()| lines.write_all(b"\n"));
+                written.with_context(|| format!("`{path}` can't be written (--output)"))
+            }
+        }
+    }
+
+    /// No more answers come.
+    pub(super) fn end(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Table | Self::Json => Ok(()),
+            Self::File { path, lines } => {
+                lines.flush().with_context(|| format!("`{path}` can't be written (--output)"))
+            }
+        }
+    }
+}
+
+fn print(screen: &Screen, line: &[u8]) -> anyhow::Result<()> {
+    let written = screen.aside(|| {
+        let mut out = stdout().lock();
+        out.write_all(line).and_then(|()| out.write_all(b"\n"))
+    });
+    written.context("standard output can't be written")
+}
+
+/// A dead letter holds its job as it was written; between the tokens of JSON, the end of a line is like any space.
+fn one_line(payload: &[u8]) -> Cow<'_, [u8]> {
+    let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if payload.iter().any(is_end) {
+        Cow::Owned(payload.iter().map(|byte| if is_end(byte) { b' ' } else { *byte }).collect())
+    } else {
+        Cow::Borrowed(payload)
+    }
+}
+
+fn row(kind: Kind, payload: &[u8]) -> String {
+    let row = match kind {
+        Kind::Result => serde_json::from_slice(payload).map(|Tagged { id, tags }| {
+            let tags: Vec<_> = tags.iter().map(|tag| format!("{} {:.2}", tag.name, tag.score)).collect();
+            let tags = if tags.is_empty() { "(none over the thresholds)".to_owned() } else { tags.join("  ") };
+            format!("{id:COLUMN$}  {tags}")
+        }),
+        Kind::Dead => serde_json::from_slice(payload)
+            .map(|Dead { id, error }| format!("{id:COLUMN$}  FAILED {}: {}", error.code, error.message)),
+    };
+    row.unwrap_or_else(|error| format!("{:COLUMN$}  unreadable answer: {error}", "?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_many_lines_is_answered_on_one() {
+        let letter = b"{\"job\":{\r\n  \"image\": \"a\\nb\"\n}}";
+        assert_eq!(&*one_line(letter), b"{\"job\":{    \"image\": \"a\\nb\" }}");
+    }
+}

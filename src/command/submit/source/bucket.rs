@@ -1,0 +1,73 @@
+//! The objects of a bucket, in the order of their keys.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use futures_util::StreamExt;
+use object_store::path::Path;
+
+use super::{Feed, Place, Stopped};
+use crate::failure::{Code, Failure};
+use crate::store::Store;
+
+/// Waits between two attempts at a listing that breaks off; then it is given up.
+const PATIENCE: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(16),
+];
+
+pub(super) async fn feed(store: &Store, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
+    let mut last = match after {
+        Some(Place::Key(key)) => Some(Path::parse(key)?),
+        _ => None,
+    };
+    let mut patience = PATIENCE.iter();
+    loop {
+        let before = last.clone();
+        let Some(broken) = list(store, feed, &mut last).await? else { return Ok(()) };
+        if last != before {
+            patience = PATIENCE.iter();
+        }
+        match patience.next() {
+            Some(&delay) if broken.code == Code::StorageUnavailable => {
+                tracing::warn!(error = %broken, "the list of objects broke off; going on with it");
+                tokio::time::sleep(delay).await;
+            }
+            _ => return Err(anyhow!("{store} can't be listed: {broken}").into()),
+        }
+    }
+}
+
+/// Lists what comes after `last`, which moves along; why it ended before its end, where it did.
+async fn list(store: &Store, feed: &Feed, last: &mut Option<Path>) -> Result<Option<Failure>, Stopped> {
+    let mut objects = std::pin::pin!(store.listing(last.clone().as_ref()));
+    while let Some(object) = objects.next().await {
+        let object = match object {
+            Ok(object) => object,
+            Err(broken) => return Ok(Some(broken)),
+        };
+        check_order(store, last.as_ref(), &object.path)?;
+        let key = object.path.to_string();
+        if feed.maker.wants(&key) {
+            let job = feed.maker.job(&key, &store.location_of(&object.path));
+            feed.send(job, object.version, Place::Key(key)).await?;
+        }
+        *last = Some(object.path);
+    }
+    Ok(None)
+}
+
+/// Going on after a key would leave out others where a server has an order of its own.
+fn check_order(store: &Store, last: Option<&Path>, next: &Path) -> anyhow::Result<()> {
+    match last {
+        Some(last) if last.as_ref() >= next.as_ref() => {
+            bail!(
+                "{store} does not list its keys in their order (`{next}` after `{last}`); submit a list of them instead"
+            )
+        }
+        _ => Ok(()),
+    }
+}

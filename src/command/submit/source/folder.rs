@@ -1,0 +1,196 @@
+//! The files of a folder and the folders in it, by name. However many a folder holds, only some of their names are in memory
+//! at a time: they are looked through again for the next.
+
+use std::collections::BinaryHeap;
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::{Feed, Place, Stopped, file_url, path};
+
+/// Names of one folder in memory.
+const NAMES: usize = 50_000;
+
+pub(super) fn feed(root: &Path, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
+    let after = match after {
+        Some(Place::File(url)) => Some(path(&url)?),
+        _ => None,
+    };
+    for file in Walk::new(root, after.as_deref(), NAMES) {
+        let file = file?;
+        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        if !feed.maker.wants(&name) {
+            continue;
+        }
+        let version = match file.metadata() {
+            Ok(metadata) => version(&metadata),
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(anyhow::Error::from(error).context(format!("{}", file.display())).into()),
+        };
+        let url = file_url(&file)?;
+        feed.send_blocking(feed.maker.job(&name, &url), version, Place::File(url))?;
+    }
+    Ok(())
+}
+
+/// Changes with what the file holds.
+pub(super) fn version(metadata: &Metadata) -> String {
+    format!("{}.{}-{}", metadata.mtime(), metadata.mtime_nsec(), metadata.len())
+}
+
+/// The files below a folder.
+struct Walk {
+    /// From the outermost to the one that is read now.
+    folders: Vec<Folder>,
+    /// Names in memory at most, of each.
+    names: usize,
+}
+
+struct Folder {
+    path: PathBuf,
+    /// The next names, the first at the end.
+    next: Vec<Entry>,
+    /// The last name that was in `next`.
+    last: Option<OsString>,
+    /// Whether there may be more after it.
+    more: bool,
+}
+
+/// By name first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    name: OsString,
+    is_folder: bool,
+}
+
+impl Walk {
+    /// All files, or those after one of them.
+    fn new(root: &Path, after: Option<&Path>, names: usize) -> Self {
+        let mut folders = Vec::new();
+        let mut path = root.to_owned();
+        for part in after.and_then(|after| after.strip_prefix(root).ok()).unwrap_or(Path::new("")) {
+            folders.push(Folder { path: path.clone(), next: Vec::new(), last: Some(part.to_owned()), more: true });
+            path.push(part);
+        }
+        if folders.is_empty() {
+            folders.push(Folder::new(path));
+        }
+        Self { folders, names }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = anyhow::Result<PathBuf>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let folder = self.folders.last_mut()?;
+            match folder.next.pop() {
+                Some(Entry { name, is_folder: false }) => return Some(Ok(folder.path.join(name))),
+                Some(Entry { name, is_folder: true }) => {
+                    let inner = Folder::new(folder.path.join(name));
+                    self.folders.push(inner);
+                }
+                None if folder.more => {
+                    if let Err(error) = folder.look(self.names) {
+                        let message = format!("the folder {} can't be read", folder.path.display());
+                        self.folders.clear();
+                        return Some(Err(error).context(message));
+                    }
+                }
+                None => {
+                    self.folders.pop();
+                }
+            }
+        }
+    }
+}
+
+impl Folder {
+    const fn new(path: PathBuf) -> Self {
+        Self { path, next: Vec::new(), last: None, more: true }
+    }
+
+    /// Looks through the folder for the first so many names after the last.
+    fn look(&mut self, most: usize) -> std::io::Result<()> {
+        let mut first = BinaryHeap::new();
+        self.more = false;
+        let entries = match std::fs::read_dir(&self.path) {
+            // Removed since its name was read.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if self.last.as_ref().is_some_and(|last| name <= *last) {
+                continue;
+            }
+            if first.len() == most && first.peek().is_some_and(|last: &Entry| last.name < name) {
+                self.more = true;
+                continue;
+            }
+            let Some(is_folder) = is_folder(&entry)? else { continue };
+            first.push(Entry { name, is_folder });
+            if first.len() > most {
+                first.pop();
+                self.more = true;
+            }
+        }
+        self.next = first.into_sorted_vec();
+        if let Some(last) = self.next.last() {
+            self.last = Some(last.name.clone());
+        }
+        self.next.reverse();
+        Ok(())
+    }
+}
+
+/// `None` for what is neither a file nor a folder. A link is what it leads to, where that is a file; a link to a folder could
+/// lead round in a circle.
+fn is_folder(entry: &std::fs::DirEntry) -> std::io::Result<Option<bool>> {
+    let kind = entry.file_type()?;
+    if kind.is_symlink() {
+        return Ok(entry.path().metadata().ok().filter(Metadata::is_file).map(|_| false));
+    }
+    Ok((kind.is_file() || kind.is_dir()).then_some(kind.is_dir()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(root: &Path, after: Option<&Path>, names: usize) -> Vec<String> {
+        let files = Walk::new(root, after, names).map(|file| file.expect("it can be read"));
+        files.map(|file| file.strip_prefix(root).expect("inside").display().to_string()).collect()
+    }
+
+    #[test]
+    fn files_come_by_name_whatever_is_in_memory_and_a_later_walk_goes_on_after_any() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        let all = ["a/1", "a/2/x", "a/2/y", "a/3", "a.b", "b", "c/1", "d", "e", "f/g/h/i"];
+        for name in all {
+            let file = root.join(name);
+            std::fs::create_dir_all(file.parent().expect("the root")).expect("a folder");
+            std::fs::write(file, "").expect("a file");
+        }
+        std::fs::create_dir(root.join("empty")).expect("a folder");
+        std::os::unix::fs::symlink(root.join("a"), root.join("round")).expect("a link");
+        std::os::unix::fs::symlink(root.join("nowhere"), root.join("broken")).expect("a link");
+        for names in [1, 2, 3, 100] {
+            assert_eq!(files(root, None, names), all, "{names}");
+            for (index, after) in all.iter().enumerate() {
+                assert_eq!(files(root, Some(&root.join(after)), names), all[index + 1..], "{names} after {after}");
+            }
+        }
+        std::fs::remove_dir_all(root.join("a")).expect("it goes");
+        assert_eq!(files(root, Some(&root.join("a/2/x")), 2), all[4..], "what is gone is passed over");
+        std::os::unix::fs::symlink(root.join("b"), root.join("link")).expect("a link");
+        assert_eq!(files(root, Some(&root.join("e")), 2), ["f/g/h/i", "link"]);
+    }
+}

@@ -1,0 +1,160 @@
+//! S3 event notifications: what a bucket publishes of its new objects. Each record becomes a job of its own.
+
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::failure::{Code, Failure};
+use crate::store::suffix::Suffixes;
+
+/// A record that is to be answered.
+pub(super) struct Record {
+    /// Its place among the records, from 1.
+    pub(super) number: usize,
+    /// A job for its object; of a record that is none, the record.
+    pub(super) payload: Bytes,
+    /// Why it is none.
+    pub(super) wrong: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "Records")]
+    records: Option<Vec<Box<RawValue>>>,
+    #[serde(rename = "Event")]
+    only: Option<String>,
+    /// A job has one, an event never.
+    image: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Notified {
+    event_name: Option<String>,
+    s3: S3,
+}
+
+#[derive(Deserialize)]
+struct S3 {
+    bucket: Bucket,
+    object: Object,
+}
+
+#[derive(Deserialize)]
+struct Bucket {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    key: String,
+}
+
+/// The records of an event that are to be answered: those of new objects whose keys have one of the suffixes, and those that
+/// can't be read. `None` where the payload is no event.
+pub(super) fn records(payload: &[u8], suffixes: &Suffixes) -> Option<Vec<Record>> {
+    let event: Event = serde_json::from_slice(payload).ok().filter(|event: &Event| event.image.is_none())?;
+    match event {
+        Event { records: Some(records), .. } => {
+            let numbered = (1..).zip(records);
+            Some(numbered.filter_map(|(number, record)| read(number, &record, suffixes)).collect())
+        }
+        // What a bucket sends once, when its notifications are set up.
+        Event { only: Some(only), .. } if only == "s3:TestEvent" => Some(Vec::new()),
+        Event { .. } => None,
+    }
+}
+
+fn read(number: usize, record: &RawValue, suffixes: &Suffixes) -> Option<Record> {
+    let wrong = |reason: String| Record {
+        number,
+        payload: Bytes::copy_from_slice(record.get().as_bytes()),
+        wrong: Some(Failure::new(Code::BadJob, format!("record {number} of an S3 event: {reason}"))),
+    };
+    let mut json = serde_json::Deserializer::from_str(record.get());
+    let Notified { event_name, s3 } = match serde_path_to_error::deserialize(&mut json) {
+        Ok(notified) => notified,
+        Err(error) => return Some(wrong(format!("field `{}`: {}", error.path(), error.inner()))),
+    };
+    if event_name.is_some_and(|name| !is_new(&name)) {
+        return None;
+    }
+    let Some(key) = decoded(&s3.object.key) else {
+        return Some(wrong(format!("field `s3.object.key`: `{}` is not UTF-8 once it is decoded", s3.object.key)));
+    };
+    suffixes.has(&key).then(|| {
+        let payload = json!({ "image": format!("s3://{}/{key}", s3.bucket.name) }).to_string().into();
+        Record { number, payload, wrong: None }
+    })
+}
+
+/// Of removed objects, tags and copies elsewhere there is nothing to say.
+fn is_new(event_name: &str) -> bool {
+    event_name.strip_prefix("s3:").unwrap_or(event_name).starts_with("ObjectCreated")
+}
+
+/// Keys are encoded as forms are: a plus sign is a space.
+fn decoded(key: &str) -> Option<String> {
+    let key = key.replace('+', " ");
+    percent_decode_str(&key).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jobs(payload: &str) -> Option<Vec<(usize, String)>> {
+        let records = records(payload.as_bytes(), &Suffixes::of_images())?;
+        let job = |record: Record| {
+            let text = record.wrong.map(|wrong| wrong.message);
+            (record.number, text.unwrap_or_else(|| String::from_utf8_lossy(&record.payload).into_owned()))
+        };
+        Some(records.into_iter().map(job).collect())
+    }
+
+    fn record(name: &str, key: &str) -> String {
+        format!(r#"{{"eventName":"{name}","s3":{{"bucket":{{"name":"b"}},"object":{{"key":"{key}","size":1}}}}}}"#)
+    }
+
+    #[test]
+    fn each_new_image_is_a_job() {
+        let plain = r#"{"s3":{"bucket":{"name":"b"},"object":{"key":"a+b/%2B%C3%A4%25.jpg"}}}"#;
+        let records = [
+            plain.to_owned(),
+            record("ObjectCreated:Put", "notes.txt"),
+            record("s3:ObjectCreated:CompleteMultipartUpload", "x.PNG"),
+            record("ObjectRemoved:Delete", "gone.png"),
+            record("s3:ObjectAccessed:Get", "seen.png"),
+        ];
+        let event = format!(r#"{{"EventName":"s3:ObjectCreated:Put","Key":"b/x","Records":[{}]}}"#, records.join(","));
+        let expected =
+            [(1, r#"{"image":"s3://b/a b/+ä%.jpg"}"#.to_owned()), (3, r#"{"image":"s3://b/x.PNG"}"#.to_owned())];
+        assert_eq!(jobs(&event).expect("an event"), expected);
+    }
+
+    #[test]
+    fn a_record_that_is_none_is_answered_all_the_same() {
+        let event = r#"{"Records":[{"s3":{"bucket":{"name":"b"},"object":{}}},{"s3":{"bucket":{"name":"b"},"object":{"key":"%ff.jpg"}}},7]}"#;
+        let wrong = jobs(event).expect("an event");
+        assert_eq!(wrong.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(
+            wrong[0].1.contains("record 1 of an S3 event: field `s3.object`: missing field `key`"),
+            "{}",
+            wrong[0].1
+        );
+        assert!(wrong[1].1.contains("`%ff.jpg` is not UTF-8"), "{}", wrong[1].1);
+    }
+
+    #[test]
+    fn other_messages_are_no_events() {
+        assert_eq!(jobs(r#"{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"b"}"#), Some(vec![]));
+        assert_eq!(jobs(r#"{"Records":[]}"#), Some(vec![]));
+        for other in [r#"{"image":"a","Records":[]}"#, r#"{"Event":"x"}"#, r#"{"Records":7}"#, "{}", "[]", "", "\u{0}"]
+        {
+            assert_eq!(jobs(other), None, "{other}");
+        }
+    }
+}
