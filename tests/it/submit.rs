@@ -225,18 +225,16 @@ async fn a_full_stream_is_waited_for_and_an_interrupted_run_goes_on_where_it_was
     assert_eq!(first.log().matches("full").count(), 1, "once: {}", first.log());
     assert!(first.log().contains("the same command goes on from here"), "{}", first.log());
     let noted: Value = serde_json::from_slice(&std::fs::read(&checkpoint).expect("it is there")).expect("JSON");
-    assert_eq!(
-        (&noted["count"]["jobs"], &noted["after"]["last"]["line"]["number"]),
-        (&250.into(), &250.into()),
-        "{noted}"
-    );
+    // Of those on their way when there was room again, any may have been taken; what is noted has no gap.
+    let done = noted["count"]["jobs"].as_u64().expect("a number");
+    assert!((100..=250).contains(&done) && noted["after"]["last"]["line"]["number"] == done, "{noted}");
 
     let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint, "--match", "*"]));
     assert!(code == 2 && log.contains("--match was none, not *"), "{log}");
     client.limit_queue(-1).await;
     let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
     assert_eq!(code, 0, "{log}");
-    assert!(log.contains("published 2750 jobs") && log.contains("250 by earlier runs"), "{log}");
+    assert!(log.contains(&format!("{done} by earlier runs")), "{log}");
     let jobs: Vec<_> = client.queued().await.into_iter().map(|job| job.json).collect();
     assert_eq!(ids(&jobs).into_iter().collect::<HashSet<_>>().len(), 3000);
     assert_eq!(jobs.len(), 3000, "none twice");
