@@ -13,7 +13,7 @@
 //! 2. [`pipeline::accept`] reads the [`job`] and finds its image among the [`store`]s; [`pipeline::fetch`] reads the bytes.
 //! 3. [`pipeline::decode`] makes one row of the model's input of them, on threads of its own.
 //! 4. [`pipeline::batch`] gathers rows by a rule without a clock ([`pipeline::batch::window`]).
-//! 5. [`pipeline::tag`] runs them on the thread that owns the [`model`]'s session.
+//! 5. [`pipeline::tag`] runs them on the thread that owns the [`model`]'s session, one for each device.
 //! 6. [`pipeline::publish`] makes [`tags`] of the scores and answers: the result is published and confirmed, and only then
 //!    is the job acknowledged.
 //!

@@ -2,6 +2,7 @@
 #![expect(unreachable_pub, reason = "there is nobody outside to reach it")]
 
 mod bad_jobs;
+mod bench;
 mod chaos;
 mod cluster;
 mod crashes;

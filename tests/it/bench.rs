@@ -1,0 +1,55 @@
+//! `tagmill bench`.
+
+use serde_json::Value;
+
+use crate::support::repository;
+use crate::support::worker::tagmill;
+
+fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = tagmill(&["bench", "--time", "50ms", "--batch-sizes", "4,1"]);
+    let ended = command.arg("--models").arg(repository("models")).args(arguments).output().expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (ended.status.code(), text(ended.stdout), text(ended.stderr))
+}
+
+#[test]
+fn it_measures_every_part_and_recommends_flags() {
+    let samples = repository("samples").display().to_string();
+    let (code, out, log) = bench(&["--json", &samples]);
+    assert_eq!(code, Some(0), "{log}");
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    let session = report["session"].as_array().expect("sizes");
+    let sizes: Vec<_> = session.iter().map(|measured| measured["batch"].as_u64()).collect();
+    assert_eq!(sizes, [Some(1), Some(4)], "in order");
+    let positive = |value: &Value| value.as_f64().is_some_and(|value| value > 0.0);
+    for measured in session.iter().chain(report["decoding"].as_array().expect("threads")).chain([&report["whole"]]) {
+        let Value::Object(seconds) = &measured["seconds"] else { panic!("{measured}") };
+        assert!(positive(&measured["rate"]) && positive(&seconds["p50"]) && positive(&seconds["p99"]), "{measured}");
+    }
+    assert!(positive(&report["whole"]["parts"]["infer"]) && positive(&report["whole"]["resident"]), "{report}");
+    assert_eq!(report["images"], 10);
+    let advice = &report["advice"];
+    assert!(sizes.contains(&advice["batch_size"].as_u64()) && advice["bound"].is_string(), "{advice}");
+
+    let (code, out, log) = bench(&[&samples]);
+    assert_eq!(code, Some(0), "{log}");
+    let flags = out.lines().find_map(|line| line.strip_prefix("recommended: ")).expect("flags");
+    // What it recommends is what a worker takes.
+    let flags: Vec<&str> = flags.split(' ').collect();
+    let worker = tagmill(&["worker", "--store", "s3://", "--models", "x"]).args(&flags).output().expect("it runs");
+    let log = String::from_utf8_lossy(&worker.stderr);
+    assert!(log.contains("s3://") && !log.contains("unexpected argument"), "{log}");
+}
+
+#[test]
+fn without_an_image_to_measure_with_it_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display().to_string();
+    let (code, _, log) = bench(&[&path]);
+    assert!(code == Some(2) && log.contains("no image to measure with"), "{log}");
+    let (code, _, log) = bench(&["/no/such/folder"]);
+    assert!(code == Some(2) && log.contains("/no/such/folder"), "{log}");
+    std::fs::write(folder.path().join("broken.png"), "no picture").expect("a file");
+    let (code, _, log) = bench(&[&path]);
+    assert!(code == Some(1) && log.contains("not one of the images can be read"), "{log}");
+}
