@@ -19,7 +19,7 @@ pub struct SubmitArgs {
     #[arg(value_name = "SOURCE", required = true)]
     pub sources: Vec<String>,
     /// Only names that match this pattern, and of folders and buckets those instead of images alone: * and ? stand for
-    /// anything, / too, [ab] and {jpg,png} for either. A name is a path below its folder, a whole key, or what a list says.
+    /// anything, / too, {jpg,png} for either. A name is a path below its folder, a whole key, or what a list says.
     #[arg(long = "match", value_name = "GLOB", env = "TAGMILL_MATCH")]
     pub only: Option<Pattern>,
     /// Jobs to publish at most, those of an earlier run of the same checkpoint counted.

@@ -53,6 +53,8 @@ pub(super) async fn measure(
     let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores, &lanes, outlets, &pace);
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let stop = CancellationToken::new();
+    // Held until all is through, so that the pipeline ends after what it is for and not before.
+    let open = entrance.clone();
     let local = Local::new(entrance, done, stop.clone());
     tokio::spawn(feed(local, images.to_vec(), settings.in_flight, stop.clone()));
     let mut tally = Tally::default();
@@ -76,6 +78,7 @@ pub(super) async fn measure(
         }
     }
     let resident = memory::resident();
+    drop(open);
     pipeline.drained().await.map_err(Failed::running)?;
     if tally.each.is_empty() {
         return Err(Failed::running(anyhow::anyhow!("not one of the images can be tagged; `tagmill tag` says why")));

@@ -1,0 +1,87 @@
+//! A batch that fails as a whole is split until the culprit stands alone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::Runtime;
+use crate::failure::{Code, Failure};
+use crate::pipeline::panicked;
+
+/// What a batch says of the device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// So many rows ran at once.
+    Whole(usize),
+    /// So many did not fit; no fewer did not either.
+    TooLarge(usize),
+    /// It failed for another reason.
+    Unknown,
+}
+
+/// Runs the rows together, or in halves where that fails, so that a bad one fails alone.
+pub(super) fn run_or_split(
+    runtime: &mut dyn Runtime,
+    rows: &[&[u8]],
+    outcomes: &mut Vec<Result<Vec<f32>, Failure>>,
+) -> Fit {
+    let run = catch_unwind(AssertUnwindSafe(|| runtime.run(rows)));
+    let failure = match run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a batch", &*panic))) {
+        Ok(scores) => {
+            outcomes.extend(scores.into_iter().map(Ok));
+            return Fit::Whole(rows.len());
+        }
+        Err(failure) => failure,
+    };
+    let here = if failure.code == Code::OutOfMemory { Fit::TooLarge(rows.len()) } else { Fit::Unknown };
+    if rows.len() == 1 || failure.code == Code::ShuttingDown {
+        outcomes.extend(rows.iter().map(|_| Err(failure.clone())));
+        return here;
+    }
+    tracing::warn!(code = %failure.code, error = %failure, rows = rows.len(), "a batch failed; it is split");
+    let (left, right) = rows.split_at(rows.len() / 2);
+    let halves = [run_or_split(runtime, left, outcomes), run_or_split(runtime, right, outcomes)];
+    let too_large = halves.into_iter().chain([here]).filter_map(|fit| match fit {
+        Fit::TooLarge(rows) => Some(rows),
+        Fit::Whole(_) | Fit::Unknown => None,
+    });
+    too_large.min().map_or(Fit::Unknown, Fit::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Small;
+    use super::*;
+
+    /// Scores a row by its first byte; fails or panics for any batch that holds a row of 13 or 99.
+    struct Faulty;
+
+    impl Runtime for Faulty {
+        fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+            assert!(rows.iter().all(|row| row[0] != 99), "a row of 99");
+            if rows.iter().any(|row| row[0] == 13) {
+                return Err(Failure::new(Code::InferenceFailed, "a row of 13"));
+            }
+            Ok(rows.iter().map(|row| vec![f32::from(row[0])]).collect())
+        }
+    }
+
+    #[test]
+    fn one_bad_row_fails_alone_and_the_others_keep_their_place() {
+        let bytes = [[1], [2], [13], [4], [99], [6], [7], [8]];
+        let rows: Vec<&[u8]> = bytes.iter().map(<[u8; 1]>::as_slice).collect();
+        let mut outcomes = Vec::new();
+        assert_eq!(run_or_split(&mut Faulty, &rows, &mut outcomes), Fit::Unknown);
+        let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.code)).collect();
+        let ok = |score: f32| Ok(vec![score]);
+        let failed = || Err(Code::InferenceFailed);
+        assert_eq!(outcomes, [ok(1.0), ok(2.0), failed(), ok(4.0), failed(), ok(6.0), ok(7.0), ok(8.0)]);
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_split_until_it_does() {
+        let rows: [&[u8]; 8] = [&[0]; 8];
+        let mut outcomes = Vec::new();
+        assert_eq!(run_or_split(&mut Small, &rows, &mut outcomes), Fit::TooLarge(4));
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 8, "nobody loses anything");
+        assert_eq!(run_or_split(&mut Small, &rows[..2], &mut outcomes), Fit::Whole(2));
+    }
+}
