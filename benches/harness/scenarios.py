@@ -1,6 +1,7 @@
 """What is measured, and the goals. A new scenario is a function in `SCENARIOS` that gives its standings and its ratios."""
 import asyncio
 import json
+import statistics
 import subprocess
 
 from . import contender, lab
