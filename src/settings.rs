@@ -45,7 +45,7 @@ pub enum Invalid {
         /// As given.
         prefix: String,
         /// Why.
-        source: stream::topology::InvalidPrefix,
+        source: stream::subjects::InvalidPrefix,
     },
     /// A worker without one has nothing to read from.
     #[error("a worker needs a --store to read images from, such as s3://bucket or file:///folder")]
@@ -307,7 +307,7 @@ fn login_in(server: &ServerAddr) -> Option<Login> {
 ///
 /// # Errors
 /// Where it is not one.
-pub fn subjects(prefix: &str) -> Result<stream::topology::Subjects, Invalid> {
+pub fn subjects(prefix: &str) -> Result<stream::subjects::Subjects, Invalid> {
     prefix.parse().map_err(|source| Invalid::Prefix { prefix: prefix.to_owned(), source })
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::outbox::{Outbox, id_in};
-use super::stream::topology::Subjects;
+use super::stream::subjects::Subjects;
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
 use crate::nats::Nats;

@@ -1,7 +1,7 @@
 //! The work queue: jobs are pulled from JetStream, and every one ends as a result, a dead letter, or back in the queue.
 //!
 //! * [`part`]: which of the jobs are this worker's.
-//! * [`topology`]: the streams and the consumer, made where missing.
+//! * [`subjects`], [`topology`]: the streams and the consumer, made where missing.
 //! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
 //! * `suspect`: a job that came too often runs alone.
 //! * [`claims`]: what this worker holds, kept alive by progress acknowledgements.
@@ -10,10 +10,12 @@
 
 pub mod answer;
 pub mod claims;
+mod consumer;
 mod event;
 pub mod part;
 mod places;
 pub mod pull;
+pub mod subjects;
 mod suspect;
 pub mod topology;
 
@@ -25,7 +27,8 @@ use crate::nats::Nats;
 use crate::store::suffix::Suffixes;
 use claims::Claims;
 use part::Filter;
-use topology::{Subjects, Topology};
+use subjects::Subjects;
+use topology::Topology;
 
 /// How the queue is used.
 #[derive(Clone, Debug)]

@@ -1,29 +1,31 @@
 //! The loaded models, a lane each: loaded when the first job wants one, kept, and at most so many at a time; the one
 //! unused longest makes room. A job is tagged by the model it names or by none.
 
+mod outlets;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use tokio::sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc::{self, Sender, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::limit::Limit;
 use super::batch::{self, Heading, Lane};
+use super::panic_message;
 use super::publish::Finished;
 use super::tag::onnx::{self, CannotLoad};
 use super::tag::threshold::Thresholds;
 use super::tag::{self, Loaded, Model, Stopper};
-use super::{Ended, panic_message};
 use crate::failure::{Code, Failure};
 use crate::model::catalog::{Alias, Catalog, NoModel};
 use crate::model::source::Source;
 use crate::model::{ModelFiles, Stamp, Unusable};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics;
+pub use outlets::Outlets;
+use outlets::Part;
 
 /// How long a model that could not be loaded is not tried again.
 const BROKEN: Duration = Duration::from_secs(10);
@@ -71,9 +73,6 @@ struct Open {
     parts: UnboundedSender<Part>,
 }
 
-/// A lane's stage, running until its input closes.
-type Part = BoxFuture<'static, Result<(), Ended>>;
-
 struct Running {
     /// `None` where it gets no more jobs.
     lane: Option<Arc<Lane>>,
@@ -104,16 +103,6 @@ pub struct Listed {
     pub thresholds: Thresholds,
     /// What is known of it once it is loaded.
     pub loaded: Option<Arc<Model>>,
-}
-
-/// What lanes leave to the pipeline.
-pub struct Outlets {
-    /// Jobs that are through.
-    pub finished: mpsc::Receiver<Finished>,
-    /// The same, for stages that fail jobs.
-    pub publish: Sender<Finished>,
-    /// The stages of lanes as these are opened.
-    parts: UnboundedReceiver<Part>,
 }
 
 impl Lanes {
@@ -362,37 +351,6 @@ impl State {
         let oldest = self.loaded.iter().min_by_key(|(_, running)| running.used).map(|(name, _)| Arc::clone(name))?;
         tracing::info!(model = %oldest, "unloading a model to make room for another (--max-models)");
         self.retire(&oldest)
-    }
-}
-
-impl Outlets {
-    /// Runs the stages of lanes until no more are opened and all have ended.
-    ///
-    /// # Errors
-    /// Where one of them broke.
-    pub(super) async fn run(mut parts: UnboundedReceiver<Part>) -> Result<(), Ended> {
-        let mut running = JoinSet::new();
-        let mut open = true;
-        while open || !running.is_empty() {
-            tokio::select! {
-                part = parts.recv(), if open => match part {
-                    Some(part) => drop(running.spawn(part)),
-                    None => open = false,
-                },
-                Some(ended) = running.join_next() => match ended {
-                    // What is next to it says why.
-                    Ok(Ok(()) | Err(Ended::NextGone)) => {}
-                    Ok(Err(broken)) => return Err(broken),
-                    Err(error) => return Err(Ended::of_task(error)),
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// Apart, for the stages they belong to.
-    pub(super) fn split(self) -> (mpsc::Receiver<Finished>, Sender<Finished>, UnboundedReceiver<Part>) {
-        (self.finished, self.publish, self.parts)
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::door::stream::topology::Subjects;
+use crate::door::stream::subjects::Subjects;
 use crate::failure::Failure;
 
 /// The name that all workers share.

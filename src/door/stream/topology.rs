@@ -1,117 +1,19 @@
-//! The subjects of a prefix, its streams, and the consumer workers share. What is missing is made; what exists is left
-//! alone, and refused where jobs could be lost or stay for ever.
+//! The streams of a prefix, and the consumer workers share. What is missing is made; what exists is left alone, and refused
+//! where jobs could be lost or stay for ever.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{
-    Config, ConsumerError, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType,
-};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode, stream};
-use futures_util::TryStreamExt;
 
-use super::Settings;
-use super::part::{Part, overlap};
+use super::part::Part;
+use super::subjects::Subjects;
+use super::{Settings, consumer};
 
-const ACK_WAIT: Duration = Duration::from_secs(30);
-const MAX_ACK_PENDING: i64 = 20_000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The subjects and stream names of a prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subjects {
-    prefix: String,
-}
-
-/// Not a prefix.
-#[derive(Debug, thiserror::Error)]
-#[error("a prefix is letters, digits, `-` and `_`, in parts joined by dots, such as tagmill or shop.tagger")]
-pub struct InvalidPrefix;
-
-impl FromStr for Subjects {
-    type Err = InvalidPrefix;
-
-    fn from_str(prefix: &str) -> Result<Self, InvalidPrefix> {
-        let plain = |part: &str| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        };
-        if prefix.split('.').all(plain) { Ok(Self { prefix: prefix.to_owned() }) } else { Err(InvalidPrefix) }
-    }
-}
-
-impl fmt::Display for Subjects {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.prefix)
-    }
-}
-
-impl Subjects {
-    /// Where jobs are published.
-    #[must_use]
-    pub fn jobs(&self) -> String {
-        format!("{}.jobs", self.prefix)
-    }
-
-    /// Where live requests are sent.
-    #[must_use]
-    pub fn live(&self) -> String {
-        format!("{}.tag", self.prefix)
-    }
-
-    /// Where the result of a job published on `job_subject` goes.
-    #[must_use]
-    pub fn result_for(&self, job_subject: &str) -> String {
-        self.carried("results", job_subject)
-    }
-
-    /// Where the dead letter of a job published on `job_subject` goes.
-    #[must_use]
-    pub fn dead_for(&self, job_subject: &str) -> String {
-        self.carried("dead", job_subject)
-    }
-
-    /// What follows `jobs` is carried over.
-    fn carried(&self, kind: &str, job_subject: &str) -> String {
-        let rest = job_subject.strip_prefix(&self.jobs()).unwrap_or_default();
-        format!("{}.{kind}{rest}", self.prefix)
-    }
-
-    /// The stream of jobs.
-    #[must_use]
-    pub fn jobs_stream(&self) -> String {
-        self.stream("JOBS")
-    }
-
-    /// The stream of results.
-    #[must_use]
-    pub fn results_stream(&self) -> String {
-        self.stream("RESULTS")
-    }
-
-    /// The stream of dead letters.
-    #[must_use]
-    pub fn dead_stream(&self) -> String {
-        self.stream("DEAD")
-    }
-
-    fn stream(&self, kind: &str) -> String {
-        format!("{}_{kind}", self.prefix.replace('.', "_").to_uppercase())
-    }
-
-    fn config(&self, kind: &str, replicas: usize) -> Config {
-        let subject = format!("{}.{}", self.prefix, kind.to_lowercase());
-        Config {
-            name: self.stream(kind),
-            subjects: vec![format!("{subject}.>"), subject],
-            storage: StorageType::File,
-            num_replicas: replicas,
-            ..Config::default()
-        }
-    }
-}
 
 /// The streams as they are.
 pub struct Topology {
@@ -211,14 +113,14 @@ impl Topology {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::New,
             max_bytes: settings.jobs_max_bytes.unwrap_or(-1),
-            ..subjects.config("JOBS", replicas)
+            ..config(subjects, "JOBS", replicas)
         };
         let results = Config {
             max_age: 7 * DAY,
             duplicate_window: Duration::from_secs(120),
-            ..subjects.config("RESULTS", replicas)
+            ..config(subjects, "RESULTS", replicas)
         };
-        let dead = Config { max_age: 30 * DAY, ..subjects.config("DEAD", replicas) };
+        let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", replicas) };
         let jobs = find_or_create(jetstream, jobs).await?;
         for config in [results, dead] {
             find_or_create(jetstream, config).await?;
@@ -227,7 +129,7 @@ impl Topology {
         require(&info.config.name, "retention", &info.config.retention, &RetentionPolicy::WorkQueue, "workqueue")?;
         let identity = Identity { stream: info.config.name.clone(), created: info.created.unix_timestamp() };
         let part = Part::of(&subjects.jobs(), settings.filter.as_ref());
-        let consumer = consumer(&jobs, &part).await?;
+        let consumer = consumer::find_or_create(&jobs, &part).await?;
         let config = &consumer.cached_info().config;
         let name = format!("the consumer {} of {}", part.consumer, identity.stream);
         if part.subject != config.filter_subject {
@@ -274,6 +176,17 @@ impl Topology {
         };
         let oldest = first.and_then(|first| SystemTime::from(first).elapsed().ok()).unwrap_or_default();
         Ok(Backlog { waiting, oldest })
+    }
+}
+
+fn config(subjects: &Subjects, kind: &str, replicas: usize) -> Config {
+    let subject = format!("{subjects}.{}", kind.to_lowercase());
+    Config {
+        name: subjects.stream(kind),
+        subjects: vec![format!("{subject}.>"), subject],
+        storage: StorageType::File,
+        num_replicas: replicas,
+        ..Config::default()
     }
 }
 
@@ -326,69 +239,6 @@ fn no_answer(error: &(dyn std::error::Error + 'static)) -> Option<Unusable> {
     None
 }
 
-async fn consumer(jobs: &stream::Stream, part: &Part) -> Result<PullConsumer, Unusable> {
-    let stream = &jobs.cached_info().config.name;
-    let failed = |reason: &dyn fmt::Display| Unusable::Stream {
-        stream: stream.clone(),
-        action: "given its consumer",
-        reason: reason.to_string(),
-    };
-    match jobs.get_consumer::<pull::Config>(&part.consumer).await {
-        Ok(consumer) => return Ok(consumer),
-        Err(error) => {
-            // The error does not say whether it is missing or unreachable: making it does.
-            tracing::debug!(%error, "no consumer yet");
-        }
-    }
-    // Not every server notices that `*.eu` and `shop.>` have jobs in common.
-    let overlap = |others: Vec<String>| Unusable::Overlap {
-        stream: stream.clone(),
-        consumer: part.consumer.clone(),
-        subject: part.shown(),
-        others: if others.is_empty() { "another takes some of them".to_owned() } else { others.join(", ") },
-    };
-    let others_have = others(jobs, part).await;
-    if !others_have.is_empty() {
-        return Err(overlap(others_have));
-    }
-    let config = pull::Config {
-        durable_name: Some(part.consumer.clone()),
-        filter_subject: part.subject.clone(),
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
-        max_ack_pending: MAX_ACK_PENDING,
-        ..pull::Config::default()
-    };
-    match jobs.create_consumer(config).await {
-        Ok(consumer) => Ok(consumer),
-        Err(error) if is_overlap(&error) => Err(overlap(others(jobs, part).await)),
-        // A push consumer of that name, most likely; the server's words are the best there are.
-        Err(error) if matches!(error.kind(), ConsumerErrorKind::JetStream(_)) => {
-            jobs.get_consumer(&part.consumer).await.map_err(|_| failed(&error))
-        }
-        Err(error) => Err(failed(&error)),
-    }
-}
-
-/// Whether the server refuses a consumer because another takes some of the same jobs.
-fn is_overlap(error: &ConsumerError) -> bool {
-    let refused = [ErrorCode::CONSUMER_WQ_MULTIPLE_UNFILTERED, ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE];
-    matches!(error.kind(), ConsumerErrorKind::JetStream(reply) if refused.contains(&reply.error_code()))
-}
-
-/// Who else takes jobs of this part, in words.
-async fn others(jobs: &stream::Stream, part: &Part) -> Vec<String> {
-    let consumers: Vec<_> = jobs.consumers().try_collect().await.unwrap_or_default();
-    let others = consumers.into_iter().filter(|other| other.name != part.consumer).filter_map(|other| {
-        let mut filters = other.config.filter_subjects;
-        filters.extend(Some(other.config.filter_subject).filter(|filter| !filter.is_empty()));
-        let overlaps = filters.is_empty() || filters.iter().any(|filter| overlap(filter, &part.subject));
-        let taken = if filters.is_empty() { "all jobs".to_owned() } else { format!("those on {}", filters.join(", ")) };
-        overlaps.then(|| format!("the consumer {} takes {taken}", other.name))
-    });
-    others.collect()
-}
-
 fn require<T: PartialEq + fmt::Debug>(
     what: &str,
     setting: &'static str,
@@ -401,26 +251,4 @@ fn require<T: PartialEq + fmt::Debug>(
 
 fn wrong(what: &str, setting: &'static str, found: impl fmt::Display, wanted: &'static str) -> Unusable {
     Unusable::Setting { what: what.to_owned(), setting, found: found.to_string(), wanted }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_follows_jobs_is_carried_over() {
-        let subjects: Subjects = "shop.tagger".parse().expect("a prefix");
-        assert_eq!(subjects.jobs(), "shop.tagger.jobs");
-        assert_eq!(subjects.result_for("shop.tagger.jobs"), "shop.tagger.results");
-        assert_eq!(subjects.result_for("shop.tagger.jobs.a.b"), "shop.tagger.results.a.b");
-        assert_eq!(subjects.dead_for("shop.tagger.jobs.a"), "shop.tagger.dead.a");
-        assert_eq!(subjects.stream("JOBS"), "SHOP_TAGGER_JOBS");
-    }
-
-    #[test]
-    fn a_prefix_is_a_plain_subject() {
-        for text in ["", ".", "a.", ".a", "a..b", "a b", "a.>", "*", "ä"] {
-            assert!(text.parse::<Subjects>().is_err(), "{text}");
-        }
-    }
 }

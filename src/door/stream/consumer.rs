@@ -1,0 +1,82 @@
+//! The consumer that the workers of a part of the queue share: found, or made where nobody else has its jobs.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{ErrorCode, stream};
+use futures_util::TryStreamExt;
+
+use super::part::{Part, overlap};
+use super::topology::Unusable;
+
+const ACK_WAIT: Duration = Duration::from_secs(30);
+const MAX_ACK_PENDING: i64 = 20_000;
+
+/// Finds or makes the consumer of a part.
+///
+/// # Errors
+/// Where another has some of its jobs, or the server refuses it.
+pub(super) async fn find_or_create(jobs: &stream::Stream, part: &Part) -> Result<PullConsumer, Unusable> {
+    let stream = &jobs.cached_info().config.name;
+    let failed = |reason: &dyn fmt::Display| Unusable::Stream {
+        stream: stream.clone(),
+        action: "given its consumer",
+        reason: reason.to_string(),
+    };
+    match jobs.get_consumer::<pull::Config>(&part.consumer).await {
+        Ok(consumer) => return Ok(consumer),
+        Err(error) => {
+            // The error does not say whether it is missing or unreachable: making it does.
+            tracing::debug!(%error, "no consumer yet");
+        }
+    }
+    // Not every server notices that `*.eu` and `shop.>` have jobs in common.
+    let overlap = |others: Vec<String>| Unusable::Overlap {
+        stream: stream.clone(),
+        consumer: part.consumer.clone(),
+        subject: part.shown(),
+        others: if others.is_empty() { "another takes some of them".to_owned() } else { others.join(", ") },
+    };
+    let others_have = others(jobs, part).await;
+    if !others_have.is_empty() {
+        return Err(overlap(others_have));
+    }
+    let config = pull::Config {
+        durable_name: Some(part.consumer.clone()),
+        filter_subject: part.subject.clone(),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: MAX_ACK_PENDING,
+        ..pull::Config::default()
+    };
+    match jobs.create_consumer(config).await {
+        Ok(consumer) => Ok(consumer),
+        Err(error) if is_overlap(&error) => Err(overlap(others(jobs, part).await)),
+        // A push consumer of that name, most likely; the server's words are the best there are.
+        Err(error) if matches!(error.kind(), ConsumerErrorKind::JetStream(_)) => {
+            jobs.get_consumer(&part.consumer).await.map_err(|_| failed(&error))
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// Whether the server refuses a consumer because another takes some of the same jobs.
+fn is_overlap(error: &ConsumerError) -> bool {
+    let refused = [ErrorCode::CONSUMER_WQ_MULTIPLE_UNFILTERED, ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE];
+    matches!(error.kind(), ConsumerErrorKind::JetStream(reply) if refused.contains(&reply.error_code()))
+}
+
+/// Who else takes jobs of this part, in words.
+async fn others(jobs: &stream::Stream, part: &Part) -> Vec<String> {
+    let consumers: Vec<_> = jobs.consumers().try_collect().await.unwrap_or_default();
+    let others = consumers.into_iter().filter(|other| other.name != part.consumer).filter_map(|other| {
+        let mut filters = other.config.filter_subjects;
+        filters.extend(Some(other.config.filter_subject).filter(|filter| !filter.is_empty()));
+        let overlaps = filters.is_empty() || filters.iter().any(|filter| overlap(filter, &part.subject));
+        let taken = if filters.is_empty() { "all jobs".to_owned() } else { format!("those on {}", filters.join(", ")) };
+        overlaps.then(|| format!("the consumer {} takes {taken}", other.name))
+    });
+    others.collect()
+}

@@ -1,0 +1,108 @@
+//! The subjects of a prefix, and the names of its streams.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The subjects and stream names of a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subjects {
+    prefix: String,
+}
+
+/// Not a prefix.
+#[derive(Debug, thiserror::Error)]
+#[error("a prefix is letters, digits, `-` and `_`, in parts joined by dots, such as tagmill or shop.tagger")]
+pub struct InvalidPrefix;
+
+impl FromStr for Subjects {
+    type Err = InvalidPrefix;
+
+    fn from_str(prefix: &str) -> Result<Self, InvalidPrefix> {
+        let plain = |part: &str| {
+            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        };
+        if prefix.split('.').all(plain) { Ok(Self { prefix: prefix.to_owned() }) } else { Err(InvalidPrefix) }
+    }
+}
+
+impl fmt::Display for Subjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.prefix)
+    }
+}
+
+impl Subjects {
+    /// Where jobs are published.
+    #[must_use]
+    pub fn jobs(&self) -> String {
+        format!("{}.jobs", self.prefix)
+    }
+
+    /// Where live requests are sent.
+    #[must_use]
+    pub fn live(&self) -> String {
+        format!("{}.tag", self.prefix)
+    }
+
+    /// Where the result of a job published on `job_subject` goes.
+    #[must_use]
+    pub fn result_for(&self, job_subject: &str) -> String {
+        self.carried("results", job_subject)
+    }
+
+    /// Where the dead letter of a job published on `job_subject` goes.
+    #[must_use]
+    pub fn dead_for(&self, job_subject: &str) -> String {
+        self.carried("dead", job_subject)
+    }
+
+    /// What follows `jobs` is carried over.
+    fn carried(&self, kind: &str, job_subject: &str) -> String {
+        let rest = job_subject.strip_prefix(&self.jobs()).unwrap_or_default();
+        format!("{}.{kind}{rest}", self.prefix)
+    }
+
+    /// The stream of jobs.
+    #[must_use]
+    pub fn jobs_stream(&self) -> String {
+        self.stream("JOBS")
+    }
+
+    /// The stream of results.
+    #[must_use]
+    pub fn results_stream(&self) -> String {
+        self.stream("RESULTS")
+    }
+
+    /// The stream of dead letters.
+    #[must_use]
+    pub fn dead_stream(&self) -> String {
+        self.stream("DEAD")
+    }
+
+    pub(super) fn stream(&self, kind: &str) -> String {
+        format!("{}_{kind}", self.prefix.replace('.', "_").to_uppercase())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_jobs_is_carried_over() {
+        let subjects: Subjects = "shop.tagger".parse().expect("a prefix");
+        assert_eq!(subjects.jobs(), "shop.tagger.jobs");
+        assert_eq!(subjects.result_for("shop.tagger.jobs"), "shop.tagger.results");
+        assert_eq!(subjects.result_for("shop.tagger.jobs.a.b"), "shop.tagger.results.a.b");
+        assert_eq!(subjects.dead_for("shop.tagger.jobs.a"), "shop.tagger.dead.a");
+        assert_eq!(subjects.stream("JOBS"), "SHOP_TAGGER_JOBS");
+    }
+
+    #[test]
+    fn a_prefix_is_a_plain_subject() {
+        for text in ["", ".", "a.", ".a", "a..b", "a b", "a.>", "*", "ä"] {
+            assert!(text.parse::<Subjects>().is_err(), "{text}");
+        }
+    }
+}
