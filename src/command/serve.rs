@@ -76,23 +76,10 @@ async fn drain(
     lanes: &Lanes,
     stopping: &mut Stopping,
 ) -> Result<(), StageEnded> {
-    tracing::info!(timeout = ?settings.drain_timeout, "stopping: finishing what is in hand");
-    for store in &settings.stores {
-        store.abandon();
-    }
+    tagging::stopping(&settings.stores, settings.drain_timeout);
     let drained = pipeline.drained();
     tokio::pin!(drained);
-    let in_time = tokio::select! {
-        drained = &mut drained => Some(drained),
-        () = tokio::time::sleep(settings.drain_timeout) => {
-            tracing::warn!("the drain timeout is over");
-            None
-        }
-        () = stopping.stop() => {
-            tracing::warn!("told again to stop: stopping at once");
-            None
-        }
-    };
+    let in_time = stopping.in_time(&mut drained, settings.drain_timeout).await;
     http.give_up();
     if in_time.is_none() {
         lanes.stop();

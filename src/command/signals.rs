@@ -1,6 +1,7 @@
 //! The signals that a program hears which runs until it is told to stop.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -42,6 +43,21 @@ impl Stopping {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// What comes of finishing what is in hand; `None` where that takes longer than this, or the next signal cuts it short.
+    pub(super) async fn in_time<T>(&mut self, drained: impl Future<Output = T>, patience: Duration) -> Option<T> {
+        tokio::select! {
+            drained = drained => Some(drained),
+            () = tokio::time::sleep(patience) => {
+                tracing::warn!("the drain timeout is over");
+                None
+            }
+            () = self.stop() => {
+                tracing::warn!("told again to stop: stopping at once");
+                None
+            }
         }
     }
 }

@@ -63,6 +63,14 @@ pub(super) async fn stores(stores: &[Store], health: &Health) -> Result<(), Fail
     Ok(())
 }
 
+/// Says that a stop has begun; nothing waits for a store in trouble any more.
+pub(super) fn stopping(stores: &[Store], patience: Duration) {
+    tracing::info!(timeout = ?patience, "stopping: finishing what is in hand");
+    for store in stores {
+        store.abandon();
+    }
+}
+
 async fn watch_store(store: Store, all: Vec<Store>, health: Health) {
     let mut state = store.state();
     while state.changed().await.is_ok() {

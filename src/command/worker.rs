@@ -155,10 +155,7 @@ impl Ending {
     /// Finishes what is in hand, as long as there is time.
     async fn drain(self, stores: &[Store], patience: Duration, stopping: &mut Stopping) -> Result<(), StageEnded> {
         let Self { door, requests, http, server, pipeline, answers, stream, live, lanes, nats } = self;
-        tracing::info!(timeout = ?patience, "stopping: finishing what is in hand");
-        for store in stores {
-            store.abandon();
-        }
+        tagging::stopping(stores, patience);
         let drained = async {
             let _ = tokio::join!(door, requests);
             let drained = pipeline.drained().await;
@@ -166,17 +163,7 @@ impl Ending {
             drained
         };
         tokio::pin!(drained);
-        let in_time = tokio::select! {
-            drained = &mut drained => Some(drained),
-            () = tokio::time::sleep(patience) => {
-                tracing::warn!("the drain timeout is over");
-                None
-            }
-            () = stopping.stop() => {
-                tracing::warn!("told again to stop: stopping at once");
-                None
-            }
-        };
+        let in_time = stopping.in_time(&mut drained, patience).await;
         http.give_up();
         // Whatever is still held goes back now, not after the ack wait.
         stream.hand_back().await;

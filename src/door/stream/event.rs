@@ -1,6 +1,7 @@
 //! S3 event notifications: what a bucket publishes of its new objects. Each record becomes a job of its own.
 
 use bytes::Bytes;
+use memchr::memmem;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -9,6 +10,9 @@ use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure};
 use crate::store::suffix::Suffixes;
+
+/// What is in every event, and in few jobs.
+const MARKS: [&[u8]; 2] = [b"\"Records\"", b"\"s3:TestEvent\""];
 
 /// A record that is to be answered.
 pub(super) struct Record {
@@ -56,6 +60,10 @@ struct Object {
 /// The records of an event that are to be answered: those of new objects whose keys have one of the suffixes, and those that
 /// can't be read. `None` where the payload is no event.
 pub(super) fn records(payload: &[u8], suffixes: &Suffixes) -> Option<Vec<Record>> {
+    // Every job comes by here: only what may be an event is read for it.
+    if !MARKS.iter().any(|mark| memmem::find(payload, mark).is_some()) {
+        return None;
+    }
     let event: Event = serde_json::from_slice(payload).ok().filter(|event: &Event| event.image.is_none())?;
     match event {
         Event { records: Some(records), .. } => {
