@@ -9,15 +9,18 @@
 
 use std::ops::Range;
 
-use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::images::{TypedCroppedImageMut, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, ImageViewMut, ResizeAlg, ResizeOptions, Resizer};
 
 /// Bytes per pixel: red, green, blue.
 pub const CHANNELS: usize = 3;
 
 /// Pixels of a strip of the first pass: 384 KiB.
 const STRIP: usize = 1 << 17;
+
+/// Pixels that are kept between pictures of what the first pass made: enough for photos of 40 megapixels.
+const KEPT: usize = 1 << 22;
 
 /// The square a model looks at, and how pictures are made to fill it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +43,33 @@ impl Frame {
             Fit::Stretch => width.min(height),
         };
         decisive >= self.side.saturating_mul(2)
+    }
+
+    /// Bytes that fitting a picture of this size takes besides it and the row, at most, whichever way up it is: the picture
+    /// as wide as the row, with what the filter reads of the padding above and below.
+    #[must_use]
+    pub fn work_bytes(&self, width: u32, height: u32) -> u64 {
+        let [short, long] = [width.min(height), width.max(height)].map(u64::from);
+        let lines = match self.fit {
+            Fit::Stretch => long,
+            // The longer a picture is than the square's other side, the narrower it becomes.
+            Fit::Pad(_) => short,
+        };
+        // The filter reaches a few pixels of the coarser side.
+        let margin = 16 * (long / u64::from(self.side.max(1)) + 2);
+        (lines + margin) * u64::from(self.side) * CHANNELS as u64
+    }
+
+    /// What of a picture's width and height is resized.
+    fn axes(&self, width: u32, height: u32) -> (Axis, Axis) {
+        let axis = |len: u32| {
+            let square = match self.fit {
+                Fit::Pad(_) => width.max(height),
+                Fit::Stretch => len,
+            };
+            Axis::new(len, (square - len) / 2, square, self.side, self.filter.support())
+        };
+        (axis(width), axis(height))
     }
 
     /// Bytes of one row of the model's input.
@@ -201,34 +231,28 @@ impl Fitter {
 
     /// The picture as one row of the model's input: RGB, `side * side * 3` bytes.
     pub fn fit(&mut self, picture: &Picture<'_>) -> Box<[u8]> {
-        let axis = |len: u32| {
-            let square = match self.frame.fit {
-                Fit::Pad(_) => picture.width.max(picture.height),
-                Fit::Stretch => len,
-            };
-            Axis::new(len, (square - len) / 2, square, self.frame.side, self.frame.filter.support())
-        };
-        let (across, down) = (axis(picture.width), axis(picture.height));
+        let (across, down) = self.frame.axes(picture.width, picture.height);
         self.resize_width(picture, &across, &down);
-        let rows = self.resize_height(picture.height, &across, &down);
-        self.centre(&rows, &across, &down)
+        let row = self.resize_height(picture.height, &across, &down);
+        self.columns.truncate(KEPT);
+        self.columns.shrink_to(KEPT);
+        row
     }
 
     /// First pass: into `columns`, which has the margin of the second pass above and below.
     fn resize_width(&mut self, picture: &Picture<'_>, across: &Axis, down: &Axis) {
         let width = across.count();
         let lines = |count: u32| (count * width) as usize;
-        self.columns.clear();
-        self.columns.resize(lines(down.before + picture.height + down.after), self.padding);
-        let columns = &mut self.columns[lines(down.before)..][..lines(picture.height)];
+        let (above, inside, below) = (lines(down.before), lines(picture.height), lines(down.after));
+        // What an earlier picture left is written over, not cleared first.
+        self.columns.resize(above + inside + below, self.padding);
+        self.columns[..above].fill(self.padding);
+        self.columns[above + inside..].fill(self.padding);
+        let columns = &mut self.columns[above..][..inside];
         if across.before + across.after == 0 {
-            return resize(
-                (&mut self.resizer, self.frame.filter),
-                &picture.pixels,
-                (width, picture.height, columns),
-                across,
-                &Axis::whole(picture.height),
-            );
+            let mut target = TypedImage::from_pixels_slice(width, picture.height, columns).expect("sized above");
+            let whole = Axis::whole(picture.height);
+            return resize(&mut self.resizer, self.frame.filter, &picture.pixels, &mut target, across, &whole);
         }
         // In strips that stay in the cache, so that the picture is never copied whole.
         let margined = across.before + picture.width + across.after;
@@ -243,52 +267,31 @@ impl Fitter {
             }
             let height = u32::try_from(target.len() / width as usize).expect("at most the picture's");
             let source = TypedImageRef::new(margined, height, &self.margined).expect("height lines were copied");
-            resize(
-                (&mut self.resizer, self.frame.filter),
-                &source,
-                (width, height, target),
-                across,
-                &Axis::whole(height),
-            );
+            let mut target = TypedImage::from_pixels_slice(width, height, target).expect("height lines of it");
+            resize(&mut self.resizer, self.frame.filter, &source, &mut target, across, &Axis::whole(height));
         }
     }
 
-    /// Second pass: the touched rows, each as wide as the touched columns.
-    fn resize_height(&mut self, height: u32, across: &Axis, down: &Axis) -> Vec<U8x3> {
-        let width = across.count();
+    /// Second pass: into the touched part of a row that is padding elsewhere.
+    fn resize_height(&mut self, height: u32, across: &Axis, down: &Axis) -> Box<[u8]> {
+        let (side, width) = (self.frame.side, across.count());
+        let mut row = self.padding.0.repeat((side * side) as usize).into_boxed_slice();
+        let square = TypedImage::from_buffer(side, side, &mut row).expect("it has side * side pixels");
+        let (left, top) = (across.touched.start, down.touched.start);
+        let mut target =
+            TypedCroppedImageMut::new(square, left, top, width, down.count()).expect("what is touched is in the row");
         let source = TypedImageRef::new(width, down.before + height + down.after, &self.columns)
             .expect("the first pass filled it");
-        let mut rows = vec![self.padding; (width * down.count()) as usize];
-        resize(
-            (&mut self.resizer, self.frame.filter),
-            &source,
-            (width, down.count(), &mut rows),
-            &Axis::whole(width),
-            down,
-        );
-        rows
-    }
-
-    fn centre(&self, rows: &[U8x3], across: &Axis, down: &Axis) -> Box<[u8]> {
-        let side = self.frame.side as usize;
-        let stride = side * CHANNELS;
-        let mut row = self.padding.0.repeat(side * side).into_boxed_slice();
-        let width = across.count() as usize;
-        let left = across.touched.start as usize * CHANNELS;
-        let lines = row.chunks_exact_mut(stride).skip(down.touched.start as usize);
-        for (line, pixels) in lines.zip(rows.chunks_exact(width)) {
-            for (to, from) in line[left..][..width * CHANNELS].chunks_exact_mut(CHANNELS).zip(pixels) {
-                to.copy_from_slice(&from.0);
-            }
-        }
+        resize(&mut self.resizer, self.frame.filter, &source, &mut target, &Axis::whole(width), down);
         row
     }
 }
 
 fn resize(
-    (resizer, filter): (&mut Resizer, Filter),
+    resizer: &mut Resizer,
+    filter: Filter,
     source: &TypedImageRef<'_, U8x3>,
-    (width, height, target): (u32, u32, &mut [U8x3]),
+    target: &mut impl ImageViewMut<Pixel = U8x3>,
     across: &Axis,
     down: &Axis,
 ) {
@@ -296,8 +299,7 @@ fn resize(
         .resize_alg(ResizeAlg::Convolution(filter.kernel()))
         .crop(across.start, down.start, across.length, down.length)
         .use_alpha(false);
-    let mut target = TypedImage::from_pixels_slice(width, height, target).expect("sized by the caller");
-    resizer.resize_typed(source, &mut target, &options).expect("an axis stays inside its source");
+    resizer.resize_typed(source, target, &options).expect("an axis stays inside its source");
 }
 
 #[cfg(test)]
@@ -363,6 +365,26 @@ mod tests {
         let rgb = [7; 30 * 5 * CHANNELS];
         let fitted = Fitter::new(frame).fit(&Picture::new(30, 5, &rgb).expect("a picture"));
         assert_eq!(&*fitted, &[7; 8 * 8 * CHANNELS]);
+    }
+
+    proptest! {
+        /// Room is taken for what fitting allocates.
+        #[test]
+        fn takes_the_memory_it_says(width in 1u32..3000, height in 1u32..3000, side in 1u32..600, pad: bool) {
+            let fit = if pad { Fit::Pad([255; 3]) } else { Fit::Stretch };
+            let frame = Frame { side, fit, filter: Filter::Lanczos };
+            let (across, down) = frame.axes(width, height);
+            let columns = u64::from(across.count()) * u64::from(down.before + height + down.after) * CHANNELS as u64;
+            prop_assert!(columns <= frame.work_bytes(width, height), "{columns}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_between_pictures_is_bounded() {
+        let frame = Frame { side: 448, fit: Fit::Stretch, filter: Filter::Bicubic };
+        let mut fitter = Fitter::new(frame);
+        fitter.fit(&Picture::new(1, 65_535, &vec![7; 65_535 * CHANNELS]).expect("a picture"));
+        assert!(fitter.columns.capacity() <= KEPT);
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn admit(
     limits: &mut Limits<'_>,
 ) -> Result<(), Failure> {
     let pixels = check(format, (width, height), limits)?;
-    take_room(pixels.saturating_mul(bytes_per_pixel), pixels, limits)
+    take_room(pixels.saturating_mul(bytes_per_pixel), (width, height), limits)
 }
 
 /// Refuses a size that a header tells, or gives its pixels.
@@ -142,10 +142,12 @@ fn check(format: Format, (width, height): (u32, u32), limits: &Limits<'_>) -> Re
     Ok(pixels)
 }
 
-/// Takes room for decoding, and for turning a picture of so many pixels upright, which takes another one.
-fn take_room(decoding: u64, pixels: u64, limits: &mut Limits<'_>) -> Result<(), Failure> {
+/// Takes room for decoding, for turning a picture of this size upright, which takes another one, and for fitting it.
+fn take_room(decoding: u64, (width, height): (u32, u32), limits: &mut Limits<'_>) -> Result<(), Failure> {
+    let pixels = u64::from(width) * u64::from(height);
     let turned = if limits.settings.ignore_orientation { 0 } else { RGB };
-    (limits.reserve)(decoding.saturating_add(pixels.saturating_mul(turned)))
+    let fitting = limits.frame.work_bytes(width, height);
+    (limits.reserve)(decoding.saturating_add(pixels.saturating_mul(turned)).saturating_add(fitting))
 }
 
 /// Bytes a decoder may allocate for a picture of this size: 16-bit RGBA twice, and its own tables.
