@@ -208,7 +208,7 @@ pub struct TaggingArgs {
     /// for a sixteenth of all or 512MiB].
     #[arg(long, value_name = "SIZE", env = "TAGMILL_DEVICE_MEMORY", help_heading = "Model")]
     pub device_memory: Option<ByteSize>,
-    /// Where TensorRT keeps the engines it builds of models [default: engines in the folder of --models-cache].
+    /// Where TensorRT keeps the engines it builds of models [default: the folder engines where copies of models are kept].
     #[arg(long, value_name = "DIR", env = "TAGMILL_ENGINE_CACHE", help_heading = "Model")]
     pub engine_cache: Option<PathBuf>,
     /// Images a batch has at most.

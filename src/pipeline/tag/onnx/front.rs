@@ -2,7 +2,8 @@
 //! of them there. A quarter of the bytes is copied, and no core is spent on it.
 //!
 //! Through the model editor of ONNX Runtime 1.22 or later. Not on the CPU, where [`super::tensor`] does it: there the graph's
-//! own passes over the whole batch (a cast, then a gather of three values each) take longer than one pass by row.
+//! own passes over the whole batch (a cast, then a gather of three values each) take longer than one pass by row. Measured on
+//! one thread, with a model of a few milliseconds: 19 to 21 ms an image against 13 to 17.
 
 use std::path::Path;
 
