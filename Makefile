@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint image compose-smoke dashboards check-kubernetes scaling
+.PHONY: help demo test test-cuda-library bench bench-gpu lint image compose-smoke dashboards check-kubernetes scaling
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -12,8 +12,17 @@ test: ## run all tests, on a real NATS server, S3 protocol and ONNX Runtime
 	ORT_DYLIB_PATH="$$(ls $(CURDIR)/.runtime/libonnxruntime.so.*)" \
 	TAGMILL_TEST_NATS_SERVER="$$(ls $(CURDIR)/.runtime/nats-server-*)" cargo test --locked
 
+test-cuda-library: ## see what ONNX Runtime's GPU build says where there is no GPU (downloads 244 MB)
+	@scripts/setup.sh tests
+	@scripts/setup.sh gpu
+	TAGMILL_TEST_CUDA_LIBRARY="$$(ls $(CURDIR)/.runtime/gpu/libonnxruntime.so.*)" \
+	ORT_DYLIB_PATH="$$(ls $(CURDIR)/.runtime/libonnxruntime.so.*)" cargo test --locked --test it gpu -- --include-ignored --nocapture
+
 bench: ## measure decoding, batching and whole workers against Python and ONNX Runtime alone (BENCH=<scenario> for one)
 	@scripts/bench.sh $(BENCH)
+
+bench-gpu: ## measure an NVIDIA device: tags against the CPU's, speed by precision and batch, whole workers (DEVICE=cuda:N)
+	@scripts/bench-gpu.sh $(if $(DEVICE),--device $(DEVICE))
 
 lint: ## check format, clippy and documentation
 	@scripts/setup.sh build

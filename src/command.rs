@@ -11,9 +11,14 @@ pub mod tag;
 mod tagging;
 pub mod worker;
 
+use std::time::Duration;
+
 use crate::cli::Command;
 use crate::model::catalog::NoModel;
 use crate::settings::Invalid;
+
+/// How long libraries may take to clean up after themselves.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Why the program ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -83,5 +88,13 @@ pub fn run(command: Command) -> Result<(), Failed> {
     });
     // A run of the model, or a read of standard input, may still hold a thread: nobody waits for it.
     runtime.shutdown_background();
+    std::thread::spawn(end_for_certain);
     result
+}
+
+/// Ends a process that does not end by itself: the libraries of a device that hangs wait for it in their last words, too.
+fn end_for_certain() {
+    std::thread::sleep(LAST_WORDS);
+    eprintln!("tagmill: a library does not let the process end; ending it");
+    std::process::abort();
 }

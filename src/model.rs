@@ -122,6 +122,24 @@ impl ModelFiles {
     }
 }
 
+impl ModelFiles {
+    /// Tells one version of its graph and weights from another; such as a folder may be called.
+    ///
+    /// # Errors
+    /// Where the ONNX file can't be read.
+    pub(crate) fn fingerprint(&self) -> Result<String, Unusable> {
+        // Weights may lie beside the graph: what is known of those files without reading gigabytes of them must do.
+        let beside = self.stamp.0.iter().filter(|(name, ..)| {
+            let name = name.to_string_lossy();
+            name.ends_with("data") || name.ends_with(".bin")
+        });
+        let mut hash = Sha256::new();
+        hash.update(self.id()?.sha256);
+        beside.for_each(|file| hash.update(format!("{file:?}")));
+        Ok(hex(&hash.finalize())[..16].to_owned())
+    }
+}
+
 impl Stamp {
     fn of(folder: &Path) -> Self {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

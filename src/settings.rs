@@ -208,6 +208,11 @@ fn stages(
         thresholds: Thresholds::default()
             .with(GENERAL, args.general_threshold)
             .with(CHARACTER, args.character_threshold),
+        device_memory: args.device_memory.map(|size| size.as_u64()),
+        engines: args
+            .engine_cache
+            .clone()
+            .or_else(|| Some(cache(args.source.models_cache.as_deref())?.join("engines"))),
     };
     let lanes = lanes::Settings {
         source: models(&args.source.models, args.source.models_cache.as_deref())?,
@@ -252,22 +257,30 @@ const fn live_in_flight(batch: usize) -> usize {
 ///
 /// # Errors
 /// Where it is a bucket that can't be, or there is no place for its copy.
-pub fn models(url: &str, cache: Option<&FilePath>) -> Result<Source, Invalid> {
+pub fn models(url: &str, folder: Option<&FilePath>) -> Result<Source, Invalid> {
     if !url.starts_with("s3://") {
         return Ok(Source::Folder(url.strip_prefix("file://").unwrap_or(url).into()));
     }
-    let caches = || {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        cache
-            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
-            .map(|cache| cache.join("tagmill"))
-    };
-    let root = cache.map(PathBuf::from).or_else(caches).ok_or(Invalid::NoCache)?;
+    let root = cache(folder).ok_or(Invalid::NoCache)?;
     // A folder of its own for each bucket and prefix, wherever they are served.
     let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
     let hash = Sha256::digest(format!("{endpoint} {}", url.trim_end_matches('/')));
     let cache = root.join(format!("models-{}", &hex(&hash)[..16]));
     Ok(Source::Bucket { store: Store::of_models(url.trim_end_matches('/'))?, cache })
+}
+
+/// Where TensorRT's engines are kept.
+pub(crate) fn engines(folder: Option<&FilePath>) -> Option<PathBuf> {
+    cache(folder).map(|cache| cache.join("engines"))
+}
+
+/// Where is kept what can be had again.
+fn cache(folder: Option<&FilePath>) -> Option<PathBuf> {
+    let home = || {
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+    };
+    folder.map(PathBuf::from).or_else(|| Some(home()?.join("tagmill")))
 }
 
 impl TryFrom<NatsArgs> for nats::Settings {

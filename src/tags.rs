@@ -74,6 +74,8 @@ pub struct TagResult {
     pub meta: Option<Box<RawValue>>,
     /// The worker that answered.
     pub worker: String,
+    /// What the model ran on there, such as `cuda:0`.
+    pub device: String,
     /// Which delivery of the job this answers, from 1.
     pub attempt: u64,
     /// How many images ran together.

@@ -7,6 +7,8 @@ import platform
 import re
 import subprocess
 
+import sections
+
 from . import lab
 from .scenarios import SCENARIOS
 
@@ -74,7 +76,9 @@ def write():
     if pure.exists():
         day = datetime.date.fromtimestamp(pure.stat().st_mtime)
         parts.append(f"## pure\n\nThe parts without network (`benches/pure.rs`), one thread, {day}:\n\n```text\n{pure.read_text().strip()}\n```\n")
-    TARGET.write_text("\n".join(parts))
+    # Measured elsewhere, by benches/gpu.py.
+    kept = sections.find(TARGET.read_text(), "gpu") if TARGET.exists() else ""
+    TARGET.write_text("\n".join([*parts, *filter(None, [kept])]))
 
 
 def section(name, what, result):

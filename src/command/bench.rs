@@ -9,6 +9,7 @@ mod spread;
 mod whole;
 
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::door::local::Image;
 use crate::memory::Budget;
 use crate::model::ModelFiles;
 use crate::pipeline::tag::Loaded;
+use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::onnx::{self, CannotLoad};
 use crate::settings;
 use crate::store::location::Location;
@@ -97,14 +99,21 @@ impl Parts {
         time: Duration,
         progress: &ProgressBar,
     ) -> Result<Self, Failed> {
-        // The warm-up runs the smallest size: the others are what is measured.
-        let onnx = onnx::Settings { batch: batch_sizes[0], ..settings.lanes.onnx.clone() };
-        let Loaded { model, mut runtimes, .. } = onnx::load(files, &onnx).map_err(|error| match error {
+        // On the CPU the warm-up runs the smallest size: the others are what is measured. A GPU is prepared for all sizes it
+        // will be given, and TensorRT builds for them.
+        let gpu = settings.lanes.onnx.devices.iter().any(|device| *device != Device::Cpu);
+        let largest = batch_sizes.last().copied().unwrap_or(1);
+        let batch = if gpu { largest } else { batch_sizes[0] };
+        let onnx = onnx::Settings { batch, ..settings.lanes.onnx.clone() };
+        let Loaded { model, mut runners, .. } = onnx::load(files, &onnx).map_err(|error| match error {
             CannotLoad::Model(error) => Failed::settings(error),
             other => Failed::running(other),
         })?;
         // The figures are of one device; `together` uses all of them.
-        let Some(runtime) = runtimes.first_mut() else { return Err(Failed::settings(files.unusable("no device"))) };
+        let Some(device) = runners.first().map(|runner| Arc::clone(&runner.device)) else {
+            return Err(Failed::settings(files.unusable("no device")));
+        };
+        runners.retain(|runner| runner.device == device);
         let picture = &settings.pipeline.decode.picture;
         let (rows, unreadable) = decoding::rows(encoded, picture, model.frame);
         if rows.is_empty() {
@@ -113,7 +122,7 @@ impl Parts {
         let mut session = Vec::new();
         for &batch in batch_sizes {
             progress.set_message(format!("the model alone, in batches of {batch}"));
-            let measured = session::measure(&mut **runtime, &rows, batch, time).map_err(Failed::running)?;
+            let measured = session::measure(&mut runners, &rows, batch, time).map_err(Failed::running)?;
             let fits = measured.rate.is_some();
             session.push(measured);
             if !fits {
@@ -152,7 +161,7 @@ impl Parts {
 async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Image>, Vec<Bytes>), Failed> {
     let stores = sources.stores();
     let limit = settings.pipeline.fetch.max_image_bytes;
-    let mut found = sources.found(std::sync::Arc::default());
+    let mut found = sources.found(Arc::default());
     let (mut images, mut encoded, mut total) = (Vec::new(), Vec::new(), 0);
     while let Some(found) = found.recv().await {
         let image = match found {

@@ -19,9 +19,17 @@ pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {
             let ModelsCheckArgs { models, device, batch_size } = *args;
             let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
             let batch = settings::at_least_one("batch-size", batch_size)?;
+            let engines = settings::engines(models.source.models_cache.as_deref());
             report::look(
                 models,
-                Some(onnx::Settings { devices: vec![device], threads, batch, thresholds: Thresholds::default() }),
+                Some(onnx::Settings {
+                    devices: vec![device],
+                    threads,
+                    batch,
+                    thresholds: Thresholds::default(),
+                    device_memory: None,
+                    engines,
+                }),
             )
             .await
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Failed;
 use crate::door::http::server::Server;
 use crate::failure::{Code, Failure};
+use crate::memory;
 use crate::pipeline::lanes::{Lanes, Outlets};
 use crate::pipeline::tag::library;
 use crate::pipeline::tag::onnx::CannotLoad;
@@ -17,6 +18,9 @@ use crate::telemetry::metrics;
 
 /// How long the end of a stop waits for what should take no time.
 pub(super) const CLOSING: Duration = Duration::from_secs(2);
+
+/// How often GPUs are asked what they do: they tell of a time of about that length.
+const DEVICES: Duration = Duration::from_secs(1);
 
 /// Serves health and metrics from here on.
 pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> Result<Server, Failed> {
@@ -31,14 +35,15 @@ pub(super) async fn models(settings: &settings::Tagging, health: &Health) -> Res
     let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
     let default = catalog.choose(settings.model.as_deref())?.name.clone();
     let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, health.clone());
-    lanes.load_default().await.map_err(|error| match error {
+    let lane = lanes.load_default().await.map_err(|error| match error {
         CannotLoad::Model(error) => Failed::settings(error),
         other => Failed::running(other),
     })?;
     let library = library::load().map_err(Failed::running)?;
     tracing::debug!(path = %library.path.display(), "ONNX Runtime");
     metrics::running(&library.version);
-    health.set_model_ready();
+    health.set_model_ready(&lane.model.devices);
+    tokio::spawn(watch_devices(lane.model.devices.clone()));
     Ok((lanes, outlets))
 }
 
@@ -75,6 +80,18 @@ async fn watch_store(store: Store, all: Vec<Store>, health: Health) {
     let mut state = store.state();
     while state.changed().await.is_ok() {
         health.set_storage(all.iter().all(|store| *store.state().borrow() == State::Well));
+    }
+}
+
+/// Keeps the gauges of GPUs up to date; there are none where there is no GPU, or no driver to ask.
+async fn watch_devices(mut devices: Vec<String>) {
+    devices.retain(|device| memory::device::memory(device).is_some());
+    let mut ticks = tokio::time::interval(DEVICES);
+    while !devices.is_empty() {
+        ticks.tick().await;
+        for device in &devices {
+            metrics::device(device, memory::device::memory(device), memory::device::utilization(device));
+        }
     }
 }
 

@@ -27,6 +27,30 @@ pub struct Manifest {
     pub labels: LabelRules,
     /// What counts as a tag, by category.
     pub thresholds: Thresholds,
+    /// What it may be computed in: TensorRT heeds it; elsewhere the graph itself decides.
+    pub precision: Precision,
+}
+
+/// What a model may be computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// As it is written.
+    #[default]
+    Fp32,
+    /// In half of the bits: for models that were seen to give the same tags so.
+    Fp16,
+}
+
+impl Precision {
+    /// The name it is known by.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+        }
+    }
 }
 
 /// What the model's files are called.
@@ -246,6 +270,7 @@ mod tests {
             ("[output]\nname = \"a\"\nindex = 1", "exclude"),
             ("[thresholds]\ngeneral = 1.5", "1.5"),
             ("aliases = 3", "aliases"),
+            ("precision = \"int8\"", "fp16"),
         ] {
             let error = Manifest::parse(toml).expect_err(toml);
             assert!(error.contains(named), "{toml}: {error}");

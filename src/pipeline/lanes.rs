@@ -238,8 +238,8 @@ impl Lanes {
     /// Opens a lane for a loaded model; the one there was before finishes what it has.
     fn start(&self, name: &Arc<str>, files: &ModelFiles, loaded: Loaded) -> Result<Arc<Lane>, CannotLoad> {
         let limit = Limit::new(self.settings.batch.limit, loaded.fits);
-        // Room for a batch ahead for every device.
-        let (tag, work) = mpsc::channel(loaded.runtimes.len().max(1));
+        // Room for a batch for every runner.
+        let (tag, work) = mpsc::channel(loaded.runners.len().max(1));
         let (lane, rows) = Lane::new(Arc::clone(&loaded.model), limit, tag.clone());
         let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state();

@@ -41,6 +41,8 @@ pub struct Scored {
     pub flight: Flight,
     /// The model that scored it.
     pub model: Arc<Model>,
+    /// What it ran on.
+    pub device: Arc<str>,
     /// One per label, 0..=1.
     pub scores: Vec<f32>,
     /// How many images ran together.
@@ -90,7 +92,7 @@ pub async fn run(settings: Settings, mut finished: Receiver<Finished>, pace: Arc
 }
 
 fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
-    let Scored { flight, model, scores, batch } = scored;
+    let Scored { flight, model, device, scores, batch } = scored;
     let Flight { job, image, seconds, delivery } = flight;
     let Selected { rating, mut tags } = model.labels.select(&scores, &job.thresholds.or(&model.thresholds));
     settings.caption.filter(&mut tags);
@@ -103,6 +105,7 @@ fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
         tags: Tags { rating, tags, text },
         meta: job.meta,
         worker: settings.worker.to_string(),
+        device: device.to_string(),
         attempt: delivery.attempt(),
         batch,
         seconds,

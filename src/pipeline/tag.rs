@@ -7,10 +7,11 @@ pub mod library;
 pub mod onnx;
 mod split;
 pub mod threshold;
+mod watchdog;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -29,6 +30,10 @@ use labels::Labels;
 use onnx::interface::Interface;
 use split::{Fit, run_or_split};
 use threshold::Thresholds;
+use watchdog::Watched;
+
+/// How long a device whose memory others have taken is left alone before the next try: at first, and at most.
+const FULL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
 const SICK: u32 = 3;
@@ -72,6 +77,22 @@ pub trait Runtime: Send {
     /// # Errors
     /// Where the batch as a whole failed; smaller ones may not.
     fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure>;
+
+    /// Why nothing runs on its device any more, once that is so. Its jobs failed with `shutting_down`, for they are the next
+    /// worker's.
+    fn lost(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// A runtime, and the thread of its own that it gets.
+pub struct Runner {
+    /// What it runs on.
+    pub device: Arc<str>,
+    /// See above.
+    pub runtime: Box<dyn Runtime>,
+    /// How long a run may take before the device counts as hung; any time where nothing is said.
+    pub deadline: Option<Duration>,
 }
 
 /// Ends the run in progress, and every later one, with `shutting_down`: a process must not exit under a running model.
@@ -81,8 +102,8 @@ pub type Stopper = Arc<dyn Fn() + Send + Sync>;
 pub struct Loaded {
     /// What is known of it.
     pub model: Arc<Model>,
-    /// Its sessions, one for each device.
-    pub runtimes: Vec<Box<dyn Runtime>>,
+    /// Its runtimes: one for the CPU, some that take turns for every other device.
+    pub runners: Vec<Runner>,
     /// Images that ran at once when it was loaded.
     pub fits: usize,
     /// What is odd about its scores, and has been said.
@@ -102,16 +123,24 @@ pub async fn run(
     publish: Sender<Finished>,
     health: Health,
 ) -> Result<(), Ended> {
-    let Loaded { model, runtimes, oddity, .. } = loaded;
+    let Loaded { model, runners, oddity, .. } = loaded;
     // Whichever device is free takes the next batch.
     let work = Arc::new(Mutex::new(work));
-    let mut threads = FuturesUnordered::new();
-    for (runtime, device) in runtimes.into_iter().zip(&model.devices) {
+    let (mut threads, mut pulses) = (FuturesUnordered::new(), Vec::new());
+    for (number, Runner { device, runtime, deadline }) in runners.into_iter().enumerate() {
+        let runtime = match deadline {
+            Some(deadline) => {
+                let (watched, pulse) = Watched::new(runtime, Arc::clone(&device), deadline);
+                pulses.push(pulse);
+                Box::new(watched)
+            }
+            None => runtime,
+        };
         let (done, ended) = tokio::sync::oneshot::channel();
-        let name = format!("tag-{}-{device}", model.id.name);
+        let name = format!("tag-{}-{device}-{number}", model.id.name);
         let (model, traffic, work) = (Arc::clone(&model), Arc::clone(&traffic), Arc::clone(&work));
         let (publish, health) = (publish.clone(), health.clone());
-        let tagger = Tagger { model, runtime, looked: oddity.is_some(), traffic, publish, health };
+        let tagger = Tagger { model, device, runtime, looked: oddity.is_some(), traffic, publish, health };
         std::thread::Builder::new()
             .name(name)
             .spawn(move || done.send(tagger.work(&work)))
@@ -119,15 +148,26 @@ pub async fn run(
         threads.push(ended);
     }
     drop((work, publish));
-    while let Some(ended) = threads.next().await {
-        ended.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))?;
+    let hung = watchdog::watch(pulses);
+    tokio::pin!(hung);
+    loop {
+        tokio::select! {
+            ended = threads.next() => match ended {
+                Some(ended) => ended.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))?,
+                None => return Ok(()),
+            },
+            reason = &mut hung => {
+                health.set_inference(false);
+                return Err(Ended::Broken(reason));
+            }
+        }
     }
-    Ok(())
 }
 
 /// The thread that owns one of a model's sessions.
 struct Tagger {
     model: Arc<Model>,
+    device: Arc<str>,
     runtime: Box<dyn Runtime>,
     /// Whether an image's scores were looked at for what a wrong manifest looks like.
     looked: bool,
@@ -154,6 +194,10 @@ impl Tagger {
             // A job that comes again may be what fails.
             let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
             let tagged = self.tag(batch);
+            if let Some(reason) = self.runtime.lost() {
+                self.health.set_inference(false);
+                return Err(Ended::Broken(format!("the device {} is lost: {reason}", self.device)));
+            }
             let fine = tagged > 0 || self.scores_a_blank();
             self.health.set_inference(fine);
             match (tagged, fresh) {
@@ -195,9 +239,7 @@ impl Tagger {
     fn tag(&mut self, batch: Batch) -> usize {
         let began = Instant::now();
         let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.input.bytes).collect();
-        let mut outcomes = Vec::with_capacity(rows.len());
-        let fit = run_or_split(&mut *self.runtime, &rows, &mut outcomes);
-        self.learn(fit);
+        let outcomes = self.run(&rows);
         let infer = began.elapsed();
         self.traffic.batch_done();
         let size = rows.len();
@@ -210,13 +252,49 @@ impl Tagger {
                     tagged += 1;
                     self.look(&scores);
                     let model = Arc::clone(&self.model);
-                    let finished = Finished::Tagged(Box::new(Scored { flight, model, scores, batch: size }));
+                    let device = Arc::clone(&self.device);
+                    let finished = Finished::Tagged(Box::new(Scored { flight, model, device, scores, batch: size }));
                     drop(self.publish.blocking_send(finished));
                 }
                 Err(failure) => self.fail(flight.delivery, failure),
             }
         }
         tagged
+    }
+
+    /// Every row's outcome. Where not even one image fits the device, others have taken its memory: that is waited out with
+    /// the rows in hand, as an outage of storage is, for the jobs can't help it.
+    fn run(&mut self, rows: &[&[u8]]) -> Vec<Result<Vec<f32>, Failure>> {
+        loop {
+            let mut outcomes = Vec::with_capacity(rows.len());
+            let fit = run_or_split(&mut *self.runtime, rows, &mut outcomes);
+            self.learn(fit);
+            let full =
+                |outcome: &Result<_, Failure>| outcome.as_ref().is_err_and(|failure| failure.code == Code::OutOfMemory);
+            if !outcomes.iter().all(full) || !self.wait_for_memory() {
+                return outcomes;
+            }
+        }
+    }
+
+    /// Waits until an image fits the device; whether that was worth waiting for: it did not fit at first, and does now.
+    fn wait_for_memory(&mut self) -> bool {
+        let (mut wait, mut waited) = (FULL.0, false);
+        loop {
+            match self.blank() {
+                Ok(_) => return waited,
+                Err(failure) if failure.code == Code::OutOfMemory => {
+                    if !waited {
+                        self.health.set_inference(false);
+                        tracing::warn!(device = &*self.device, error = %failure, "not one image fits the device's memory: waiting for others to give it back");
+                    }
+                }
+                Err(_) => return false,
+            }
+            waited = true;
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(FULL.1);
+        }
     }
 
     /// Adapts the size of batches to what the device's memory holds.
@@ -258,8 +336,12 @@ impl Tagger {
 
     /// Whether the runtime can score a blank image: if not, it is at fault and not the images.
     fn scores_a_blank(&mut self) -> bool {
+        self.blank().is_ok()
+    }
+
+    fn blank(&mut self) -> Result<Vec<Vec<f32>>, Failure> {
         let side = self.model.frame.side as usize;
-        self.runtime.run(&[&vec![255; side * side * CHANNELS]]).is_ok()
+        self.runtime.run(&[&vec![255; side * side * CHANNELS]])
     }
 }
 
@@ -272,90 +354,4 @@ fn numbers(scores: Vec<f32>) -> Result<Vec<f32>, Failure> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use futures_util::future::BoxFuture;
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::delivery::{Answer, Answers, Door, Outcome, Reply};
-    use crate::job::Job;
-    use crate::memory::Budget;
-    use crate::model::manifest::Layout;
-    use crate::pipeline::Flight;
-    use crate::pipeline::batch::Lane;
-    use crate::pipeline::batch::limit::Limit;
-    use crate::pipeline::decode::Input;
-    use crate::pipeline::decode::fit::{self, Filter};
-    use crate::tags::Seconds;
-
-    /// A model of two by two pixels and no labels.
-    pub(crate) fn model() -> Model {
-        Model {
-            id: ModelId { name: "m".into(), sha256: String::new() },
-            frame: Frame { side: 2, fit: fit::Fit::Stretch, filter: Filter::Bicubic },
-            interface: Interface {
-                input: "input".into(),
-                layout: Layout::Nhwc,
-                side: 2,
-                batch: None,
-                output: "output".into(),
-            },
-            labels: Labels::new(vec![]),
-            thresholds: Thresholds::default(),
-            devices: vec!["cpu".into()],
-        }
-    }
-
-    /// Has memory for three rows.
-    pub(super) struct Small;
-
-    impl Runtime for Small {
-        fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
-            if rows.len() > 3 {
-                return Err(Failure::new(Code::OutOfMemory, "more than three rows"));
-            }
-            Ok(rows.iter().map(|row| vec![f32::from(row[0])]).collect())
-        }
-    }
-
-    /// A caller that still waits, or not.
-    struct Caller(bool);
-
-    impl Reply for Caller {
-        fn answer(self: Box<Self>, _: String, _: Answer) -> BoxFuture<'static, Outcome> {
-            Box::pin(async { Outcome::Rejected })
-        }
-
-        fn is_wanted(&self) -> bool {
-            self.0
-        }
-    }
-
-    async fn row(wanted: bool) -> Row {
-        let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
-        let delivery = Delivery::new(wanted.to_string(), Door::Live, 1, Box::new(Caller(wanted)), Answers::new());
-        let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
-        let room = Budget::new(1 << 20).decoded.reserve(1).await.expect("room");
-        Row { flight, input: Input::new(Box::new([7]), room), ready: Instant::now() }
-    }
-
-    #[tokio::test]
-    async fn rows_that_nobody_waits_for_do_not_run() {
-        let (publish, mut finished) = mpsc::channel(8);
-        let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
-        let (traffic, health) = (lane.traffic(), Health::default());
-        let tagger =
-            Tagger { model: Arc::new(model()), runtime: Box::new(Small), looked: true, traffic, publish, health };
-        let (mixed, unwanted) = (vec![row(false).await, row(true).await], vec![row(false).await]);
-        let looking = tokio::task::spawn_blocking(move || {
-            let left = tagger.still_wanted(Batch { rows: mixed }).expect("one of them is wanted");
-            (left, tagger.still_wanted(Batch { rows: unwanted }).is_none())
-        });
-        let (left, nothing) = looking.await.expect("no panic");
-        assert!(left.rows.len() == 1 && left.rows[0].flight.delivery.id == "true" && nothing);
-        for _ in 0..2 {
-            let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
-            assert_eq!((failed.0.id.as_str(), failed.1.code), ("false", Code::Overloaded));
-        }
-    }
-}
+pub(crate) mod tests;

@@ -1,7 +1,7 @@
 //! Whether this worker should be sent work: `/readyz`, and the gauge `tagmill_ready`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
@@ -19,11 +19,12 @@ struct State {
     storage: AtomicBool,
     inference: AtomicBool,
     draining: AtomicBool,
+    devices: OnceLock<Vec<String>>,
 }
 
 /// What `/readyz` answers.
 #[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Readiness {
     /// Whether all of the below are as they should be.
     pub ready: bool,
@@ -38,11 +39,15 @@ pub struct Readiness {
     pub inference: bool,
     /// The worker is stopping.
     pub draining: bool,
+    /// What inference really runs on; nothing until that is proven.
+    pub devices: Vec<String>,
 }
 
 impl Health {
-    /// The model is warmed up, and inference thereby proven.
-    pub fn set_model_ready(&self) {
+    /// The model is warmed up on these devices, and inference thereby proven.
+    pub fn set_model_ready(&self, devices: &[String]) {
+        // The first model's: a later one runs on the same.
+        let _ = self.0.devices.set(devices.to_vec());
         self.0.inference.store(true, Ordering::Relaxed);
         self.set(&self.0.model, true);
     }
@@ -82,7 +87,8 @@ impl Health {
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        let State { model, nats, no_broker, storage, inference, draining } = &*self.0;
+        let State { model, nats, no_broker, storage, inference, draining, devices } = &*self.0;
+        let devices = devices.get().cloned().unwrap_or_default();
         let nats = (!is(no_broker)).then(|| is(nats));
         let (model, storage, inference, draining) = (is(model), is(storage), is(inference), is(draining));
         Readiness {
@@ -92,6 +98,7 @@ impl Health {
             storage,
             inference,
             draining,
+            devices,
         }
     }
 }

@@ -31,6 +31,9 @@ const OUT_OF_MEMORY: &str = "tagmill_out_of_memory_total";
 const MEMORY_BUDGET: &str = "tagmill_memory_budget_bytes";
 const MEMORY_RESERVED: &str = "tagmill_memory_reserved_bytes";
 const MEMORY_LIMIT: &str = "tagmill_memory_limit_bytes";
+const DEVICE_MEMORY_USED: &str = "tagmill_device_memory_used_bytes";
+const DEVICE_MEMORY_TOTAL: &str = "tagmill_device_memory_total_bytes";
+const DEVICE_UTILIZATION: &str = "tagmill_device_utilization_ratio";
 const MODEL_INFO: &str = "tagmill_model_info";
 const BUILD_INFO: &str = "tagmill_build_info";
 
@@ -150,6 +153,9 @@ fn describe() {
         Unit::Bytes,
         "Bytes of memory this process may have: its container's limit, else the machine's."
     );
+    describe_gauge!(DEVICE_MEMORY_USED, Unit::Bytes, "Bytes of the GPU's memory that are taken, by whomever.");
+    describe_gauge!(DEVICE_MEMORY_TOTAL, Unit::Bytes, "Bytes of memory the GPU has.");
+    describe_gauge!(DEVICE_UTILIZATION, "The share of the last moments, 0 to 1, in which something ran on the GPU.");
     describe_gauge!(INFLIGHT, "Jobs accepted and not yet answered.");
     describe_gauge!(
         BACKLOG,
@@ -265,6 +271,18 @@ pub fn memory_reserved(bytes: u64) {
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub fn memory_returned(bytes: u64) {
     gauge!(MEMORY_RESERVED).decrement(bytes as f64);
+}
+
+/// What a GPU's driver says of it now.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub fn device(device: &str, memory: Option<memory::device::Memory>, utilization: Option<f64>) {
+    if let Some(memory) = memory {
+        gauge!(DEVICE_MEMORY_USED, "device" => device.to_owned()).set(memory.used as f64);
+        gauge!(DEVICE_MEMORY_TOTAL, "device" => device.to_owned()).set(memory.total as f64);
+    }
+    if let Some(utilization) = utilization {
+        gauge!(DEVICE_UTILIZATION, "device" => device.to_owned()).set(utilization);
+    }
 }
 
 /// A job came with an earlier delivery.

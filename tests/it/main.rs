@@ -12,6 +12,7 @@ mod deploy;
 mod events;
 mod faults;
 mod filter;
+mod gpu;
 mod help;
 mod http;
 mod live;

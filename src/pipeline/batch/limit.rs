@@ -22,7 +22,7 @@ pub struct Limit {
 }
 
 /// The sizes a limit may have, largest first.
-fn sizes(configured: usize) -> Vec<usize> {
+pub(crate) fn sizes(configured: usize) -> Vec<usize> {
     std::iter::successors(Some(configured.max(1)), |size| (*size > 1).then_some(size / 2)).collect()
 }
 

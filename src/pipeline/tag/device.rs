@@ -17,6 +17,17 @@ pub enum Device {
     TensorRt(i32),
 }
 
+impl Device {
+    /// The number of a GPU.
+    #[must_use]
+    pub const fn number(self) -> Option<i32> {
+        match self {
+            Self::Cuda(number) | Self::TensorRt(number) => Some(number),
+            Self::Auto | Self::Cpu => None,
+        }
+    }
+}
+
 /// Not a device.
 #[derive(Debug, thiserror::Error)]
 #[error("use auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")]

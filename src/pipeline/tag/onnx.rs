@@ -1,27 +1,42 @@
 //! A tagger as an ONNX Runtime session: rows of u8 RGB in, one probability per label out.
 
+mod bound;
+mod diagnosis;
+mod engines;
+mod fault;
+mod front;
+mod head;
+mod host;
 pub mod interface;
+mod proof;
+mod provider;
 pub mod tensor;
+mod warm;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use ort::ep::{self, ExecutionProviderDispatch};
-use ort::session::builder::SessionBuilder;
-use ort::session::{RunOptions, Session};
-use ort::value::TensorRef;
+use ort::session::Session;
 
 use super::device::Device;
-use super::library::{self, NoLibrary};
+use super::library::{self, Library, NoLibrary};
 use super::threshold::Thresholds;
-use super::{Loaded, Model, Runtime, Stopper};
-use crate::failure::{Code, Failure};
-use crate::model::manifest::Activation;
+use super::{Loaded, Model, Runner, Runtime};
+use crate::memory::device as gpu;
 use crate::model::{ModelFiles, Unusable};
-use crate::pipeline::batch::limit;
-use crate::pipeline::decode::fit::{CHANNELS, Frame};
+use crate::pipeline::decode::fit::Frame;
+use bound::Turn;
+use engines::Engines;
+use head::Head;
+use host::Host;
 use interface::Interface;
+use provider::Share;
 use tensor::Encoder;
+use warm::Warmth;
+
+/// Those that take turns on a device: while the batch of one runs, the other copies its own there.
+const TURNS: usize = 2;
 
 /// How models run.
 #[derive(Clone, Debug)]
@@ -34,6 +49,10 @@ pub struct Settings {
     pub batch: usize,
     /// What the operator counts as a tag, over what the model says.
     pub thresholds: Thresholds,
+    /// Bytes a model's arena may take of each device; where nothing is said, what is free but for a little.
+    pub device_memory: Option<u64>,
+    /// Where TensorRT keeps its engines.
+    pub engines: Option<PathBuf>,
 }
 
 /// Why a model can't be started.
@@ -47,7 +66,7 @@ pub enum CannotLoad {
     Device {
         /// As asked for.
         device: Device,
-        /// What the runtime says.
+        /// What the runtime says, and what to do.
         reason: String,
     },
     /// No more models are loaded.
@@ -58,21 +77,7 @@ pub enum CannotLoad {
     Model(#[from] Unusable),
 }
 
-/// A model's session, with the tensor its rows are written to.
-struct Onnx {
-    session: Session,
-    interface: Interface,
-    encoder: Encoder,
-    activation: Activation,
-    labels: usize,
-    tensor: Vec<f32>,
-    /// Rows of the largest batch, where batches are filled up to a few sizes.
-    filled_up_to: Option<usize>,
-    options: Arc<RunOptions>,
-    stopped: Arc<AtomicBool>,
-}
-
-/// Loads a model on every device and runs a blank batch through it there, so that the first job does not pay for what the
+/// Loads a model on every device and runs blank batches through it there, so that the first job does not pay for what the
 /// runtime does once.
 ///
 /// # Errors
@@ -80,14 +85,14 @@ struct Onnx {
 pub fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
     let library = library::load()?;
     let (labels, manifest) = (files.labels()?, &files.manifest);
-    let open = |device: &Device| Opened::new(files, (library, *device), settings, labels.count());
+    let open = |device: &Device| open(files, library, *device, settings, labels.count());
     let opened: Vec<Opened> = settings.devices.iter().map(open).collect::<Result<_, _>>()?;
-    let Some(Opened { runtime: Onnx { interface, .. }, oddity, .. }) = opened.first() else {
+    let Some(Opened { head, warmth, .. }) = opened.first() else {
         return Err(files.unusable("there is no device to run it on").into());
     };
-    let (interface, oddity) = (interface.clone(), *oddity);
+    let (interface, oddity) = (head.interface.clone(), warmth.oddity);
     let frame = Frame { side: interface.side, fit: manifest.input.fit(), filter: manifest.input.filter };
-    let devices = opened.iter().map(|opened| opened.device.clone()).collect();
+    let devices = opened.iter().map(|opened| opened.device.to_string()).collect();
     let thresholds = settings.thresholds.clone().or(&manifest.thresholds);
     let model = Model { id: files.id()?, frame, interface, labels, thresholds, devices };
     tracing::info!(
@@ -103,169 +108,177 @@ pub fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoa
         tracing::warn!(model = files.name, "{oddity}");
     }
     // All devices take the same batches.
-    let fits = opened.iter().map(|opened| opened.fits).min().unwrap_or(1);
-    let stops: Vec<Stopper> = opened.iter().map(|opened| stopper(&opened.runtime)).collect();
-    let stop = Arc::new(move || stops.iter().for_each(|stop| stop()));
-    let runtimes = opened.into_iter().map(|opened| Box::new(opened.runtime) as Box<dyn Runtime>).collect();
-    Ok(Loaded { model: model.into(), runtimes, fits, oddity, stop })
+    let fits = opened.iter().map(|opened| opened.warmth.fits).min().unwrap_or(1);
+    let heads: Vec<Arc<Head>> = opened.iter().map(|opened| Arc::clone(&opened.head)).collect();
+    let stop = Arc::new(move || heads.iter().for_each(|head| head.stop()));
+    let runners = opened.into_iter().flat_map(Opened::runners).collect();
+    Ok(Loaded { model: model.into(), runners, fits, oddity, stop })
 }
 
 /// A session that has run.
 struct Opened {
-    runtime: Onnx,
     /// What it really runs on.
-    device: String,
-    /// Images that ran at once.
-    fits: usize,
-    oddity: Option<&'static str>,
+    device: Device,
+    head: Arc<Head>,
+    runtimes: Vec<Box<dyn Runtime>>,
+    warmth: Warmth,
 }
 
 impl Opened {
-    fn new(
-        files: &ModelFiles,
-        (library, device): (&library::Library, Device),
-        settings: &Settings,
-        labels: usize,
-    ) -> Result<Self, CannotLoad> {
-        let manifest = &files.manifest;
-        let (session, device) = session(files, library, device, settings.threads)?;
-        let interface = Interface::read(&session, manifest, labels).map_err(|reason| files.unusable(reason))?;
-        let options = Arc::new(RunOptions::new().map_err(|error| files.unusable(error))?);
-        let mut runtime = Onnx {
-            session,
-            encoder: Encoder::new(&manifest.input, interface.layout, interface.side),
-            interface,
-            activation: manifest.output.activation,
-            labels,
-            tensor: Vec::new(),
-            filled_up_to: (device != Device::Cpu.to_string()).then_some(settings.batch),
-            options,
-            stopped: Arc::default(),
-        };
-        let (fits, oddity) = warm_up(&mut runtime, settings.batch).map_err(|reason| files.unusable(reason))?;
-        Ok(Self { runtime, device, fits, oddity })
+    fn runners(self) -> impl Iterator<Item = Runner> {
+        let (device, deadline): (Arc<str>, _) = (self.device.to_string().into(), self.warmth.deadline(self.device));
+        self.runtimes.into_iter().map(move |runtime| Runner { device: Arc::clone(&device), runtime, deadline })
     }
 }
 
 /// A session on the device asked for. `auto` tries CUDA and says what it chose; nothing else ever falls back.
+fn open(
+    files: &ModelFiles,
+    library: &Library,
+    device: Device,
+    settings: &Settings,
+    labels: usize,
+) -> Result<Opened, CannotLoad> {
+    let device = match device {
+        Device::Auto => choose(library),
+        asked => asked,
+    };
+    if device == Device::Cpu {
+        on_host(files, library, settings, labels)
+    } else {
+        on_gpu(files, library, device, settings, labels)
+    }
+}
+
+/// CUDA where it can be used. Not TensorRT, which takes minutes to start.
+fn choose(library: &Library) -> Device {
+    let first = Device::Cuda(0);
+    match provider::try_out(library, first) {
+        Ok(()) => {
+            tracing::info!(device = %first, "chose the GPU (--device auto)");
+            first
+        }
+        Err(reason) if gpu::count().is_some_and(|count| count > 0) => {
+            tracing::warn!(
+                device = "cpu",
+                reason,
+                "chose the CPU (--device auto) although there is a GPU: it can't be used"
+            );
+            Device::Cpu
+        }
+        Err(reason) => {
+            tracing::info!(device = "cpu", reason, "chose the CPU (--device auto): no GPU can be used");
+            Device::Cpu
+        }
+    }
+}
+
+fn on_host(files: &ModelFiles, library: &Library, settings: &Settings, labels: usize) -> Result<Opened, CannotLoad> {
+    let (device, share) = (Device::Cpu, Share { threads: settings.threads, memory: None });
+    let built = provider::builder(library, device, share, None);
+    let session = built.and_then(|mut builder| builder.commit_from_file(&files.onnx));
+    let session = session.map_err(|error| files.unusable(error))?;
+    let interface = Interface::read(&session, &files.manifest, labels).map_err(|reason| files.unusable(reason))?;
+    let (head, encoder) = parts(files, interface, labels)?;
+    let mut runtime = Host::new(session, Arc::clone(&head), encoder);
+    let warmth =
+        warm::up(&mut runtime, head.interface.side, &[settings.batch]).map_err(|reason| files.unusable(reason))?;
+    warmth.log(&files.name, device);
+    Ok(Opened { device, head, runtimes: vec![Box::new(runtime)], warmth })
+}
+
+fn on_gpu(
+    files: &ModelFiles,
+    library: &Library,
+    device: Device,
+    settings: &Settings,
+    labels: usize,
+) -> Result<Opened, CannotLoad> {
+    let began = Instant::now();
+    let unusable = |reason| CannotLoad::Device { device, reason };
+    provider::try_out(library, device).map_err(unusable)?;
+    let (session, interface) = session(files, library, device, settings, labels)?;
+    let (head, _) = parts(files, interface, labels)?;
+    let session = Arc::new(Mutex::new(session));
+    let turn = || Turn::new(Arc::clone(&session), Arc::clone(&head), device.number(), settings.batch);
+    let mut turns: Vec<Turn> = std::iter::repeat_with(turn).take(TURNS).collect();
+    let failed = |reason: String| {
+        if fault::is_the_devices(&reason) {
+            return unusable(provider::explain(device, &reason, &library.path.display().to_string()));
+        }
+        files.unusable(reason).into()
+    };
+    let mut warmth = warm::turns(&mut turns, head.interface.side, settings.batch).map_err(failed)?;
+    warmth.prove(&session, device).map_err(unusable)?;
+    warmth.log(&files.name, device);
+    said(files, device, began.elapsed());
+    let runtimes = turns.into_iter().map(|turn| Box::new(turn) as Box<dyn Runtime>).collect();
+    Ok(Opened { device, head, runtimes, warmth })
+}
+
+fn parts(files: &ModelFiles, interface: Interface, labels: usize) -> Result<(Arc<Head>, Encoder), Unusable> {
+    let encoder = Encoder::new(&files.manifest.input, interface.layout, interface.side);
+    let head = Head::new(interface, files.manifest.output.activation, labels).map_err(|error| files.unusable(error))?;
+    Ok((Arc::new(head), encoder))
+}
+
+/// A session whose graph takes rows, and that writes down what its first runs run on.
 fn session(
     files: &ModelFiles,
-    library: &library::Library,
+    library: &Library,
     device: Device,
-    threads: usize,
-) -> Result<(Session, String), CannotLoad> {
-    let open = |device: Device| -> Result<(Session, String), CannotLoad> {
-        let builder = builder(library, device, threads)
-            .map_err(|error| CannotLoad::Device { device, reason: error.to_string() })?;
-        let session = { builder }.commit_from_file(&files.onnx).map_err(|error| files.unusable(error))?;
-        Ok((session, device.to_string()))
+    settings: &Settings,
+    labels: usize,
+) -> Result<(Session, Interface), CannotLoad> {
+    let read = |session: &Session| Interface::read(session, &files.manifest, labels).map_err(ort::Error::new);
+    let share = Share { threads: settings.threads, memory: provider::memory(device, settings.device_memory) };
+    let interface = provider::builder(library, Device::Cpu, share, None)
+        .and_then(|mut builder| front::interface(&mut builder, &files.onnx, read))
+        .map_err(|error| files.unusable(error.message()))?;
+    let engines = match device {
+        Device::TensorRt(_) => Some(kept(files, settings, &interface)?),
+        _ => None,
     };
-    if device != Device::Auto {
-        return open(device);
-    }
-    match open(Device::Cuda(0)) {
-        Ok(opened) => {
-            tracing::info!(device = "cuda:0", "chose the GPU (--device auto)");
-            Ok(opened)
+    tracing::info!(model = files.name, %device, arena_bytes = share.memory, "loading the model on the device");
+    let encoder = Encoder::new(&files.manifest.input, interface.layout, interface.side);
+    let session = provider::builder(library, device, share, engines.as_ref())
+        .and_then(|builder| Ok(builder.with_profiling(proof::file())?))
+        .and_then(|mut builder| front::open(&mut builder, &files.onnx, &interface, &encoder));
+    match session {
+        Ok(session) => Ok((session, interface)),
+        Err(error) if fault::is_the_devices(error.message()) => {
+            let reason = provider::explain(device, error.message(), &library.path.display().to_string());
+            Err(CannotLoad::Device { device, reason })
         }
-        Err(CannotLoad::Device { reason, .. }) => {
-            tracing::info!(device = "cpu", reason, "chose the CPU (--device auto): no GPU can be used");
-            open(Device::Cpu)
-        }
-        Err(other) => Err(other),
-    }
-}
-
-fn builder(library: &library::Library, device: Device, threads: usize) -> ort::Result<SessionBuilder> {
-    let providers: Vec<ExecutionProviderDispatch> = match device {
-        Device::Auto | Device::Cpu => vec![],
-        Device::Cuda(number) => vec![ep::CUDA::default().with_device_id(number).build().error_on_failure()],
-        Device::TensorRt(number) => vec![
-            ep::TensorRT::default().with_device_id(number).build().error_on_failure(),
-            ep::CUDA::default().with_device_id(number).build().error_on_failure(),
-        ],
-    };
-    // Spinning would take the cores from the decoders between two batches.
-    let builder = Session::builder(&library.environment)?.with_intra_threads(threads)?.with_intra_op_spinning(false)?;
-    Ok(builder.with_execution_providers(providers)?)
-}
-
-fn stopper(runtime: &Onnx) -> Stopper {
-    let (options, stopped) = (Arc::clone(&runtime.options), Arc::clone(&runtime.stopped));
-    Arc::new(move || {
-        stopped.store(true, Ordering::Release);
-        if let Err(error) = options.terminate() {
-            tracing::warn!(%error, "the run in progress can't be stopped");
-        }
-    })
-}
-
-/// Runs as many blank images as a batch has at most, or as many as fit; how many, and what is odd about their scores.
-fn warm_up(runtime: &mut Onnx, batch: usize) -> Result<(usize, Option<&'static str>), String> {
-    let side = runtime.interface.side as usize;
-    let row = vec![255; side * side * CHANNELS];
-    match runtime.run(&vec![row.as_slice(); batch]) {
-        Ok(scores) => Ok((batch, scores.first().and_then(|scores| tensor::oddity(scores)))),
-        Err(failure) if failure.code == Code::OutOfMemory && batch > 1 => {
-            tracing::warn!(batch, "the device's memory does not hold a batch of this size; trying half of it");
-            warm_up(runtime, batch / 2)
-        }
-        Err(failure) => Err(failure.message),
+        Err(error) => Err(files.unusable(error).into()),
     }
 }
 
-impl Runtime for Onnx {
-    fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
-        let size = self.filled_up_to.map_or(rows.len(), |most| limit::filled_up(most, rows.len()));
-        let at_once = self.interface.batch.unwrap_or(size).max(1);
-        let mut scores = Vec::with_capacity(rows.len());
-        for rows in rows.chunks(at_once) {
-            self.run_chunk(rows, at_once, &mut scores).map_err(|error| {
-                if self.stopped.load(Ordering::Acquire) {
-                    return Failure::new(Code::ShuttingDown, "the worker stops");
-                }
-                let code = if error.is_out_of_memory() { Code::OutOfMemory } else { Code::InferenceFailed };
-                Failure::new(code, format!("the runtime failed on {} images: {error}", rows.len()))
-            })?;
-        }
-        Ok(scores)
+/// Where TensorRT keeps what it builds of this model.
+fn kept(files: &ModelFiles, settings: &Settings, interface: &Interface) -> Result<Engines, Unusable> {
+    let engines = Engines::new(files, settings.engines.as_deref(), interface, settings.batch)?;
+    let folder = engines
+        .folder()
+        .map_err(|error| files.unusable(format_args!("TensorRT's engines can't be kept (--engine-cache): {error}")))?;
+    let folder = folder.map(|folder| folder.display().to_string());
+    if engines.are_there() {
+        tracing::info!(model = files.name, folder, "TensorRT has engines from before");
+    } else {
+        tracing::info!(model = files.name, folder, "TensorRT builds its engines: minutes, this once if they are kept");
     }
+    Ok(engines)
 }
 
-impl Onnx {
-    /// Runs as many rows as the graph takes; a fixed batch is filled up with blanks.
-    fn run_chunk(&mut self, rows: &[&[u8]], batch: usize, scores: &mut Vec<Vec<f32>>) -> Result<(), RunError> {
-        let shape = self.encoder.encode(rows, batch, &mut self.tensor);
-        let tensor = TensorRef::from_array_view((shape, self.tensor.as_slice()))?;
-        let inputs = ort::inputs![self.interface.input.as_str() => tensor];
-        let outputs = self.session.run_with_options(inputs, &*self.options)?;
-        let (_, values) = outputs[self.interface.output.as_str()].try_extract_tensor::<f32>()?;
-        if values.len() != batch * self.labels {
-            return Err(RunError::Width { batch, values: values.len(), labels: self.labels });
-        }
-        for values in values.chunks_exact(self.labels).take(rows.len()) {
-            let mut image = values.to_vec();
-            self.activation.apply(&mut image);
-            scores.push(image);
-        }
-        Ok(())
-    }
-}
-
-/// Why a run failed.
-#[derive(Debug, thiserror::Error)]
-enum RunError {
-    #[error(transparent)]
-    Runtime(#[from] ort::Error),
-    #[error("{batch} images have {values} scores, with {labels} labels")]
-    Width { batch: usize, values: usize, labels: usize },
-}
-
-impl RunError {
-    /// The runtime has no code of its own for this: its allocators say so in words, which differ by device.
-    fn is_out_of_memory(&self) -> bool {
-        let Self::Runtime(error) = self else { return false };
-        let words = ["bad_alloc", "Failed to allocate memory", "out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED"];
-        words.iter().any(|words| error.message().contains(words))
-    }
+fn said(files: &ModelFiles, device: Device, took: Duration) {
+    let name = device.to_string();
+    tracing::info!(
+        model = files.name,
+        %device,
+        gpu = gpu::model(&name),
+        driver = gpu::driver_version(),
+        memory_used = gpu::memory(&name).map(|memory| memory.used),
+        memory_total = gpu::memory(&name).map(|memory| memory.total),
+        seconds = took.as_secs_f64(),
+        "the device has the model"
+    );
 }

@@ -7,9 +7,9 @@ use crate::pipeline::decode::fit::CHANNELS;
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// What a value is multiplied by, and what is added then, by the model's channel.
-    scale: [f32; CHANNELS],
-    shift: [f32; CHANNELS],
-    channels: Channels,
+    pub(super) scale: [f32; CHANNELS],
+    pub(super) shift: [f32; CHANNELS],
+    pub(super) channels: Channels,
     layout: Layout,
     side: usize,
 }

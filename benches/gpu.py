@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""What a GPU does: whether it gives the CPU's tags, how fast it is by precision and batch, and whether a worker feeds it.
+
+For a bare machine: needs Python with numpy, onnx and onnxconverter_common, what `scripts/bench-gpu.sh prepare` leaves in
+target and .runtime, and by ORT_DYLIB_PATH ONNX Runtime. Writes its section of benches/RESULTS.md, and the same as a file
+(--section). With --device cpu it does all the same on the CPU, to see that it works, and leaves RESULTS.md as it is."""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "benches"), str(ROOT / "scripts")]
+
+import gpu_worker  # noqa: E402
+import half  # noqa: E402
+import make_models  # noqa: E402
+import sections  # noqa: E402
+
+TAGMILL = os.environ.get("TAGMILL", str(ROOT / "target/release/tagmill"))
+
+
+def variants(device, model, work):
+    """What is measured: a name, the folder of the model, the device."""
+    fp32, fp16 = work / model, work / f"{model}-fp16"
+    if device == "cpu":
+        return [("cpu, fp32", fp32, "cpu"), ("cpu, fp16", fp16, "cpu")]
+    number = device.partition(":")[2] or "0"
+    return [
+        ("CUDA, fp32", fp32, f"cuda:{number}"),
+        ("CUDA, fp16", fp16, f"cuda:{number}"),
+        ("TensorRT, fp32", fp32, f"tensorrt:{number}"),
+        ("TensorRT, fp16", fp16, f"tensorrt:{number}"),
+    ]
+
+
+def models(model, work):
+    """The model, and its like in half precision, each alone in a folder of models."""
+    if not (work / model / "model.onnx").exists():
+        make_models.make(work / model, make_models.MODELS[model])
+    if not (work / f"{model}-fp16").exists():
+        half.convert(work / model, work / f"{model}-fp16")
+
+
+def alone(model, work):
+    """A folder that holds this model alone, as --models wants it."""
+    folder = work / "alone" / model.name
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        (folder / model.name).symlink_to(model.resolve())
+    return folder
+
+
+def bench(model, device, sizes, seconds, images, work):
+    """What `tagmill bench` measures, and how long the model took to load, building included."""
+    command = [TAGMILL, "bench", "--json", "--models", alone(model, work), "--device", device]
+    command += ["--batch-sizes", ",".join(map(str, sizes)), "--time", f"{seconds}s"]
+    done = subprocess.run([*map(str, command), str(images)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = done.stderr
+    if done.returncode:
+        return {"error": log.strip().splitlines()[-1] if log.strip() else f"exit code {done.returncode}"}
+    return json.loads(done.stdout) | {"loading": loading_seconds(log)}
+
+
+def loading_seconds(log):
+    """As the log says of the first load; None on the CPU."""
+    for line in log.splitlines():
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
+        found = re.search(r"the device has the model.*\bseconds=([0-9.]+)", plain)
+        if found:
+            return float(found[1])
+    return None
+
+
+def correctness(reference, others, images, work):
+    """How far each variant's scores are from the CPU's, fp32."""
+    expected = half.scores(TAGMILL, reference, "cpu", [images], "--batch-size", "4")
+    rows = {}
+    for name, model, device in others:
+        try:
+            rows[name] = half.agreement(half.scores(TAGMILL, model, device, [images]), expected, 0.35)
+        except SystemExit as failed:
+            rows[name] = {"error": str(failed)}
+    return rows
+
+
+def machine(device):
+    """Where this ran."""
+    processor = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    gpu = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        gpu = subprocess.run(gpu, stdout=subprocess.PIPE, text=True).stdout.strip().replace("\n", "; ")
+    except FileNotFoundError:
+        gpu = "no nvidia-smi"
+    library = re.search(r"\d+\.\d+\.\d+$", os.environ.get("ORT_DYLIB_PATH", ""))
+    return (
+        f"{datetime.date.today().isoformat()}, commit {commit()}; {gpu if device != 'cpu' else 'no GPU: a trial on the CPU'};"
+        f" {len(os.sched_getaffinity(0))} cores of {processor[1] if processor else platform.machine()};"
+        f" ONNX Runtime {library[0] if library else 'unknown'}"
+    )
+
+
+def commit():
+    named = os.environ.get("COMMIT")
+    if named:
+        return named
+    done = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def written(arguments, agreed, benched, fed):
+    """The section."""
+    sizes = arguments.batch_sizes
+    lines = [
+        "## gpu\n",
+        f"A model of {arguments.model}'s size ({make_models.MODELS[arguments.model]}), by device, precision and batch. The rate"
+        " of the model alone is of the turns that share a session, rows ready in memory. The worker reads photos of 1.6 megapixels from S3"
+        " and jobs from NATS on the same machine.\n",
+        f"{machine(arguments.device)}\n",
+        "Against the CPU's scores in fp32, on the same images:\n",
+        "| | largest difference of a score | mean | tags that are the same |",
+        "|---|---|---|---|",
+    ]
+    for name, row in agreed.items():
+        if "error" in row:
+            lines.append(f"| {name} | {row['error']} | | |")
+        else:
+            lines.append(f"| {name} | {row['largest']:.4f} | {row['mean']:.6f} | {100 * row['tags']:.2f} % of {row['compared']} |")
+    lines += [
+        "\nThe model alone, images per second by batch size:\n",
+        "| | " + " | ".join(map(str, sizes)) + " | the most device memory, MiB | loaded in, s |",
+        "|---" * (len(sizes) + 3) + "|",
+    ]
+    for name, report in benched.items():
+        lines.append(f"| {name} | {bench_row(report, sizes)} |")
+    lines += [
+        "\nA whole worker:\n",
+        "| | batch | images/s | : the model alone | GPU busy | device memory, MiB | CPU ms an image | cores used | cores to feed the model alone |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {name} | {worker_row(run)} |" for name, run in fed.items()]
+    lines.append(f"\n`scripts/bench-gpu.sh run {' '.join(sys.argv[1:])}`\n")
+    return "\n".join(lines)
+
+
+def bench_row(report, sizes):
+    if "error" in report:
+        return " | ".join([report["error"], *[""] * (len(sizes) + 1)])
+    rates = {each["batch"]: each["rate"] for each in report["session"]}
+    memory = max((each["device_memory"] or 0 for each in report["session"]), default=0)
+    shown = [f"{rates[size]:.1f}" if rates.get(size) else "does not fit" for size in sizes]
+    loading = f"{report['loading']:.1f}" if report["loading"] else ""
+    return " | ".join([*shown, f"{memory / 2**20:.0f}" if memory else "", loading])
+
+
+def worker_row(run):
+    if "error" in run:
+        return " | ".join([run["error"], *[""] * 7])
+    busy = f"{100 * run['busy']:.0f} %" if run["busy"] is not None else ""
+    memory = f"{run['device_memory'] / 2**20:.0f}" if run["device_memory"] else ""
+    return (
+        f"{run['batch']} | {run['rate']:.1f} | {run['rate'] / run['alone']:.2f} | {busy} | {memory}"
+        f" | {1000 * run['cpu']:.2f} | {run['cores']:.1f} | {run['cpu'] * run['alone']:.1f}"
+    )
+
+
+def fastest(report):
+    """The smallest batch that is as good as the best one, and its rate."""
+    return report["advice"]["batch_size"], next(
+        each["rate"] for each in report["session"] if each["batch"] == report["advice"]["batch_size"]
+    )
+
+
+def largest(report):
+    """The largest batch that fits, and its rate."""
+    return max((each["batch"], each["rate"]) for each in report["session"] if each["rate"])
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a trial (%(default)s)")
+    parser.add_argument("--model", default="vit-b", help="its size, of benches/make_models.py (%(default)s)")
+    parser.add_argument("--batch-sizes", type=lambda text: [int(size) for size in text.split(",")], default=[1, 2, 4, 8, 16, 32, 64, 128])
+    parser.add_argument("--only", default="", help="only those of such a name, as 'TensorRT' or 'fp16'")
+    parser.add_argument("--seconds", type=float, default=2, help="for each batch size (%(default)s)")
+    parser.add_argument("--worker-seconds", type=float, default=20, help="for each worker (%(default)s)")
+    parser.add_argument("--images", type=pathlib.Path, default=ROOT / "target/bench/images/photos-1.6mp")
+    parser.add_argument("--section", type=pathlib.Path, help="where to write the section besides")
+    parser.add_argument("--keep", type=pathlib.Path, help="a folder for the models and engines, kept for the next time")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parsed()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.keep or pathlib.Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        print(f"making {arguments.model}", flush=True)
+        models(arguments.model, work)
+        # Engines are built once: for the largest batch, whichever command is the first to need them.
+        os.environ |= {"TAGMILL_ENGINE_CACHE": str(work / "engines"), "TAGMILL_BATCH_SIZE": str(max(arguments.batch_sizes))}
+        those = [one for one in variants(arguments.device, arguments.model, work) if arguments.only in one[0]]
+        benched, fed = {}, {}
+        for name, model, device in those:
+            print(f"{name}: the model alone", flush=True)
+            benched[name] = bench(model, device, arguments.batch_sizes, arguments.seconds, arguments.images, work)
+            print(f"  {bench_row(benched[name], arguments.batch_sizes)}", flush=True)
+        print("against the CPU", flush=True)
+        agreed = correctness(work / arguments.model, those, arguments.images, work)
+        for name, model, device in those:
+            if "error" not in benched[name]:
+                print(f"{name}: a whole worker", flush=True)
+                # TensorRT's engines are built for the largest batch.
+                batch, rate = fastest(benched[name]) if "tensorrt" not in device else largest(benched[name])
+                fed[name] = gpu_worker.run(TAGMILL, alone(model, work), device, batch, rate, arguments, work)
+                print(f"  {worker_row(fed[name])}", flush=True)
+        section = written(arguments, agreed, benched, fed)
+    print(section)
+    if arguments.section:
+        arguments.section.parent.mkdir(parents=True, exist_ok=True)
+        arguments.section.write_text(section)
+    # A trial is no result.
+    if arguments.device != "cpu":
+        results = ROOT / "benches/RESULTS.md"
+        results.write_text(sections.put(results.read_text(), "gpu", section))
+
+
+if __name__ == "__main__":
+    main()

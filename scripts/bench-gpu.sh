@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Measures a GPU: scripts/bench-gpu.sh [prepare|run] [arguments of benches/gpu.py].
+#
+# `prepare` builds and fetches what is needed, where there is a network and Rust; `run` measures and needs neither, only
+# Python with numpy and onnx. Without a word, both. What `run` needs of `prepare`, for another machine with the same tree:
+# target/release/{tagmill,examples/s3-server}, target/bench/images/photos-1.6mp, .runtime/{nats-server-*,python}; and ONNX Runtime's GPU
+# build (.runtime/gpu, or ORT_DYLIB_PATH) with CUDA's libraries (LD_LIBRARY_PATH; those of Python packages are found).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+prepare() {
+    scripts/setup.sh tests
+    scripts/setup.sh gpu
+    local python=.runtime/bench-venv/bin/python
+    if ! cmp -s benches/requirements.txt .runtime/bench-venv/requirements.txt; then
+        python3 -m venv .runtime/bench-venv
+        "$python" -m pip install --quiet --disable-pip-version-check --requirement benches/requirements.txt
+        cp benches/requirements.txt .runtime/bench-venv/
+    fi
+    python3 -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .runtime/python onnxconverter-common==1.16.0
+    cargo build --locked --release --quiet
+    cargo build --locked --release --quiet --example s3-server
+    strip target/release/tagmill target/release/examples/s3-server
+    "$python" benches/make_images.py target/bench/images
+}
+
+run() {
+    local python=python3 library
+    python3 -c 'import numpy, onnx' 2>/dev/null || python=.runtime/bench-venv/bin/python
+    library=$(find "$PWD/.runtime/gpu" "$PWD/.runtime" -maxdepth 1 -name 'libonnxruntime.so.*' 2>/dev/null | head -n 1)
+    export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$library} PYTHONPATH=$PWD/.runtime/python${PYTHONPATH:+:$PYTHONPATH}
+    local nvidia
+    nvidia=$("$python" -c 'import glob, nvidia; print(":".join(glob.glob(list(nvidia.__path__)[0] + "/*/lib")))' 2>/dev/null || true)
+    export LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${nvidia:+:$nvidia}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    "$python" benches/gpu.py "$@"
+}
+
+case ${1:-} in
+    prepare) prepare ;;
+    run) shift; run "$@" ;;
+    *) prepare; run "$@" ;;
+esac

@@ -1,0 +1,277 @@
+//! A model on a device: rows go there as bytes, from page-locked memory, and scores come back to such memory.
+//!
+//! Several turns share a session. `ort` lets one thread run it at a time, since ONNX Runtime's `Run` is not safe to call
+//! twice at once with every provider. But binding an input is a call of its own, which copies to the device on CUDA's default
+//! stream, while runs have a stream that does not wait for that one. So one turn copies its batch while another's runs, and
+//! what is waited for is the run alone. `run_async` would not do: it takes no binding, and borrows the session all the while.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ThreadId;
+
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{IoBinding, Session};
+use ort::value::{PrimitiveTensorElementType, Tensor};
+
+use super::fault::RunError;
+use super::front::INPUT;
+use super::head::Head;
+use crate::failure::Failure;
+use crate::pipeline::batch::limit;
+use crate::pipeline::decode::fit::CHANNELS;
+use crate::pipeline::tag::Runtime;
+
+/// One of those that take turns on a session.
+pub(super) struct Turn {
+    session: Arc<Mutex<Session>>,
+    head: Arc<Head>,
+    /// Buffers by the size of the batch, made when it comes for the first time.
+    buffers: Vec<Buffers>,
+    /// The number of the GPU, for its page-locked memory.
+    gpu: Option<i32>,
+    /// Rows of the largest batch: smaller ones are filled up to a few sizes.
+    most: usize,
+    /// The thread that ran last.
+    thread: Option<ThreadId>,
+}
+
+/// What a batch of one size is sent from and comes back to.
+struct Buffers {
+    batch: usize,
+    rows: Tensor<u8>,
+    scores: Tensor<f32>,
+    binding: IoBinding,
+}
+
+impl Turn {
+    pub(super) const fn new(session: Arc<Mutex<Session>>, head: Arc<Head>, gpu: Option<i32>, most: usize) -> Self {
+        Self { session, head, buffers: Vec::new(), gpu, most, thread: None }
+    }
+
+    fn run_chunk(&mut self, rows: &[&[u8]], batch: usize, scores: &mut Vec<Vec<f32>>) -> Result<(), RunError> {
+        let Self { session, head, buffers, gpu, thread, .. } = self;
+        let place = buffers.iter().position(|buffers| buffers.batch == batch).unwrap_or(buffers.len());
+        if place == buffers.len() {
+            buffers.push(Buffers::new(&lock(session), head, *gpu, batch)?);
+        }
+        let buffers = &mut buffers[place];
+        fill(&mut buffers.rows, rows);
+        // CUDA's current device is the thread's own: only a run sets it, binding does not.
+        let here = Some(std::thread::current().id());
+        if std::mem::replace(thread, here) != here {
+            return plain(&mut lock(session), head, &buffers.rows, (batch, rows.len()), scores);
+        }
+        let bound = buffers.binding.bind_input(INPUT, &buffers.rows);
+        let run =
+            bound.and_then(|()| lock(session).run_binding_with_options(&buffers.binding, &head.options).map(drop));
+        // The device's copy goes back to the arena.
+        buffers.binding.clear_inputs();
+        run?;
+        head.read(values(&buffers.scores), batch, rows.len(), scores)
+    }
+}
+
+/// A run without bindings.
+fn plain(
+    session: &mut Session,
+    head: &Head,
+    rows: &Tensor<u8>,
+    (batch, images): (usize, usize),
+    scores: &mut Vec<Vec<f32>>,
+) -> Result<(), RunError> {
+    let outputs = session.run_with_options(ort::inputs![INPUT => rows], &head.options)?;
+    let (_, values) = outputs[head.interface.output.as_str()].try_extract_tensor::<f32>()?;
+    head.read(values, batch, images, scores)
+}
+
+fn lock(session: &Mutex<Session>) -> std::sync::MutexGuard<'_, Session> {
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Buffers {
+    fn new(session: &Session, head: &Head, gpu: Option<i32>, batch: usize) -> ort::Result<Self> {
+        let side = head.interface.side as usize;
+        let rows = allocate(session, gpu, MemoryType::CPUInput, [batch, side, side, CHANNELS])?;
+        let mut scores = allocate(session, gpu, MemoryType::CPUOutput, [batch, head.labels()])?;
+        let mut binding = session.create_binding()?;
+        binding.bind_output(head.interface.output.as_str(), &mut scores)?;
+        Ok(Self { batch, rows, scores, binding })
+    }
+}
+
+/// Memory of this machine: page-locked where there is a GPU, which copies from and to it by itself; else any.
+fn allocate<T: PrimitiveTensorElementType + std::fmt::Debug, const N: usize>(
+    session: &Session,
+    gpu: Option<i32>,
+    memory: MemoryType,
+    shape: [usize; N],
+) -> ort::Result<Tensor<T>> {
+    let Some(gpu) = gpu else { return Tensor::new(&Allocator::default(), shape) };
+    // Before 1.23 the runtime knew this memory by the number 0, whatever the device's was.
+    let pinned = |number| {
+        let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, number, AllocatorType::Device, memory)?;
+        Tensor::new(&Allocator::new(session, info)?, shape)
+    };
+    pinned(gpu).or_else(|_| pinned(0)).or_else(|error| {
+        tracing::warn!(%error, "the runtime gives no page-locked memory: copying to the device is slower");
+        Tensor::new(&Allocator::default(), shape)
+    })
+}
+
+#[expect(unsafe_code, reason = "ort takes page-locked memory for the device's since ONNX Runtime 1.23, and hides it")]
+fn fill(tensor: &mut Tensor<u8>, rows: &[&[u8]]) {
+    let bytes = tensor.shape().num_elements();
+    // SAFETY: the tensor was made by `allocate`: it has so many bytes of this machine's memory, and is borrowed for writing.
+    let place = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr_mut().cast::<u8>(), bytes) };
+    let mut left = place;
+    for row in rows {
+        let (place, rest) = left.split_at_mut(row.len());
+        place.copy_from_slice(row);
+        left = rest;
+    }
+    // What fills up the batch is left as it was: nobody reads its scores.
+}
+
+#[expect(unsafe_code, reason = "as above")]
+fn values(tensor: &Tensor<f32>) -> &[f32] {
+    let count = tensor.shape().num_elements();
+    // SAFETY: the tensor was made by `allocate`: it has so many numbers in this machine's memory, all set before first use,
+    // and nothing writes to them while it is borrowed.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), count) }
+}
+
+impl Runtime for Turn {
+    fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+        let at_once = self.head.interface.batch.unwrap_or_else(|| limit::filled_up(self.most, rows.len())).max(1);
+        let mut scores = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(at_once) {
+            let run = self.run_chunk(rows, at_once, &mut scores);
+            run.map_err(|error| self.head.failure(&error, rows.len()))?;
+        }
+        Ok(scores)
+    }
+
+    fn lost(&self) -> Option<&str> {
+        self.head.lost()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::{Strategy, any};
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    use super::super::host::Host;
+    use super::super::interface::Interface;
+    use super::super::provider::{self, Share};
+    use super::super::{front, parts, proof};
+    use super::*;
+    use crate::model::ModelFiles;
+    use crate::pipeline::tag::device::Device;
+    use crate::pipeline::tag::library;
+
+    const SHARE: Share = Share { threads: 1, memory: None };
+
+    /// A small model of each family, with the manifest that is shipped for it.
+    fn families() -> Vec<ModelFiles> {
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let folder = tempfile::tempdir().expect("a folder").keep();
+        let families = ["wd-v3", "wd-v2", "cl-tagger", "pixai", "camie-v2", "joytag", "deepdanbooru", "e621"];
+        let open = |family: &str| {
+            let copy = folder.join(family);
+            std::fs::create_dir(&copy).expect("a folder");
+            for from in [root.join("tests/models/families").join(family), root.join("models/families").join(family)] {
+                for file in std::fs::read_dir(from).into_iter().flatten().flatten() {
+                    std::fs::copy(file.path(), copy.join(file.file_name())).expect("a copy");
+                }
+            }
+            ModelFiles::open(&copy).expect("a model").expect("one that can be used")
+        };
+        let mut models: Vec<ModelFiles> = families.into_iter().map(open).collect();
+        models.push(ModelFiles::open(&root.join("models/demo")).expect("a model").expect("the demo model"));
+        models
+    }
+
+    /// The same model as the CPU runs it, and as a device would, for batches of up to four.
+    fn both(files: &ModelFiles) -> (Host, Turn) {
+        let library = library::load().expect("ONNX Runtime");
+        let labels = files.labels().expect("labels").count();
+        let builder = || provider::builder(library, Device::Cpu, SHARE, None).expect("a builder");
+        let session = builder().commit_from_file(&files.onnx).expect("a session");
+        let interface = Interface::read(&session, &files.manifest, labels).expect("an interface");
+        let (head, encoder) = parts(files, interface.clone(), labels).expect("its parts");
+        let edited = front::open(&mut builder(), &files.onnx, &interface, &encoder).expect("an edited session");
+        let turn = Turn::new(Arc::new(Mutex::new(edited)), Arc::clone(&head), None, 4);
+        (Host::new(session, head, encoder), turn)
+    }
+
+    #[test]
+    fn rows_that_are_converted_in_the_graph_score_as_those_that_are_not() {
+        let mut random = TestRunner::deterministic();
+        for files in families() {
+            let (mut host, mut turn) = both(&files);
+            let image = (turn.head.interface.side as usize).pow(2) * CHANNELS;
+            let row = proptest::collection::vec(any::<u8>(), image);
+            // The first run has no binding; then the same buffers again, others, and a batch that is filled up.
+            for batch in [2, 2, 1, 3, 4, 2] {
+                let rows = proptest::collection::vec(row.clone(), batch).new_tree(&mut random).expect("rows").current();
+                let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
+                let (expected, found) = (host.run(&rows).expect("scores"), turn.run(&rows).expect("scores"));
+                assert_eq!(found.len(), batch);
+                for (expected, found) in expected.concat().into_iter().zip(found.concat()) {
+                    assert!(
+                        (expected - found).abs() < 1e-4,
+                        "{} in batches of {batch}: {expected} {found}",
+                        files.name
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn turns_on_one_session_do_not_disturb_each_other() {
+        let files = families().remove(0);
+        let (mut host, first) = both(&files);
+        let second = Turn::new(Arc::clone(&first.session), Arc::clone(&first.head), None, 4);
+        let image = (first.head.interface.side as usize).pow(2) * CHANNELS;
+        std::thread::scope(|scope| {
+            for (mut turn, colour) in [(first, 10), (second, 200)] {
+                let row = vec![colour; image];
+                let expected = host.run(&[&row]).expect("scores");
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        assert_eq!(turn.run(&[&row]).expect("scores"), expected);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_session_on_the_cpu_is_not_taken_for_one_on_a_gpu() {
+        let files = families().remove(0);
+        let library = library::load().expect("ONNX Runtime");
+        let mut session = provider::builder(library, Device::Cpu, SHARE, None)
+            .and_then(|builder| builder.with_profiling(proof::file())?.commit_from_file(&files.onnx))
+            .expect("a session");
+        let labels = files.labels().expect("labels").count();
+        let interface = Interface::read(&session, &files.manifest, labels).expect("an interface");
+        let (head, encoder) = parts(&files, interface, labels).expect("its parts");
+        let image = (head.interface.side as usize).pow(2) * CHANNELS;
+        let profile = {
+            let mut tensor = Vec::new();
+            let shape = encoder.encode(&[&vec![0; image]], 1, &mut tensor);
+            let tensor = Tensor::from_array((shape, tensor)).expect("a tensor");
+            session.run(ort::inputs![head.interface.input.as_str() => tensor]).map(drop).expect("a run");
+            session.end_profiling().expect("a profile")
+        };
+        let placement = proof::read(profile.as_ref()).expect("a profile");
+        assert!(placement.is_on(Device::Cpu).is_ok(), "{}", placement.shown());
+        let error = placement.is_on(Device::Cuda(0)).expect_err("it ran on the CPU");
+        assert!(error.contains("CPUExecutionProvider"), "{error}");
+        assert!(!std::path::Path::new(&profile).exists(), "it is removed");
+    }
+}

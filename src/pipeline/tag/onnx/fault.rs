@@ -1,0 +1,82 @@
+//! Why a run failed, told apart by the runtime's words: it has codes for neither memory nor lost devices.
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error(transparent)]
+    Runtime(#[from] ort::Error),
+    #[error("{batch} images have {values} scores, with {labels} labels")]
+    Width { batch: usize, values: usize, labels: usize },
+}
+
+/// CUDA's errors after which nothing runs in this process any more: the context is corrupt or the device is gone. The others
+/// (an unsuitable argument, too little memory) leave it as it was.
+/// See `cudaError_t` in <https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html>.
+fn is_final(cuda: u32) -> bool {
+    matches!(cuda, 46 | 100 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=720 | 802 | 999)
+}
+
+impl RunError {
+    /// The batch did not fit the device's memory. Its allocators say so in words, which differ by device.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        let Self::Runtime(error) = self else { return false };
+        is_out_of_memory(error.message())
+    }
+
+    /// The device is lost to this process.
+    pub(super) fn is_lost(&self) -> bool {
+        let Self::Runtime(error) = self else { return false };
+        is_lost(error.message())
+    }
+}
+
+pub(super) fn is_out_of_memory(message: &str) -> bool {
+    let words = [
+        "bad_alloc",
+        "Failed to allocate memory",
+        // Of an arena that has reached its limit.
+        "is smaller than requested bytes",
+        "out of memory",
+        "OUT_OF_MEMORY",
+        "OutOfMemory",
+        "ALLOC_FAILED",
+    ];
+    words.iter().any(|words| message.contains(words))
+}
+
+/// Whether it is the device that fails, and no model.
+pub(super) fn is_the_devices(message: &str) -> bool {
+    is_out_of_memory(message) || cuda_failure(message).is_some()
+}
+
+fn is_lost(message: &str) -> bool {
+    cuda_failure(message).is_some_and(is_final)
+}
+
+/// The number in `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`.
+pub(super) fn cuda_failure(message: &str) -> Option<u32> {
+    let (_, after) = message.split_once("CUDA failure ")?;
+    after.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_says_is_told_apart() {
+        let full =
+            "Non-zero status code returned while running Conv node. CUDA failure 2: out of memory ; GPU=0 ; expr=x";
+        assert!(is_out_of_memory(full) && !is_lost(full));
+        let limit = "Available memory of 1048576 is smaller than requested bytes of 77070336";
+        assert!(is_out_of_memory(limit) && !is_lost(limit));
+        assert!(is_out_of_memory("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0"));
+        let gone = "CUDA failure 719: unspecified launch failure ; GPU=0 ; hostname=h ; file=f ; line=1 ; expr=x";
+        assert!(is_lost(gone) && !is_out_of_memory(gone));
+        for other in
+            ["CUDA failure 9: invalid configuration argument ; GPU=0", "Got invalid dimensions", "CUDA failure x"]
+        {
+            assert!(!is_lost(other) && !is_out_of_memory(other), "{other}");
+        }
+    }
+}

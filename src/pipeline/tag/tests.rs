@@ -1,0 +1,214 @@
+//! Faults of devices, through runtimes that have them.
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::delivery::{Answer, Answers, Door, Outcome, Reply};
+use crate::job::Job;
+use crate::memory::Budget;
+use crate::model::manifest::Layout;
+use crate::pipeline::Flight;
+use crate::pipeline::batch::Lane;
+use crate::pipeline::batch::limit::Limit;
+use crate::pipeline::decode::Input;
+use crate::pipeline::decode::fit::{self, Filter};
+use crate::tags::Seconds;
+
+/// A model of two by two pixels and no labels.
+pub(crate) fn model() -> Model {
+    Model {
+        id: ModelId { name: "m".into(), sha256: String::new() },
+        frame: Frame { side: 2, fit: fit::Fit::Stretch, filter: Filter::Bicubic },
+        interface: Interface {
+            input: "input".into(),
+            layout: Layout::Nhwc,
+            side: 2,
+            batch: None,
+            output: "output".into(),
+        },
+        labels: Labels::new(vec![]),
+        thresholds: Thresholds::default(),
+        devices: vec!["cpu".into()],
+    }
+}
+
+/// Has memory for three rows.
+pub(super) struct Small;
+
+impl Runtime for Small {
+    fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+        if rows.len() > 3 {
+            return Err(Failure::new(Code::OutOfMemory, "more than three rows"));
+        }
+        Ok(rows.iter().map(|row| vec![f32::from(row[0])]).collect())
+    }
+}
+
+/// A caller that still waits, or not.
+struct Caller(bool);
+
+impl Reply for Caller {
+    fn answer(self: Box<Self>, _: String, _: Answer) -> BoxFuture<'static, Outcome> {
+        Box::pin(async { Outcome::Rejected })
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.0
+    }
+}
+
+async fn row(wanted: bool) -> Row {
+    let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
+    let delivery = Delivery::new(wanted.to_string(), Door::Live, 1, Box::new(Caller(wanted)), Answers::new());
+    let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
+    let room = Budget::new(1 << 20).decoded.reserve(1).await.expect("room");
+    Row { flight, input: Input::new(Box::new([7]), room), ready: Instant::now() }
+}
+
+#[tokio::test]
+async fn rows_that_nobody_waits_for_do_not_run() {
+    let (publish, mut finished) = mpsc::channel(8);
+    let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
+    let (traffic, health) = (lane.traffic(), Health::default());
+    let tagger = Tagger {
+        model: Arc::new(model()),
+        device: "cpu".into(),
+        runtime: Box::new(Small),
+        looked: true,
+        traffic,
+        publish,
+        health,
+    };
+    let (mixed, unwanted) = (vec![row(false).await, row(true).await], vec![row(false).await]);
+    let looking = tokio::task::spawn_blocking(move || {
+        let left = tagger.still_wanted(Batch { rows: mixed }).expect("one of them is wanted");
+        (left, tagger.still_wanted(Batch { rows: unwanted }).is_none())
+    });
+    let (left, nothing) = looking.await.expect("no panic");
+    assert!(left.rows.len() == 1 && left.rows[0].flight.delivery.id == "true" && nothing);
+    for _ in 0..2 {
+        let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
+        assert_eq!((failed.0.id.as_str(), failed.1.code), ("false", Code::Overloaded));
+    }
+}
+
+/// What the door was told.
+struct Told(std::sync::mpsc::Sender<String>);
+
+impl Reply for Told {
+    fn answer(self: Box<Self>, _: String, answer: Answer) -> BoxFuture<'static, Outcome> {
+        let told = match answer {
+            Answer::Tagged(result) => format!("tagged on {}", result.device),
+            Answer::Failed(failure) => failure.code.to_string(),
+        };
+        let _ = self.0.send(told);
+        Box::pin(async { Outcome::Retried })
+    }
+}
+
+/// How a lane with one runtime ended that was given one batch of so many rows, and what came of them.
+async fn ended(
+    runtime: impl Runtime + 'static,
+    deadline: Option<Duration>,
+    rows: usize,
+) -> (Result<(), Ended>, Vec<String>, Health) {
+    let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
+    let runner = Runner { device: "cuda:7".into(), runtime: Box::new(runtime), deadline };
+    let loaded =
+        Loaded { model: Arc::new(model()), runners: vec![runner], fits: 8, oddity: None, stop: Arc::new(|| {}) };
+    let (work, batches) = mpsc::channel(1);
+    let (publish, finished) = mpsc::channel(8);
+    let (told, answers) = std::sync::mpsc::channel();
+    let health = Health::default();
+    let caption = crate::pipeline::publish::caption::Settings::default();
+    let settings = crate::pipeline::publish::Settings { worker: "w".into(), caption };
+    let publishing = tokio::spawn(crate::pipeline::publish::run(settings, finished, Arc::default()));
+    let mut batch = Vec::new();
+    for _ in 0..rows {
+        let mut row = row(true).await;
+        row.flight.delivery = Delivery::new("1".into(), Door::Stream, 1, Box::new(Told(told.clone())), Answers::new());
+        batch.push(row);
+    }
+    drop(told);
+    assert!(work.send(Work::Batch(Batch { rows: batch })).await.is_ok());
+    drop(work);
+    let ended = run(loaded, batches, lane.traffic(), publish, health.clone()).await;
+    if ended.is_ok() {
+        publishing.await.expect("no panic").expect("it ends with its input");
+    }
+    (ended, answers.try_iter().collect(), health)
+}
+
+fn reason(ended: Result<(), Ended>) -> String {
+    match ended {
+        Err(Ended::Broken(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Never comes back.
+struct Hung;
+
+impl Runtime for Hung {
+    fn run(&mut self, _: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_hangs_ends_the_stage_with_its_thread_still_in_it() {
+    let (ended, answers, health) = ended(Hung, Some(Duration::from_millis(50)), 2).await;
+    let reason = reason(ended);
+    assert!(reason.contains("cuda:7 hangs"), "{reason}");
+    assert!(answers.is_empty(), "the jobs are still held, for the worker to hand back");
+    assert!(!health.readiness().ready);
+}
+
+/// Works once, and is lost then.
+struct Lost(Option<String>, usize);
+
+impl Runtime for Lost {
+    fn run(&mut self, _: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+        self.1 += 1;
+        assert_eq!(self.1, 1, "nothing is tried on a lost device");
+        self.0 = Some("CUDA failure 719".into());
+        Err(Failure::new(Code::ShuttingDown, "the device is lost"))
+    }
+
+    fn lost(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_is_lost_ends_the_worker_and_costs_its_jobs_nothing() {
+    let (ended, _, health) = ended(Lost(None, 0), Some(Duration::from_secs(60)), 4).await;
+    let reason = reason(ended);
+    assert!(reason.contains("cuda:7 is lost: CUDA failure 719"), "{reason}");
+    assert!(!health.readiness().inference);
+}
+
+/// Has no memory for so many runs.
+struct Full(u32);
+
+impl Runtime for Full {
+    fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+        if self.0 > 0 {
+            self.0 -= 1;
+            return Err(Failure::new(Code::OutOfMemory, "another process has it"));
+        }
+        Ok(rows.iter().map(|_| vec![]).collect())
+    }
+}
+
+#[tokio::test]
+async fn memory_that_others_take_is_waited_for_with_the_jobs_in_hand() {
+    // The batch of two, its halves, and a blank image.
+    let (ended, answers, health) = ended(Full(4), None, 2).await;
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!(answers, ["tagged on cuda:7"; 2]);
+    assert!(health.readiness().inference, "it is well again");
+}
