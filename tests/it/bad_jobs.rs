@@ -87,4 +87,36 @@ async fn a_result_that_does_not_fit_the_server_is_a_dead_letter_and_a_large_job_
     assert_eq!(letter.json["job"], Value::Null);
     assert_eq!(letter.json["job_bytes"], job.len());
     assert_eq!(letter.json["job_sha256"].as_str().map(str::len), Some(64));
+    client.queue_is_empty().await;
+    let failures = r#"tagmill_failures_total{stage="publish",code="result_too_large"}"#;
+    assert_eq!(worker.metric(failures).await, Some(1.0));
+    assert_eq!(worker.metric(r#"tagmill_images_tagged_total{model="demo"}"#).await, None, "it has no result");
+}
+
+/// With the message id of its answer, a job's headers are more than the 64 KiB that a stream takes.
+async fn large_headers(nats: NatsServer) {
+    let client = Client::connect(&nats).await;
+    let _worker = Worker::start(&nats);
+    let mut headers = HeaderMap::new();
+    headers.insert("trace", "x".repeat(65_500).as_str());
+    client.publish("tagmill.jobs", headers.clone(), r#"{"id":"tagged","image":"orange-sunset.jpg"}"#).await;
+    client.publish("tagmill.jobs", headers, "not json").await;
+    let mut letters = client.dead(2).await;
+    letters.sort_by_key(|letter| letter.code().to_owned());
+    assert_eq!(letters.iter().map(Answer::code).collect::<Vec<_>>(), ["bad_job", "result_too_large"]);
+    for letter in &letters {
+        assert!(letter.json["job"] != Value::Null && letter.headers.len() == 1, "the job stays, its headers do not");
+        assert!(letter.message_id().starts_with("TAGMILL_JOBS-"));
+    }
+    client.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_no_answer_can_carry_are_left_out_of_the_dead_letter() {
+    large_headers(NatsServer::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_on_a_current_server() {
+    large_headers(NatsServer::start_current()).await;
 }
