@@ -379,3 +379,26 @@ async fn an_answer_that_is_too_large_says_so_and_a_large_request_is_fine() {
     let answer = tag(&client, &format!("data:image/jpeg;base64,{}", STANDARD.encode(padded))).await;
     assert_eq!(read(&answer)["tags"][0]["name"], "orange");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_must_wait_keep_no_caller_waiting() {
+    let nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    tag(&client, "night-sky.png").await;
+    client.take_dead(&["elsewhere"]).await;
+    let mut headers = header("Tagmill-Timeout", "soon");
+    headers.insert("large", "x".repeat(70_000).as_str());
+    for _ in 0..100 {
+        client
+            .jetstream
+            .client()
+            .publish_with_headers(SUBJECT, headers.clone(), "{}".into())
+            .await
+            .expect("it is sent");
+    }
+    worker.logged("no stream takes this subject");
+    assert_eq!(code(&tag(&client, "night-sky.png").await), "no error");
+    client.take_dead(&["tagmill.dead", "tagmill.dead.>"]).await;
+    assert!(client.dead(100).await.iter().all(|letter| letter.code() == "bad_job"));
+}
