@@ -105,6 +105,11 @@ impl StreamReply {
     }
 
     async fn settle(self: Box<Self>, id: String, answer: Answer) -> Outcome {
+        // Until the message is acknowledged.
+        let Some(_answering) = self.held.stream.claims.answer(self.held.sequence) else {
+            // It was handed back: the answer is for the next worker to give.
+            return Outcome::Retried;
+        };
         let (verdict, outcome) = self.published(id, answer).await;
         self.held.answered(verdict).await;
         outcome
