@@ -78,7 +78,7 @@ async fn a_result_that_does_not_fit_the_server_is_a_dead_letter_and_a_large_job_
     let path = config.path().to_str().expect("UTF-8");
     let nats = NatsServer::start_with(&["--jetstream", "--config", path]);
     let client = Client::connect(&nats).await;
-    let _worker = Worker::start_with(&nats, &samples(), &[], &[]);
+    let worker = Worker::start_with(&nats, &samples(), &[], &[]);
     let meta = "x".repeat(1700);
     let job = json!({ "id": "big", "image": "orange-sunset.jpg", "meta": meta }).to_string();
     client.publish("tagmill.jobs", HeaderMap::new(), job.clone()).await;
