@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Code, Failure};
+use crate::job::LONGEST_ID;
 use crate::model::hex;
 use crate::nats::Nats;
 use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
@@ -72,8 +73,6 @@ impl Outbox {
                 let (job_bytes, job_sha256) = (payload.len(), hex(&Sha256::digest(payload)));
                 letter.job = OriginalJob::Omitted { job: (), job_bytes, job_sha256 };
             }
-            letter.job =
-                OriginalJob::Omitted { job: (), job_bytes: payload.len(), job_sha256: hex(&Sha256::digest(payload)) };
         }
         metrics::dead_letter(code);
     }
@@ -141,7 +140,10 @@ pub fn result_too_large(tags: usize, size: usize) -> Failure {
 /// What a message's headers call its job; as in its payload, a name is neither empty nor long.
 #[must_use]
 pub fn id_in(headers: Option<&HeaderMap>) -> Option<String> {
-    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
+    let header = |name: &str| {
+        let value = headers.and_then(|headers| headers.get(name))?.as_str();
+        (1..=LONGEST_ID).contains(&value.len()).then(|| value.to_owned())
+    };
     header(ID_HEADER).or_else(|| header(NATS_MESSAGE_ID.as_ref()))
 }
 
@@ -208,6 +210,22 @@ fn wire_size(headers: &HeaderMap, body: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_names_a_job_as_a_payload_does() {
+        let named = |id: &str, message: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ID_HEADER, id);
+            headers.insert(NATS_MESSAGE_ID, message);
+            id_in(Some(&headers))
+        };
+        let (longest, long) = ("x".repeat(LONGEST_ID), "x".repeat(LONGEST_ID + 1));
+        assert_eq!(named("mine", "upload").as_deref(), Some("mine"));
+        assert_eq!(named(&longest, "upload"), Some(longest.clone()));
+        assert_eq!(named(&long, "upload").as_deref(), Some("upload"));
+        assert_eq!(named("", &long), None);
+        assert_eq!(id_in(None), None);
+    }
 
     #[test]
     fn the_original_job_is_kept_as_it_was() {
