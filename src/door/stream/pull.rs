@@ -18,7 +18,7 @@ use super::claims::HAND_BACK;
 use super::places::{Places, places_for_some};
 use super::topology::Topology;
 use super::{Stream, event, suspect};
-use crate::delivery::{Answer, Answers, Delivery, Door};
+use crate::delivery::{Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::pipeline::accept::{Incoming, Request};
