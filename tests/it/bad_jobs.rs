@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
 use crate::support::worker::Worker;
 use crate::support::{repository, samples};
@@ -22,6 +22,8 @@ async fn each_gets_its_code_and_their_neighbours_their_tags() {
     std::fs::write(file("page.jpg"), "<!doctype html>").expect("a file");
     std::fs::write(file("large.jpg"), [&whole[..], &vec![0; 200_000]].concat()).expect("a file");
     std::os::unix::fs::symlink("/etc/passwd", file("link.jpg")).expect("a link");
+    let made = std::process::Command::new("mkfifo").arg(file("pipe.jpg")).status();
+    assert!(made.expect("mkfifo runs").success());
     let _worker = Worker::start_with(
         &nats,
         &format!("file://{}", store.path().display()),
@@ -34,6 +36,7 @@ async fn each_gets_its_code_and_their_neighbours_their_tags() {
         ("not json", "bad_job"),
         (r#"{"id":"no image"}"#, "bad_job"),
         (&image("missing.jpg"), "image_not_found"),
+        (&image("pipe.jpg"), "image_not_found"),
         (&image("cut.jpg"), "image_undecodable"),
         (&image("page.jpg"), "image_undecodable"),
         (&image("large.jpg"), "image_too_large"),
