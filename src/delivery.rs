@@ -186,11 +186,9 @@ impl Delivery {
         self.attempt
     }
 
-    /// Answers the door; ends when the answer has arrived.
-    pub async fn answer(mut self, answer: Answer) {
-        if let Some(answered) = self.answered(answer) {
-            answered.await;
-        }
+    /// Answers the door; ends when the answer has arrived, and says what the door made of it.
+    pub async fn answer(mut self, answer: Answer) -> Option<Outcome> {
+        Some(self.answered(answer)?.await)
     }
 
     /// Answers a job that does not come in, in the background.
@@ -200,13 +198,14 @@ impl Delivery {
         }
     }
 
-    fn answered(&mut self, answer: Answer) -> Option<impl Future<Output = ()> + Send + 'static> {
+    fn answered(&mut self, answer: Answer) -> Option<impl Future<Output = Outcome> + Send + 'static> {
         let (reply, presence) = (self.reply.take()?, self.presence.take());
         let (id, door, accepted) = (std::mem::take(&mut self.id), self.door, self.accepted);
         Some(async move {
             let outcome = reply.answer(id, answer).await;
             drop(presence);
             metrics::job_answered(door, outcome, accepted.elapsed());
+            outcome
         })
     }
 }

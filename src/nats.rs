@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
 use crate::secret::Secret;
@@ -95,7 +95,8 @@ impl Nats {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let options = options(settings, name, health.clone(), Arc::clone(&sender)).await?;
-            match options.connect(&settings.servers[..]).await {
+            let connecting = tokio::time::timeout_at(deadline, options.connect(&settings.servers[..])).await;
+            match connecting.unwrap_or_else(|_| Err(ConnectErrorKind::TimedOut.into())) {
                 Ok(client) => {
                     tracing::info!(servers = settings.shown(), "connected to NATS");
                     return Ok(Self { client, connections });

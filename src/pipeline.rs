@@ -10,6 +10,7 @@ pub mod pace;
 pub mod publish;
 pub mod queue;
 pub mod tag;
+pub mod turns;
 
 use std::any::Any;
 use std::sync::Arc;

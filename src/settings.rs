@@ -47,6 +47,11 @@ pub enum Invalid {
         /// Why.
         source: stream::subjects::InvalidPrefix,
     },
+    /// A subject that is not one of jobs.
+    #[error(
+        "`{0}` is no subject of jobs (--subject); expected {1}, or one below it without wildcards, such as {1}.shop"
+    )]
+    JobSubject(String, String),
     /// A worker without one has nothing to read from.
     #[error("a worker needs a --store to read images from, such as s3://bucket or file:///folder")]
     NoStore,

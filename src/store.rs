@@ -109,11 +109,15 @@ impl Store {
         }
     }
 
-    /// In a folder, follows links and sees that the file they lead to is still inside.
+    /// In a folder, follows links and sees that what they lead to is still inside, and a file: a pipe would be waited for.
     async fn resolve(&self, path: &Path) -> Result<Path, Failure> {
         let Place::Folder { root } = &self.place else { return Ok(path.clone()) };
         let file = root.join(path.as_ref());
         let real = tokio::fs::canonicalize(&file).await.map_err(|error| io_failure(path, self, &error))?;
+        let found = tokio::fs::metadata(&real).await.map_err(|error| io_failure(path, self, &error))?;
+        if !found.is_file() {
+            return Err(Failure::new(Code::ImageNotFound, format!("{} is no file", what(path, self))));
+        }
         let inside = real.strip_prefix(root).map_err(|_| {
             Failure::new(Code::ForbiddenLocation, format!("`{path}` is a link that leads out of the store {self}"))
         })?;
@@ -137,8 +141,20 @@ fn failure(path: &Path, store: &Store, error: &object_store::Error) -> Failure {
     match error {
         Error::NotFound { .. } => not_found(path, store),
         Error::PermissionDenied { source, .. } | Error::Unauthenticated { source, .. } => denied(path, store, source),
-        other => unavailable(path, store, other),
+        other => match file_error(store, other) {
+            Some(error) => io_failure(path, store, error),
+            None => unavailable(path, store, other),
+        },
     }
+}
+
+/// Why the file system refuses a file, which the object store crate hides in an error of its own.
+fn file_error<'a>(store: &Store, error: &'a object_store::Error) -> Option<&'a std::io::Error> {
+    if matches!(store.place, Place::Bucket { .. }) {
+        return None;
+    }
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// More bytes than allowed, whatever they are.
@@ -168,4 +184,24 @@ fn denied(path: &Path, store: &Store, error: &dyn fmt::Display) -> Failure {
 
 fn unavailable(path: &Path, store: &Store, error: &dyn fmt::Display) -> Failure {
     Failure::new(Code::StorageUnavailable, format!("{} can't be read: {error}", what(path, store)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_may_not_be_opened_is_denied_and_not_the_folders_trouble() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store: Store = format!("file://{}", folder.path().display()).parse().expect("a store");
+        let code = |kind: ErrorKind| {
+            // As the object store crate passes on what it has no word for.
+            let error = object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(Error::from(kind)) };
+            failure(&Path::from("a.jpg"), &store, &error).code
+        };
+        assert_eq!(code(ErrorKind::PermissionDenied), Code::StorageDenied);
+        assert_eq!(code(ErrorKind::InvalidData), Code::StorageUnavailable);
+    }
 }

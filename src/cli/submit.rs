@@ -31,6 +31,10 @@ pub struct SubmitArgs {
     /// What comes back in every answer, where a job in a list brings none itself.
     #[arg(long, value_name = "JSON", env = "TAGMILL_META")]
     pub meta: Option<Meta>,
+    /// Where to publish: the subject of jobs, or one below it such as tagmill.jobs.shop, so that the workers of that part of
+    /// the queue take them. A run that is followed goes below this.
+    #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
+    pub subject: Option<String>,
     /// Where to note how far this got; with the same file, sources and flags, an interrupted run goes on from there.
     #[arg(long, value_name = "FILE", env = "TAGMILL_CHECKPOINT")]
     pub checkpoint: Option<PathBuf>,

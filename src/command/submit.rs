@@ -85,6 +85,11 @@ struct Submit {
 impl Submit {
     fn prepare(args: &SubmitArgs) -> Result<Self, Failed> {
         let subjects = settings::subjects(&args.nats.prefix)?;
+        let subject = match &args.subject {
+            Some(subject) if subjects.is_of_jobs(subject) => subject.clone(),
+            Some(subject) => return Err(settings::Invalid::JobSubject(subject.clone(), subjects.jobs()).into()),
+            None => subjects.jobs(),
+        };
         let sources: Vec<_> = args
             .sources
             .iter()
@@ -97,7 +102,7 @@ impl Submit {
             only: args.only.as_ref().map(|only| only.0.glob().to_string()),
             model: args.model.clone(),
             meta: args.meta.as_ref().map(|meta| meta.0.clone()),
-            prefix: subjects.to_string(),
+            subject: subject.clone(),
             follow: args.follow.then(|| format!("{:08x}", rand::random::<u32>())),
         };
         let checkpoint = Checkpoint::open(args.checkpoint.clone(), run).map_err(Failed::Settings)?;
@@ -111,8 +116,8 @@ impl Submit {
         let show = show.map_err(Failed::Settings)?;
         // Of a run that is gone on with, the name is the earlier one's.
         let subject = match &checkpoint.run().follow {
-            Some(name) => format!("{}.submit.{name}", subjects.jobs()),
-            None => subjects.jobs(),
+            Some(name) => format!("{subject}.submit.{name}"),
+            None => subject,
         };
         let screen = Screen::new(args.follow);
         Ok(Self { subjects, subject, sources, names, maker, checkpoint, screen, show })

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::select_all;
+use tokio::sync::watch;
+
 use super::Failed;
 use crate::door::http::server::Server;
 use crate::failure::{Code, Failure};
@@ -62,9 +66,7 @@ pub(super) async fn stores(stores: &[Store], health: &Health) -> Result<(), Fail
         }
     }
     health.set_storage(true);
-    for store in stores {
-        tokio::spawn(watch_store(store.clone(), stores.to_vec(), health.clone()));
-    }
+    tokio::spawn(watch_stores(stores.iter().map(Store::state).collect(), health.clone()));
     Ok(())
 }
 
@@ -76,10 +78,14 @@ pub(super) fn stopping(stores: &[Store], patience: Duration) {
     }
 }
 
-async fn watch_store(store: Store, all: Vec<Store>, health: Health) {
-    let mut state = store.state();
-    while state.changed().await.is_ok() {
-        health.set_storage(all.iter().all(|store| *store.state().borrow() == State::Well));
+/// Follows all of them in one task: of several, the one that looked first could have the last word.
+async fn watch_stores(mut states: Vec<watch::Receiver<State>>, health: Health) {
+    while !states.is_empty() {
+        let changes = states.iter_mut().map(|state| state.changed().boxed());
+        if select_all(changes).await.0.is_err() {
+            return;
+        }
+        health.set_storage(states.iter().all(|state| *state.borrow() == State::Well));
     }
 }
 

@@ -39,8 +39,9 @@ pub const GROUP: &str = "workers";
 /// How long a stop waits for the server to let it go. It answers at once, unless it is away, and then it has.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// Refused requests without a reply subject whose dead letters are being written, at most.
-const REFUSED: usize = 64;
+/// Bytes that refused requests without a reply subject may take while their dead letters are being written, and what each
+/// counts at least.
+const REFUSED: (usize, usize) = (32 << 20, 16 << 10);
 
 /// How requests are answered.
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ impl Live {
     #[must_use]
     pub fn new(settings: Settings, nats: Nats, admission: Admission) -> Arc<Self> {
         let service = Arc::new(Service::new(&settings.subjects, &settings.worker));
-        let (open, next, refused) = (Mutex::default(), AtomicU64::default(), Arc::new(Semaphore::new(REFUSED)));
+        let (open, next, refused) = (Mutex::default(), AtomicU64::default(), Arc::new(Semaphore::new(REFUSED.0)));
         Arc::new(Self { settings, outbox: Outbox::new(nats.clone()), nats, admission, service, open, next, refused })
     }
 
@@ -187,7 +188,7 @@ impl Live {
         let payload = message.payload.clone();
         let open = Open { message, id: id.clone(), began: Instant::now() };
         if let Some(refused) = refused {
-            return self.refuse(open, refused, answers).await;
+            return self.refuse(open, refused, answers);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.lock().insert(number, open);
@@ -201,15 +202,22 @@ impl Live {
         }
     }
 
-    async fn refuse(self: &Arc<Self>, open: Open, refused: Failure, answers: &Answers) {
+    fn refuse(self: &Arc<Self>, open: Open, refused: Failure, answers: &Answers) {
         metrics::failed(Stage::Accept, refused.code);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        // What nobody waits for becomes a dead letter, which takes its time: so many at once, the others wait.
+        let id = open.id();
+        // What nobody waits for becomes a dead letter, which takes its time; the callers of other requests must not wait.
         let place = match open.message.reply {
             Some(_) => None,
-            None => Arc::clone(&self.refused).acquire_owned().await.ok(),
+            None => {
+                let bytes = u32::try_from(open.message.length.max(REFUSED.1)).unwrap_or(u32::MAX);
+                let Ok(place) = Arc::clone(&self.refused).try_acquire_many_owned(bytes) else {
+                    tracing::error!(id, code = %refused.code, error = %refused, "a request that nobody waits for is dropped: there are too many to be refused");
+                    return;
+                };
+                Some(place)
+            }
         };
-        let id = crate::job::Job::id_in(&open.message.payload).unwrap_or_else(|| open.id());
         self.lock().insert(number, open);
         let reply = LiveReply::new(Arc::clone(self), number, None, place);
         let delivery = Delivery::new(id, Door::Live, 1, Box::new(reply), answers.clone());

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Code, Failure};
+use crate::job::LONGEST_ID;
 use crate::model::hex;
 use crate::nats::Nats;
 use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
@@ -33,8 +34,13 @@ pub struct Outbox {
 }
 
 /// The server will never take this message.
-#[derive(Debug)]
-pub struct TooLarge;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TooLarge {
+    /// For its headers alone, which may have 64 KiB in a stream.
+    Headers,
+    /// For all of it.
+    Message,
+}
 
 impl Outbox {
     /// On this connection.
@@ -50,25 +56,23 @@ impl Outbox {
     pub async fn result(&self, subject: &str, headers: &HeaderMap, result: &TagResult) -> Result<(), Failure> {
         let body = written_result(result)?;
         let (size, tags) = (body.len(), result.tags.tags.len());
-        self.until_confirmed(subject, headers, body).await.map_err(|TooLarge| result_too_large(tags, size))
+        self.until_confirmed(subject, headers, body).await.map_err(|_| result_too_large(tags, size))
     }
 
-    /// Publishes a dead letter and sees it confirmed, with as much of the job as the server takes. Where even that is too
-    /// much with all of the headers, the message id must do.
+    /// Publishes a dead letter and sees it confirmed, with as much of the job and its headers as the server takes.
     pub async fn letter(&self, subject: &str, mut headers: HeaderMap, mut letter: DeadLetter, payload: &Bytes) {
         let code = letter.error.code;
-        while let Err(TooLarge) = self.until_confirmed(subject, &headers, written(&letter)).await {
-            if matches!(letter.job, OriginalJob::Omitted { .. }) {
+        while let Err(too_large) = self.until_confirmed(subject, &headers, written(&letter)).await {
+            let omitted = matches!(letter.job, OriginalJob::Omitted { .. });
+            if headers.len() > 1 && (omitted || too_large == TooLarge::Headers) {
+                headers = id_alone(&headers);
+            } else if omitted {
                 tracing::error!(subject, "the server takes no message even of this size; the dead letter waits");
                 tokio::time::sleep(REPUBLISH.1).await;
-                let id = headers.get(NATS_MESSAGE_ID).cloned();
-                headers = HeaderMap::new();
-                if let Some(id) = id {
-                    headers.insert(NATS_MESSAGE_ID, id);
-                }
+            } else {
+                let (job_bytes, job_sha256) = (payload.len(), hex(&Sha256::digest(payload)));
+                letter.job = OriginalJob::Omitted { job: (), job_bytes, job_sha256 };
             }
-            letter.job =
-                OriginalJob::Omitted { job: (), job_bytes: payload.len(), job_sha256: hex(&Sha256::digest(payload)) };
         }
         metrics::dead_letter(code);
     }
@@ -76,7 +80,7 @@ impl Outbox {
     /// Publishes again and again, under one message id, until the stream has it.
     async fn until_confirmed(&self, subject: &str, headers: &HeaderMap, body: Bytes) -> Result<(), TooLarge> {
         if !self.fits(headers, body.len()) {
-            return Err(TooLarge);
+            return Err(TooLarge::Message);
         }
         let mut delay = REPUBLISH.0;
         loop {
@@ -86,16 +90,17 @@ impl Outbox {
                 Ok(confirmation) => confirmation.await,
                 Err(error) => Err(error),
             };
-            match confirmed {
-                Ok(_) => return Ok(()),
-                Err(error) if is_too_large(&error) => return Err(TooLarge),
-                Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
-                    tracing::error!(
-                        subject,
-                        "no stream takes this subject; the answer waits until one does (restart the worker to have it made)"
-                    );
-                }
-                Err(error) => tracing::warn!(subject, %error, "an answer is not confirmed; publishing it again"),
+            let Err(error) = confirmed else { return Ok(()) };
+            if let Some(too_large) = too_large(&error) {
+                return Err(too_large);
+            }
+            if error.kind() == PublishErrorKind::StreamNotFound {
+                tracing::error!(
+                    subject,
+                    "no stream takes this subject; the answer waits until one does (restart the worker to have it made)"
+                );
+            } else {
+                tracing::warn!(subject, %error, "an answer is not confirmed; publishing it again");
             }
             tokio::time::sleep(jittered(delay)).await;
             delay = (delay * 2).min(REPUBLISH.1);
@@ -127,15 +132,18 @@ pub fn result_too_large(tags: usize, size: usize) -> Failure {
     Failure::new(
         Code::ResultTooLarge,
         format!(
-            "the result of {tags} tags has {size} bytes, over what the NATS server takes (max_payload, or max_msg_size of the stream); raise the thresholds, or the limit"
+            "the result of {tags} tags has {size} bytes, with its headers over what the NATS server takes (max_payload, max_msg_size of the stream, 64 KiB of headers); raise the thresholds or the limit, or send fewer headers"
         ),
     )
 }
 
-/// What a message's headers call its job.
+/// What a message's headers call its job; as in its payload, a name is neither empty nor long.
 #[must_use]
 pub fn id_in(headers: Option<&HeaderMap>) -> Option<String> {
-    let header = |name: &str| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
+    let header = |name: &str| {
+        let value = headers.and_then(|headers| headers.get(name))?.as_str();
+        (1..=LONGEST_ID).contains(&value.len()).then(|| value.to_owned())
+    };
     header(ID_HEADER).or_else(|| header(NATS_MESSAGE_ID.as_ref()))
 }
 
@@ -167,10 +175,23 @@ pub(super) fn jittered(delay: Duration) -> Duration {
     delay.mul_f64(rand::random_range(0.8..1.2))
 }
 
-fn is_too_large(error: &PublishError) -> bool {
+/// Whether a message is refused for its size. Whatever else the server says may be mended: it is waited for.
+fn too_large(error: &PublishError) -> Option<TooLarge> {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    let code = source.map(jetstream::Error::error_code);
-    error.kind() == PublishErrorKind::MaxPayloadExceeded || code == Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
+    match source.map(jetstream::Error::error_code) {
+        Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => Some(TooLarge::Headers),
+        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Some(TooLarge::Message),
+        _ => (error.kind() == PublishErrorKind::MaxPayloadExceeded).then_some(TooLarge::Message),
+    }
+}
+
+/// Of a message's headers, what tells it from others.
+fn id_alone(headers: &HeaderMap) -> HeaderMap {
+    let mut alone = HeaderMap::new();
+    if let Some(id) = headers.get(NATS_MESSAGE_ID) {
+        alone.insert(NATS_MESSAGE_ID, id.clone());
+    }
+    alone
 }
 
 fn written(letter: &DeadLetter) -> Bytes {
@@ -189,6 +210,22 @@ fn wire_size(headers: &HeaderMap, body: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_names_a_job_as_a_payload_does() {
+        let named = |id: &str, message: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ID_HEADER, id);
+            headers.insert(NATS_MESSAGE_ID, message);
+            id_in(Some(&headers))
+        };
+        let (longest, long) = ("x".repeat(LONGEST_ID), "x".repeat(LONGEST_ID + 1));
+        assert_eq!(named("mine", "upload").as_deref(), Some("mine"));
+        assert_eq!(named(&longest, "upload"), Some(longest.clone()));
+        assert_eq!(named(&long, "upload").as_deref(), Some("upload"));
+        assert_eq!(named("", &long), None);
+        assert_eq!(id_in(None), None);
+    }
 
     #[test]
     fn the_original_job_is_kept_as_it_was() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{RwLock, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::accept::Incoming;
 use crate::delivery::Presence;
@@ -40,12 +41,31 @@ impl Entrance {
         }
     }
 
+    /// The same, but not after `stop`.
+    ///
+    /// # Errors
+    /// Gives the job back where its turn has not come by then.
+    pub async fn admit_until(&self, stop: &CancellationToken, incoming: Incoming) -> Result<(), Incoming> {
+        let Some(company) = stop.run_until_cancelled(Arc::clone(&self.company).read_owned()).await else {
+            return Err(incoming);
+        };
+        self.enter(incoming, Presence::Beside(company)).await;
+        Ok(())
+    }
+
     /// Brings the jobs of one message in once nothing else is in flight; nothing else comes in until they are answered.
-    pub async fn admit_alone(&self, jobs: Vec<Incoming>) {
-        let alone = Arc::new(Arc::clone(&self.company).write_owned().await);
+    ///
+    /// # Errors
+    /// Gives them back where their turn has not come by `stop`.
+    pub async fn admit_alone_until(&self, stop: &CancellationToken, jobs: Vec<Incoming>) -> Result<(), Vec<Incoming>> {
+        let Some(alone) = stop.run_until_cancelled(Arc::clone(&self.company).write_owned()).await else {
+            return Err(jobs);
+        };
+        let alone = Arc::new(alone);
         for incoming in jobs {
             self.enter(incoming, Presence::Alone(Arc::clone(&alone))).await;
         }
+        Ok(())
     }
 
     async fn enter(&self, mut incoming: Incoming, presence: Presence) {
@@ -76,14 +96,24 @@ mod tests {
             Incoming { request: Request::Message("{}".into()), queued: Duration::ZERO, delivery }
         };
         entrance.admit(job("first")).await;
-        let mut alone = Box::pin(entrance.admit_alone(vec![job("suspect")]));
+        let stop = CancellationToken::new();
+        let mut alone = Box::pin(entrance.admit_alone_until(&stop, vec![job("suspect")]));
         assert!((&mut alone).now_or_never().is_none(), "the first is in flight");
         let late = entrance.try_admit(job("late")).await.expect_err("a suspect waits");
         drop(accepted.recv().await.expect("the first"));
-        alone.await;
+        assert!(alone.await.is_ok(), "its turn has come");
         let late = entrance.try_admit(late).await.expect_err("it runs alone");
         let suspect = accepted.recv().await.expect("the suspect");
         assert_eq!(suspect.delivery.id, "suspect");
+        let more = vec![job("more")];
+        let stopped =
+            async { tokio::join!(entrance.admit_until(&stop, late), entrance.admit_alone_until(&stop, more)) };
+        let mut stopped = Box::pin(stopped);
+        assert!((&mut stopped).now_or_never().is_none(), "it runs alone");
+        stop.cancel();
+        let (late, more) = stopped.await;
+        let late = late.expect_err("its turn has not come");
+        assert_eq!(more.expect_err("nor has that of the next suspect")[0].delivery.id, "more");
         drop(suspect);
         entrance.admit(late).await;
         assert_eq!(accepted.recv().await.expect("the last").delivery.id, "late");

@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::publish::Finished;
 use super::queue::{self, Queued};
 use super::{Ended, Flight, pass_in_order};
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
 use crate::store::location::{DataUri, Location};
 use crate::store::{Read, file, too_large};
@@ -163,8 +163,12 @@ async fn inline(uri: DataUri, limit: u64, room: &Share, flight: &mut Flight) -> 
         Ok((bytes, format!("data:{};sha256,{}", uri.media_type, crate::model::hex(&hash))))
     });
     let (bytes, image) = decoded.await.unwrap_or_else(|error| {
-        let panic = error.into_panic();
-        Err(super::panicked(crate::failure::Code::InferenceFailed, "reading a data URI", &*panic))
+        Err(match error.try_into_panic() {
+            Ok(panic) => super::panicked(Code::InferenceFailed, "reading a data URI", &*panic),
+            Err(cancelled) => {
+                Failure::new(Code::InferenceFailed, format!("reading a data URI came to nothing: {cancelled}"))
+            }
+        })
     })?;
     flight.image = image;
     Ok((bytes, reserved))

@@ -13,7 +13,7 @@ use super::pace::Pace;
 use super::tag::Model;
 use super::tag::labels::Selected;
 use super::{Ended, Flight};
-use crate::delivery::{Answer, Delivery};
+use crate::delivery::{Answer, Delivery, Outcome};
 use crate::failure::Failure;
 use crate::tags::{TagResult, Tags};
 use crate::telemetry::metrics;
@@ -73,8 +73,9 @@ pub async fn run(settings: Settings, mut finished: Receiver<Finished>, pace: Arc
                 Finished::Tagged(scored) => {
                     let model = Arc::clone(&scored.model);
                     let (delivery, result) = result(*scored, &settings);
-                    delivery.answer(Answer::Tagged(Box::new(result))).await;
-                    metrics::image_tagged(&model.id.name);
+                    if delivery.answer(Answer::Tagged(Box::new(result))).await == Some(Outcome::Tagged) {
+                        metrics::image_tagged(&model.id.name);
+                    }
                 }
                 Finished::Failed(failed) => {
                     let (delivery, failure) = *failed;

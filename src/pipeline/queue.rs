@@ -1,6 +1,9 @@
-//! A bounded queue between two stages in which what somebody waits for goes before what nobody does.
+//! A bounded queue between two stages in which what somebody waits for goes before what nobody does, but for one
+//! [turn](super::turns) in so many.
 
 use tokio::sync::mpsc;
+
+use super::turns::Turns;
 
 /// What can be in such a queue.
 pub trait Queued {
@@ -18,6 +21,7 @@ pub struct Sender<T> {
 pub struct Receiver<T> {
     urgent: mpsc::Receiver<T>,
     other: mpsc::Receiver<T>,
+    turns: Turns,
 }
 
 /// A queue with room for `size` things of either kind.
@@ -25,7 +29,7 @@ pub struct Receiver<T> {
 pub fn bounded<T: Queued>(size: usize) -> (Sender<T>, Receiver<T>) {
     let (urgent, urgents) = mpsc::channel(size);
     let (other, others) = mpsc::channel(size);
-    (Sender { urgent, other }, Receiver { urgent: urgents, other: others })
+    (Sender { urgent, other }, Receiver { urgent: urgents, other: others, turns: Turns::default() })
 }
 
 impl<T: Queued> Sender<T> {
@@ -46,10 +50,18 @@ impl<T> Clone for Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The next: the oldest that is urgent, else the oldest there is. `None` once nothing can come any more.
+    /// The next: the oldest that is urgent, or of the others where it is their turn or there is no urgent one. `None` once
+    /// nothing can come any more.
     ///
     /// Cancel safe.
     pub async fn recv(&mut self) -> Option<T> {
+        let both = !self.urgent.is_empty() && !self.other.is_empty();
+        if both
+            && self.turns.next_is_for_others()
+            && let Ok(item) = self.other.try_recv()
+        {
+            return Some(item);
+        }
         tokio::select! {
             biased;
             Some(item) = self.urgent.recv() => Some(item),
@@ -84,5 +96,19 @@ mod tests {
             order.push(number);
         }
         assert_eq!(order, [3, 4, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn every_fourth_is_one_that_nobody_waits_for() {
+        let (sender, mut receiver) = bounded(8);
+        for number in 0..8 {
+            assert_eq!(sender.send(Numbered(number, true)).await, Ok(()));
+            assert_eq!(sender.send(Numbered(number, false)).await, Ok(()));
+        }
+        let mut order = String::new();
+        for _ in 0..8 {
+            order.push(if receiver.recv().await.expect("sixteen").1 { 'u' } else { 'o' });
+        }
+        assert_eq!(order, "uuuouuuo");
     }
 }

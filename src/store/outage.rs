@@ -2,7 +2,9 @@
 //!
 //! When a read fails with a storage code, the store itself is asked. If it does not answer either, or several reads in a
 //! row failed and none went well, the trouble is the store's: it is said once, nothing is read until the store answers
-//! again, and the jobs in hand wait. Otherwise the trouble is the object's, and its job alone is tried again later.
+//! again, and the jobs in hand wait. Otherwise the trouble is the object's, and its job alone is tried again later. So it is
+//! where an object still can't be read once the store has answered again, twice: else objects that are never to be read
+//! would keep all others waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,6 +20,9 @@ use crate::telemetry::metrics::{self, Stage};
 
 /// Reads that fail in a row before the store is at fault, even where it answers when asked.
 const IN_A_ROW: u32 = 8;
+
+/// How often the store may answer again, and an object still be waited for that can't be read.
+const RECOVERIES: u32 = 2;
 
 /// The first and the longest wait between two questions to a store in trouble.
 const ASK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -55,11 +60,13 @@ impl Default for Outage {
 }
 
 impl Store {
-    /// Reads an object of at most `limit` bytes whole, as [`Store::read`]; waits as long as the store is in trouble.
+    /// Reads an object of at most `limit` bytes whole, as [`Store::read`]; waits as long as the store is in trouble, but not
+    /// for an object that can't be read though the store answers.
     ///
     /// # Errors
     /// As `read`; and `shutting_down` where the worker stops meanwhile.
     pub async fn read_patiently(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+        let mut recoveries = 0;
         loop {
             self.well().await?;
             let failure = match self.read(path, limit, room).await {
@@ -71,9 +78,11 @@ impl Store {
                     return answered;
                 }
             };
-            if !self.is_troubled(&failure).await {
+            let hopeless = is_storage(failure.code) && recoveries == RECOVERIES;
+            if hopeless || !self.is_troubled(&failure).await {
                 return Err(failure);
             }
+            recoveries = (recoveries + 1).min(RECOVERIES);
             metrics::failed(Stage::Fetch, failure.code);
         }
     }

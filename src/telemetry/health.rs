@@ -1,7 +1,6 @@
 //! Whether this worker should be sent work: `/readyz`, and the gauge `tagmill_ready`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -9,17 +8,18 @@ use super::metrics;
 
 /// The state of everything readiness needs, shared by those who know and those who ask.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<State>);
+pub struct Health(Arc<Mutex<State>>);
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 #[derive(Debug, Default)]
 struct State {
-    model: AtomicBool,
-    nats: AtomicBool,
-    no_broker: AtomicBool,
-    storage: AtomicBool,
-    inference: AtomicBool,
-    draining: AtomicBool,
-    devices: OnceLock<Vec<String>>,
+    model: bool,
+    nats: bool,
+    no_broker: bool,
+    storage: bool,
+    inference: bool,
+    draining: bool,
+    devices: Vec<String>,
 }
 
 /// What `/readyz` answers.
@@ -46,59 +46,60 @@ pub struct Readiness {
 impl Health {
     /// The model is warmed up on these devices, and inference thereby proven.
     pub fn set_model_ready(&self, devices: &[String]) {
-        // The first model's: a later one runs on the same.
-        let _ = self.0.devices.set(devices.to_vec());
-        self.0.inference.store(true, Ordering::Relaxed);
-        self.set(&self.0.model, true);
+        self.set(|state| {
+            (state.model, state.inference) = (true, true);
+            // The first model's: a later one runs on the same.
+            if state.devices.is_empty() {
+                state.devices = devices.to_vec();
+            }
+        });
     }
 
     /// NATS is connected, or not.
     pub fn set_nats(&self, connected: bool) {
         metrics::nats_connected(connected);
-        self.set(&self.0.nats, connected);
+        self.set(|state| state.nats = connected);
     }
 
     /// NATS is not used.
     pub fn set_no_broker(&self) {
-        self.set(&self.0.no_broker, true);
+        self.set(|state| state.no_broker = true);
     }
 
     /// Every store answers, or not.
     pub fn set_storage(&self, answering: bool) {
-        self.set(&self.0.storage, answering);
+        self.set(|state| state.storage = answering);
     }
 
     /// The last batch went well, or not.
     pub fn set_inference(&self, fine: bool) {
-        self.set(&self.0.inference, fine);
+        self.set(|state| state.inference = fine);
     }
 
     /// The worker stops.
     pub fn set_draining(&self) {
-        self.set(&self.0.draining, true);
+        self.set(|state| state.draining = true);
     }
 
-    fn set(&self, flag: &AtomicBool, value: bool) {
-        flag.store(value, Ordering::Relaxed);
-        metrics::ready(self.readiness().ready);
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        // Still locked, so that the gauge says in the end what the state is in the end.
+        metrics::ready(state.readiness().ready);
     }
 
     /// The state now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        let State { model, nats, no_broker, storage, inference, draining, devices } = &*self.0;
-        let devices = devices.get().cloned().unwrap_or_default();
-        let nats = (!is(no_broker)).then(|| is(nats));
-        let (model, storage, inference, draining) = (is(model), is(storage), is(inference), is(draining));
-        Readiness {
-            ready: model && nats.unwrap_or(true) && storage && inference && !draining,
-            model,
-            nats,
-            storage,
-            inference,
-            draining,
-            devices,
-        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).readiness()
+    }
+}
+
+impl State {
+    fn readiness(&self) -> Readiness {
+        let &Self { model, nats, no_broker, storage, inference, draining, ref devices } = self;
+        let nats = (!no_broker).then_some(nats);
+        let ready = model && nats.unwrap_or(true) && storage && inference && !draining;
+        Readiness { ready, model, nats, storage, inference, draining, devices: devices.clone() }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
 use crate::support::worker::Worker;
 use crate::support::{repository, samples};
@@ -22,6 +22,8 @@ async fn each_gets_its_code_and_their_neighbours_their_tags() {
     std::fs::write(file("page.jpg"), "<!doctype html>").expect("a file");
     std::fs::write(file("large.jpg"), [&whole[..], &vec![0; 200_000]].concat()).expect("a file");
     std::os::unix::fs::symlink("/etc/passwd", file("link.jpg")).expect("a link");
+    let made = std::process::Command::new("mkfifo").arg(file("pipe.jpg")).status();
+    assert!(made.expect("mkfifo runs").success());
     let _worker = Worker::start_with(
         &nats,
         &format!("file://{}", store.path().display()),
@@ -34,6 +36,7 @@ async fn each_gets_its_code_and_their_neighbours_their_tags() {
         ("not json", "bad_job"),
         (r#"{"id":"no image"}"#, "bad_job"),
         (&image("missing.jpg"), "image_not_found"),
+        (&image("pipe.jpg"), "image_not_found"),
         (&image("cut.jpg"), "image_undecodable"),
         (&image("page.jpg"), "image_undecodable"),
         (&image("large.jpg"), "image_too_large"),
@@ -78,7 +81,7 @@ async fn a_result_that_does_not_fit_the_server_is_a_dead_letter_and_a_large_job_
     let path = config.path().to_str().expect("UTF-8");
     let nats = NatsServer::start_with(&["--jetstream", "--config", path]);
     let client = Client::connect(&nats).await;
-    let _worker = Worker::start_with(&nats, &samples(), &[], &[]);
+    let worker = Worker::start_with(&nats, &samples(), &[], &[]);
     let meta = "x".repeat(1700);
     let job = json!({ "id": "big", "image": "orange-sunset.jpg", "meta": meta }).to_string();
     client.publish("tagmill.jobs", HeaderMap::new(), job.clone()).await;
@@ -87,4 +90,36 @@ async fn a_result_that_does_not_fit_the_server_is_a_dead_letter_and_a_large_job_
     assert_eq!(letter.json["job"], Value::Null);
     assert_eq!(letter.json["job_bytes"], job.len());
     assert_eq!(letter.json["job_sha256"].as_str().map(str::len), Some(64));
+    client.queue_is_empty().await;
+    let failures = r#"tagmill_failures_total{stage="publish",code="result_too_large"}"#;
+    assert_eq!(worker.metric(failures).await, Some(1.0));
+    assert_eq!(worker.metric(r#"tagmill_images_tagged_total{model="demo"}"#).await, None, "it has no result");
+}
+
+/// With the message id of its answer, a job's headers are more than the 64 KiB that a stream takes.
+async fn large_headers(nats: NatsServer) {
+    let client = Client::connect(&nats).await;
+    let _worker = Worker::start(&nats);
+    let mut headers = HeaderMap::new();
+    headers.insert("trace", "x".repeat(65_500).as_str());
+    client.publish("tagmill.jobs", headers.clone(), r#"{"id":"tagged","image":"orange-sunset.jpg"}"#).await;
+    client.publish("tagmill.jobs", headers, "not json").await;
+    let mut letters = client.dead(2).await;
+    letters.sort_by_key(|letter| letter.code().to_owned());
+    assert_eq!(letters.iter().map(Answer::code).collect::<Vec<_>>(), ["bad_job", "result_too_large"]);
+    for letter in &letters {
+        assert!(letter.json["job"] != Value::Null && letter.headers.len() == 1, "the job stays, its headers do not");
+        assert!(letter.message_id().starts_with("TAGMILL_JOBS-"));
+    }
+    client.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_no_answer_can_carry_are_left_out_of_the_dead_letter() {
+    large_headers(NatsServer::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_on_a_current_server() {
+    large_headers(NatsServer::start_current()).await;
 }

@@ -201,3 +201,63 @@ async fn a_queue_that_is_deleted_ends_the_worker_with_a_clear_error() {
     assert_eq!(worker.ended().code(), Some(1));
     assert!(worker.log().contains("TAGMILL_JOBS is gone"), "{}", worker.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspects_that_wait_their_turn_go_back_at_once_when_the_worker_stops() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.fault("slow.jpg", Fault::Stalled);
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(600), 1).await;
+    for number in 0..10 {
+        client.submit(&number.to_string(), "slow.jpg").await;
+    }
+    client.take_without_answer(2).await;
+    let worker = Worker::start_with(&nats, "s3://images", &["--drain-timeout", "10m"], &s3.environment());
+    until("the suspects to be taken", || async {
+        (worker.metric("tagmill_inflight_jobs").await == Some(10.0)).then_some(())
+    })
+    .await;
+    worker.signal("TERM");
+    worker.logged("finishing what is in hand");
+    // The one that runs stands still all the while.
+    client.take_jobs(9).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_answer_is_on_its_way_is_not_handed_back_for_another() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.fault("gone.jpg", Fault::Stalled);
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(600), 1).await;
+    let mut worker = Worker::start_with(&nats, "s3://images", &["--drain-timeout", "10m"], &s3.environment());
+    client.submit("gone", "gone.jpg").await;
+    until("the job to be taken", || async { (client.consumer().await.num_ack_pending == 1).then_some(()) }).await;
+    nats.signal("STOP");
+    s3.heal("gone.jpg");
+    worker.logged("a job becomes a dead letter");
+    worker.signal("TERM");
+    worker.logged("finishing what is in hand");
+    worker.signal("TERM");
+    worker.logged("stopping at once");
+    nats.signal("CONT");
+    assert!(worker.ended().success(), "{}", worker.log());
+    assert_eq!(client.dead(1).await[0].id(), "gone");
+    client.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_the_dead_letters_of_what_never_came_in() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(600), 1).await;
+    let mut worker = Worker::start_with(&nats, &crate::support::samples(), &["--drain-timeout", "10m"], &[]);
+    client.take_dead(&["elsewhere"]).await;
+    client.publish("tagmill.jobs", async_nats::HeaderMap::new(), r#"{"Records":[7]}"#).await;
+    worker.logged("no stream takes this subject");
+    worker.signal("TERM");
+    worker.logged("finishing what is in hand");
+    client.take_dead(&["tagmill.dead", "tagmill.dead.>"]).await;
+    assert!(worker.ended().success(), "{}", worker.log());
+    assert_eq!(client.dead(1).await[0].code(), "bad_job");
+    client.queue_is_empty().await;
+}

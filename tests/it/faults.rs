@@ -131,6 +131,28 @@ async fn a_store_whose_bucket_goes_away_is_waited_for() {
     assert_eq!(client.count("TAGMILL_DEAD").await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_can_never_be_read_do_not_stop_a_worker() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
+    s3.fault("denied.jpg", Fault::Denied);
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    // More than a worker holds, of an image that is refused though its bucket answers.
+    for number in 0..15 {
+        client.submit(&format!("denied-{number}"), "denied.jpg").await;
+    }
+    for number in 0..5 {
+        client.submit(&number.to_string(), "sunset.jpg").await;
+    }
+    let arguments = ["--batch-size", "1", "--max-attempts", "1"];
+    let worker = Worker::start_with(&nats, "s3://images", &arguments, &s3.environment());
+    client.results(5).await;
+    assert!(client.dead(15).await.iter().all(|letter| letter.code() == "storage_denied"));
+    client.queue_is_empty().await;
+    until("the worker to be ready", || async { (worker.get("/readyz").await.0 == 200).then_some(()) }).await;
+}
+
 /// A job that brings its image: one colour throughout.
 async fn submit_colour(client: &Client, id: &str, colour: [u8; 3]) {
     let mut png = Cursor::new(Vec::new());

@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
-use crate::support::worker::Worker;
+use crate::support::worker::{Worker, tagmill};
 use crate::support::{samples, until};
 
 const JOB: &str = r#"{"image":"night-sky.png"}"#;
@@ -97,4 +97,31 @@ async fn a_part_has_its_own_backlog() {
     })
     .await;
     assert_eq!(client.count("TAGMILL_JOBS").await, 2, "the others are there still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_alone_and_what_is_below_it_are_parts_that_submit_can_reach() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let submit = |arguments: &[&str]| {
+        let url = nats.url();
+        let image = crate::support::repository("samples/night-sky.png").display().to_string();
+        let output = tagmill(&[&["submit", "--nats-url", &url, &image], arguments].concat()).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let _shop = Worker::start_with(&nats, &samples(), &["--filter", "shop"], &[]);
+    let _below = Worker::start_with(&nats, &samples(), &["--filter", "shop.>"], &[]);
+    let (code, said) = submit(&["--subject", "tagmill.jobs.shop"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(client.results(1).await[0].subject, "tagmill.results.shop");
+    let (code, said) = submit(&["--subject", "tagmill.jobs.shop", "--follow"]);
+    assert_eq!(code, Some(0), "{said}");
+    let results = client.results(2).await;
+    assert!(results[1].subject.starts_with("tagmill.results.shop.submit."), "{}", results[1].subject);
+    client.queue_is_empty().await;
+
+    for elsewhere in ["shop", "tagmill.jobs.shop.>", "tagmill.results"] {
+        let (code, said) = submit(&["--subject", elsewhere]);
+        assert!(code == Some(2) && said.contains("--subject") && said.contains("tagmill.jobs"), "{said}");
+    }
 }

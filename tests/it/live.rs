@@ -361,13 +361,16 @@ async fn a_request_goes_before_the_backlog() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_too_large_says_so_and_a_large_request_is_fine() {
     let nats = NatsServer::start_configured("max_payload: 3000");
-    let _worker = Worker::start(&nats);
+    let worker = Worker::start(&nats);
     let client = Client::connect(&nats).await;
     tag(&client, "night-sky.png").await;
     let meta = "x".repeat(2500);
     let job = json!({ "id": "large", "image": "night-sky.png", "meta": meta, "thresholds": { "general": 0.0 } });
     let answer = request(&client, HeaderMap::new(), &job.to_string()).await;
     assert_eq!((code(&answer), &read(&answer)["id"]), ("result_too_large".to_owned(), &json!("large")));
+    let failures = r#"tagmill_failures_total{stage="publish",code="result_too_large"}"#;
+    assert_eq!(worker.metric(failures).await, Some(1.0));
+    assert_eq!(worker.metric(r#"tagmill_images_tagged_total{model="demo"}"#).await, Some(1.0), "the first");
     drop(client);
 
     let nats = NatsServer::start_configured("max_payload: 8MB");
@@ -378,4 +381,27 @@ async fn an_answer_that_is_too_large_says_so_and_a_large_request_is_fine() {
     padded.resize(3 << 20, 0);
     let answer = tag(&client, &format!("data:image/jpeg;base64,{}", STANDARD.encode(padded))).await;
     assert_eq!(read(&answer)["tags"][0]["name"], "orange");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_must_wait_keep_no_caller_waiting() {
+    let nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    tag(&client, "night-sky.png").await;
+    client.take_dead(&["elsewhere"]).await;
+    let mut headers = header("Tagmill-Timeout", "soon");
+    headers.insert("large", "x".repeat(70_000).as_str());
+    for _ in 0..100 {
+        client
+            .jetstream
+            .client()
+            .publish_with_headers(SUBJECT, headers.clone(), "{}".into())
+            .await
+            .expect("it is sent");
+    }
+    worker.logged("no stream takes this subject");
+    assert_eq!(code(&tag(&client, "night-sky.png").await), "no error");
+    client.take_dead(&["tagmill.dead", "tagmill.dead.>"]).await;
+    assert!(client.dead(100).await.iter().all(|letter| letter.code() == "bad_job"));
 }

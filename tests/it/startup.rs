@@ -142,6 +142,34 @@ async fn a_queue_that_would_lose_or_keep_jobs_is_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_would_not_be_kept_are_refused_at_the_start() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    for (name, retention) in
+        [("TAGMILL_RESULTS", stream::RetentionPolicy::WorkQueue), ("TAGMILL_DEAD", stream::RetentionPolicy::Interest)]
+    {
+        let subjects = vec![name.to_lowercase().replace('_', ".")];
+        let config = stream::Config { name: name.into(), subjects, retention, ..stream::Config::default() };
+        client.jetstream.create_stream(config).await.expect("a stream");
+        let (code, message) = refused(&["--nats-url", &nats.url()], &[]);
+        assert_eq!(code, 1, "{message}");
+        assert!(message.contains(name) && message.contains("it must be limits"), "{message}");
+        client.jetstream.delete_stream(name).await.expect("it is there");
+    }
+}
+
+#[test]
+fn servers_that_say_nothing_are_given_up_after_ten_seconds_together() {
+    // Each alone would be waited for five seconds, and a worker that does not start is stopped after fifteen.
+    let silent: Vec<_> = (0..5).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let url = |server: &std::net::TcpListener| format!("nats://{}", server.local_addr().expect("an address"));
+    let urls: Vec<_> = silent.iter().map(url).collect();
+    let (code, message) = refused(&["--nats-url", &urls.join(",")], &[]);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("can't connect to NATS"), "{message}");
+}
+
 fn workers() -> consumer::pull::Config {
     consumer::pull::Config { durable_name: Some("workers".into()), ..consumer::pull::Config::default() }
 }

@@ -31,8 +31,8 @@ pub(super) struct Run {
     pub(super) only: Option<String>,
     pub(super) model: Option<String>,
     pub(super) meta: Option<Box<RawValue>>,
-    /// What subjects start with.
-    pub(super) prefix: String,
+    /// Where jobs are published.
+    pub(super) subject: String,
     /// What the subject of a run that is followed ends with.
     pub(super) follow: Option<String>,
 }
@@ -144,7 +144,7 @@ impl Run {
                 ("--match", or_none(run.only.as_deref())),
                 ("--model", or_none(run.model.as_deref())),
                 ("--meta", or_none(run.meta.as_deref().map(RawValue::get))),
-                ("--prefix", run.prefix.clone()),
+                ("subject", run.subject.clone()),
                 ("--follow", if run.follow.is_some() { "given" } else { "not given" }.to_owned()),
             ]
         };
@@ -175,7 +175,7 @@ mod tests {
             only: None,
             model: None,
             meta: Some(serde_json::from_str(r#"{"a": 1.50}"#).expect("JSON")),
-            prefix: "tagmill".to_owned(),
+            subject: "tagmill.jobs".to_owned(),
             follow: None,
         }
     }

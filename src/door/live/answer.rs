@@ -17,6 +17,7 @@ use crate::delivery::{Answer, Outcome, Reply};
 use crate::door::outbox::{carry, original, result_too_large, written_result};
 use crate::failure::{ErrorBody, Failure};
 use crate::tags::{DeadLetter, TagResult};
+use crate::telemetry::metrics::{self, Stage};
 
 /// What went wrong with a service's request, in words.
 const SERVICE_ERROR: &str = "Nats-Service-Error";
@@ -87,11 +88,15 @@ impl Reply for LiveReply {
 impl Live {
     pub(super) async fn settle(&self, open: Open, id: String, answer: Answer) -> Outcome {
         let Open { message, began, .. } = open;
+        let tagged = matches!(answer, Answer::Tagged(_));
         let failure = match (&message.reply, answer) {
             (Some(caller), Answer::Tagged(result)) => self.reply(caller, &message, &id, &result).await,
             (Some(caller), Answer::Failed(failure)) => self.reply_failed(caller, &message, &id, failure).await,
             (None, answer) => self.publish(&message, id, answer).await.err(),
         };
+        if let (true, Some(failure)) = (tagged, &failure) {
+            metrics::failed(Stage::Publish, failure.code);
+        }
         self.service.count(began.elapsed(), failure.as_ref());
         if failure.is_some() { Outcome::Rejected } else { Outcome::Tagged }
     }

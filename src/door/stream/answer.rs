@@ -18,6 +18,7 @@ use crate::delivery::{Answer, Outcome, Reply};
 use crate::door::outbox::{carry, id_in, jittered, original};
 use crate::failure::{Class, Code, ErrorBody, Failure};
 use crate::tags::{DeadLetter, TagResult};
+use crate::telemetry::metrics::{self, Stage};
 
 /// The first and the longest wait before another attempt.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -105,6 +106,11 @@ impl StreamReply {
     }
 
     async fn settle(self: Box<Self>, id: String, answer: Answer) -> Outcome {
+        // Until the message is acknowledged.
+        let Some(_answering) = self.held.stream.claims.answer(self.held.sequence) else {
+            // It was handed back: the answer is for the next worker to give.
+            return Outcome::Retried;
+        };
         let (verdict, outcome) = self.published(id, answer).await;
         self.held.answered(verdict).await;
         outcome
@@ -114,7 +120,10 @@ impl StreamReply {
         let failure = match answer {
             Answer::Tagged(result) => match self.publish_result(&result).await {
                 Ok(()) => return (Verdict::Done, Outcome::Tagged),
-                Err(failure) => failure,
+                Err(failure) => {
+                    metrics::failed(Stage::Publish, failure.code);
+                    failure
+                }
             },
             Answer::Failed(failure) => failure,
         };

@@ -2,21 +2,36 @@
 //! or timer of its own.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
 use async_nats::{Client, Subject};
+use futures_util::future::join_all;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// How long a job stays with the server that a stopping worker hands back: as long as the worker's own last requests for
 /// jobs live. Given back at once, it would come straight back through one of them, and each time count as an attempt.
 pub(super) const HAND_BACK: Duration = super::pull::REQUEST;
 
+/// How long jobs whose answers are being published are waited for before what is held goes back.
+const ARRIVING: Duration = Duration::from_secs(2);
+
 /// Held jobs by their sequence in the stream.
 #[derive(Debug)]
 pub struct Claims {
     client: Client,
-    held: Mutex<HashMap<u64, Subject>>,
+    held: Mutex<HashMap<u64, Claim>>,
+}
+
+#[derive(Debug)]
+struct Claim {
+    /// Where its acknowledgements go.
+    reply: Subject,
+    /// Answers to its jobs that are being published.
+    answers: TaskTracker,
 }
 
 impl Claims {
@@ -29,13 +44,28 @@ impl Claims {
     /// Holds a job whose acknowledgements go to `reply`. False where it is held already: the server gave it out again
     /// though it is being worked on, and from now on is answered on the newer delivery.
     pub fn take(&self, sequence: u64, reply: Subject) -> bool {
-        self.lock().insert(sequence, reply).is_none()
+        match self.lock().entry(sequence) {
+            Entry::Occupied(mut claim) => {
+                claim.get_mut().reply = reply;
+                false
+            }
+            Entry::Vacant(free) => {
+                free.insert(Claim { reply, answers: TaskTracker::new() });
+                true
+            }
+        }
+    }
+
+    /// An answer is being published: until the token is dropped, the job is not handed back to get another. None where the
+    /// claim has ended.
+    pub fn answer(&self, sequence: u64) -> Option<TaskTrackerToken> {
+        self.lock().get(&sequence).map(|claim| claim.answers.token())
     }
 
     /// Ends the claim with this acknowledgement. Nothing is said where it has ended already.
     pub async fn end(&self, sequence: u64, kind: AckKind) {
-        let reply = self.lock().remove(&sequence);
-        if let Some(reply) = reply {
+        let claim = self.lock().remove(&sequence);
+        if let Some(Claim { reply, .. }) = claim {
             self.say(reply, kind).await;
         }
     }
@@ -46,16 +76,32 @@ impl Claims {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let held: Vec<Subject> = self.lock().values().cloned().collect();
+            let held: Vec<Subject> = self.lock().values().map(|claim| claim.reply.clone()).collect();
             for reply in held {
                 self.say(reply, AckKind::Progress).await;
             }
         }
     }
 
-    /// Gives every held job back.
+    /// Gives every held job back; at once, but for those whose answers are being published, which are given a moment to
+    /// arrive. One whose answer has not by then comes again after the ack wait.
     pub async fn hand_back_all(&self) {
-        let held: Vec<Subject> = self.lock().drain().map(|(_, reply)| reply).collect();
+        self.hand_back_unanswered().await;
+        let answers: Vec<_> = self.lock().values().map(|claim| claim.answers.clone()).collect();
+        let arrived = join_all(answers.iter().map(|answers| {
+            answers.close();
+            answers.wait()
+        }));
+        if tokio::time::timeout(ARRIVING, arrived).await.is_err() {
+            tracing::warn!("NATS did not confirm the last answers; their jobs come again after the ack wait");
+        }
+        // Events, some of whose jobs are answered.
+        self.hand_back_unanswered().await;
+    }
+
+    async fn hand_back_unanswered(&self) {
+        let held: Vec<Subject> =
+            self.lock().extract_if(|_, claim| claim.answers.is_empty()).map(|(_, claim)| claim.reply).collect();
         if !held.is_empty() {
             tracing::info!(jobs = held.len(), "handing back jobs");
         }

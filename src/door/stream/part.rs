@@ -54,11 +54,7 @@ impl Part {
         let Some(Filter(filter)) = filter else {
             return Self { consumer: CONSUMER.to_owned(), subject: String::new() };
         };
-        // A name may have no dots or wildcards.
-        let tokens = filter.split('.').filter(|token| *token != ">").map(|token| token.replace('*', "any"));
-        let consumer = std::iter::once(CONSUMER.to_owned()).chain(tokens).collect::<Vec<_>>().join("-");
-        let consumer = if filter == ">" { format!("{CONSUMER}-all") } else { consumer };
-        Self { consumer, subject: format!("{jobs}.{filter}") }
+        Self { consumer: format!("{CONSUMER}-{}", name(filter)), subject: format!("{jobs}.{filter}") }
     }
 
     /// Its subjects, for people.
@@ -66,6 +62,23 @@ impl Part {
     pub fn shown(&self) -> String {
         if self.subject.is_empty() { "every subject".to_owned() } else { self.subject.clone() }
     }
+}
+
+/// What tells the consumer of a filter from every other's: a name may have no dots or wildcards. Those that end with `>` and
+/// are of plain words have the plain names; `=` and `~`, which no filter has, mark what else would have the same.
+fn name(filter: &str) -> String {
+    let token = |token: &str| match token {
+        "*" => "any".to_owned(),
+        ">" => "all".to_owned(),
+        "any" | "all" => format!("={token}"),
+        plain => plain.replace('-', "~"),
+    };
+    let (tokens, exact) = match filter.strip_suffix(".>") {
+        Some(tokens) => (tokens, ""),
+        None if filter == ">" => (filter, ""),
+        None => (filter, "="),
+    };
+    tokens.split('.').map(token).collect::<Vec<_>>().join("-") + exact
 }
 
 /// Whether two filters let the same subject through; an empty one lets all.
@@ -86,15 +99,24 @@ pub fn overlap(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Filters that are much alike.
+    const FILTER: &str = "((a|-|b-|any|all|\\*)\\.){0,2}(a|-|any|all|\\*|>)";
 
     #[test]
     fn a_part_has_a_consumer_named_after_it() {
         for (filter, consumer) in [
             ("shop.>", "workers-shop"),
             ("shop.eu.>", "workers-shop-eu"),
-            ("*.eu", "workers-any-eu"),
+            ("shop", "workers-shop="),
+            ("*.eu", "workers-any-eu="),
+            ("*.>", "workers-any"),
             (">", "workers-all"),
+            ("all.>", "workers-=all"),
+            ("tenant-a.>", "workers-tenant~a"),
         ] {
             let part = Part::of("tagmill.jobs", Some(&filter.parse().expect(filter)));
             assert_eq!((part.consumer.as_str(), part.subject), (consumer, format!("tagmill.jobs.{filter}")));
@@ -102,6 +124,14 @@ mod tests {
         assert_eq!(Part::of("tagmill.jobs", None), Part { consumer: "workers".into(), subject: String::new() });
         for text in ["", ".", "a.", "a b", ">.a", "a>", "a*", "ä"] {
             assert!(text.parse::<Filter>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_filters_share_a_consumer(one in FILTER, other in FILTER) {
+            let part = |filter: &str| Part::of("tagmill.jobs", Some(&filter.parse().expect("a filter")));
+            prop_assert_eq!(part(&one).consumer == part(&other).consumer, one == other, "{} {}", one, other);
         }
     }
 

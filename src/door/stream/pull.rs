@@ -18,7 +18,7 @@ use super::claims::HAND_BACK;
 use super::places::{Places, places_for_some};
 use super::topology::Topology;
 use super::{Stream, event, suspect};
-use crate::delivery::{Answer, Answers, Delivery, Door};
+use crate::delivery::{Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::pipeline::accept::{Incoming, Request};
@@ -73,7 +73,7 @@ pub async fn run(
     let room = Arc::clone(&places.free);
     // Every suspect holds a place.
     let (suspects, waiting) = mpsc::channel(places.most);
-    let mut alone = tokio::spawn(suspect::run(entrance.clone(), waiting));
+    let mut alone = tokio::spawn(suspect::run(entrance.clone(), waiting, stop.clone()));
     let puller = Arc::new(Puller { stream, entrance, answers, suspects, stop });
     let mut requests: JoinSet<Result<(), Closed>> = JoinSet::new();
     let ended = loop {
@@ -195,8 +195,8 @@ impl Puller {
         for job in jobs {
             if let Err(job) = self.entrance.try_admit(job).await {
                 // What else this request brings must be claimed meanwhile.
-                let entrance = self.entrance.clone();
-                tokio::spawn(async move { entrance.admit(job).await });
+                let (entrance, stop) = (self.entrance.clone(), self.stop.clone());
+                tokio::spawn(async move { entrance.admit_until(&stop, job).await.unwrap_or_else(hand_back) });
             }
         }
     }
@@ -252,5 +252,10 @@ fn give_up(mut delivery: Delivery, payload: &[u8]) {
 /// Answers a job that does not enter the pipeline.
 fn refuse(delivery: Delivery, failure: Failure) {
     metrics::failed(Stage::Accept, failure.code);
-    tokio::spawn(delivery.answer(Answer::Failed(failure)));
+    delivery.refuse(failure);
+}
+
+/// Answers a job that has not entered the pipeline when the worker stops.
+pub(super) fn hand_back(job: Incoming) {
+    job.delivery.refuse(Failure::new(Code::ShuttingDown, "the worker stops; the job is handed back unstarted"));
 }

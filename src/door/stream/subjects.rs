@@ -18,11 +18,16 @@ impl FromStr for Subjects {
     type Err = InvalidPrefix;
 
     fn from_str(prefix: &str) -> Result<Self, InvalidPrefix> {
-        let plain = |part: &str| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        };
-        if prefix.split('.').all(plain) { Ok(Self { prefix: prefix.to_owned() }) } else { Err(InvalidPrefix) }
+        if is_plain(prefix) { Ok(Self { prefix: prefix.to_owned() }) } else { Err(InvalidPrefix) }
     }
+}
+
+/// Whether a subject is plain words joined by dots.
+fn is_plain(subject: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    subject.split('.').all(plain)
 }
 
 impl fmt::Display for Subjects {
@@ -36,6 +41,13 @@ impl Subjects {
     #[must_use]
     pub fn jobs(&self) -> String {
         format!("{}.jobs", self.prefix)
+    }
+
+    /// Whether this is where jobs are published, or below it.
+    #[must_use]
+    pub fn is_of_jobs(&self, subject: &str) -> bool {
+        let below = subject.strip_prefix(&self.jobs());
+        below.is_some_and(|below| below.is_empty() || below.strip_prefix('.').is_some_and(is_plain))
     }
 
     /// Where live requests are sent.
@@ -97,6 +109,22 @@ mod tests {
         assert_eq!(subjects.result_for("shop.tagger.jobs.a.b"), "shop.tagger.results.a.b");
         assert_eq!(subjects.dead_for("shop.tagger.jobs.a"), "shop.tagger.dead.a");
         assert_eq!(subjects.stream("JOBS"), "SHOP_TAGGER_JOBS");
+    }
+
+    #[test]
+    fn jobs_are_published_on_their_subject_and_below_it() {
+        let subjects: Subjects = "tagmill".parse().expect("a prefix");
+        for (subject, is) in [
+            ("tagmill.jobs", true),
+            ("tagmill.jobs.shop.eu", true),
+            ("tagmill.jobs.", false),
+            ("tagmill.jobs.shop.>", false),
+            ("tagmill.jobs2", false),
+            ("shop", false),
+            ("tagmill.results", false),
+        ] {
+            assert_eq!(subjects.is_of_jobs(subject), is, "{subject}");
+        }
     }
 
     #[test]

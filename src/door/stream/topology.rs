@@ -98,7 +98,7 @@ pub enum Unusable {
         /// Its value.
         found: String,
         /// What it must be.
-        wanted: &'static str,
+        wanted: String,
     },
 }
 
@@ -121,12 +121,11 @@ impl Topology {
             ..config(subjects, "RESULTS", replicas)
         };
         let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", replicas) };
-        let jobs = find_or_create(jetstream, jobs).await?;
+        let jobs = open(jetstream, jobs).await?;
         for config in [results, dead] {
-            find_or_create(jetstream, config).await?;
+            open(jetstream, config).await?;
         }
         let info = jobs.cached_info();
-        require(&info.config.name, "retention", &info.config.retention, &RetentionPolicy::WorkQueue, "workqueue")?;
         let identity = Identity { stream: info.config.name.clone(), created: info.created.unix_timestamp() };
         let part = Part::of(&subjects.jobs(), settings.filter.as_ref());
         let consumer = consumer::find_or_create(&jobs, &part).await?;
@@ -137,7 +136,7 @@ impl Topology {
             let wanted = "that of --filter, and unset without one";
             return Err(wrong(&name, "filter", found, wanted));
         }
-        require(&name, "ack policy", &config.ack_policy, &AckPolicy::Explicit, "explicit")?;
+        require(&name, "ack policy", &config.ack_policy, &AckPolicy::Explicit)?;
         if config.max_deliver > 0 {
             return Err(wrong(&name, "max_deliver", config.max_deliver, "unset: workers count deliveries themselves"));
         }
@@ -188,6 +187,15 @@ fn config(subjects: &Subjects, kind: &str, replicas: usize) -> Config {
         num_replicas: replicas,
         ..Config::default()
     }
+}
+
+/// One of the streams, made where it is missing. One that removes messages at other times would lose some or keep all.
+async fn open(jetstream: &Context, config: Config) -> Result<stream::Stream, Unusable> {
+    let wanted = config.retention;
+    let stream = find_or_create(jetstream, config).await?;
+    let found = &stream.cached_info().config;
+    require(&found.name, "retention", &found.retention, &wanted)?;
+    Ok(stream)
 }
 
 async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::Stream, Unusable> {
@@ -244,11 +252,11 @@ fn require<T: PartialEq + fmt::Debug>(
     setting: &'static str,
     found: &T,
     wanted: &T,
-    shown: &'static str,
 ) -> Result<(), Unusable> {
-    if found == wanted { Ok(()) } else { Err(wrong(what, setting, format!("{found:?}").to_lowercase(), shown)) }
+    let shown = |value: &T| format!("{value:?}").to_lowercase();
+    if found == wanted { Ok(()) } else { Err(wrong(what, setting, shown(found), &shown(wanted))) }
 }
 
-fn wrong(what: &str, setting: &'static str, found: impl fmt::Display, wanted: &'static str) -> Unusable {
-    Unusable::Setting { what: what.to_owned(), setting, found: found.to_string(), wanted }
+fn wrong(what: &str, setting: &'static str, found: impl fmt::Display, wanted: &str) -> Unusable {
+    Unusable::Setting { what: what.to_owned(), setting, found: found.to_string(), wanted: wanted.to_owned() }
 }

@@ -14,6 +14,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::pipeline::turns::Turns;
+
 /// Why a batch was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
@@ -62,9 +64,6 @@ pub enum Decision {
     Wait,
 }
 
-/// Of the places, one in so many is for rows that nobody waits for, while there are both.
-const OTHERS: usize = 4;
-
 /// The ready rows of a lane, each kind in order of arrival.
 #[derive(Debug)]
 pub struct Window<T> {
@@ -72,15 +71,14 @@ pub struct Window<T> {
     limit: usize,
     urgent: VecDeque<(Instant, T)>,
     others: VecDeque<(Instant, T)>,
-    /// Places that went by since the last one for others.
-    passed: usize,
+    turns: Turns,
 }
 
 impl<T> Window<T> {
     /// Batches of at most `limit` rows, none waiting longer than `length` for company.
     #[must_use]
     pub fn new(length: Duration, limit: usize) -> Self {
-        Self { length, limit: limit.max(1), urgent: VecDeque::new(), others: VecDeque::new(), passed: 0 }
+        Self { length, limit: limit.max(1), urgent: VecDeque::new(), others: VecDeque::new(), turns: Turns::default() }
     }
 
     /// From now on, batches of at most `limit` rows.
@@ -139,8 +137,7 @@ impl<T> Window<T> {
         if self.urgent.is_empty() || self.others.is_empty() {
             return self.urgent.pop_front().or_else(|| self.others.pop_front());
         }
-        self.passed = (self.passed + 1) % OTHERS;
-        if self.passed == 0 { self.others.pop_front() } else { self.urgent.pop_front() }
+        if self.turns.next_is_for_others() { self.others.pop_front() } else { self.urgent.pop_front() }
     }
 }
 

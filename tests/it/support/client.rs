@@ -97,22 +97,31 @@ impl Client {
 
     /// Has the stream of results take these subjects and no others, as soon as there is one.
     pub async fn take_results(&self, subjects: &[&str]) {
+        self.take("TAGMILL_RESULTS", subjects).await;
+    }
+
+    /// The same for the stream of dead letters.
+    pub async fn take_dead(&self, subjects: &[&str]) {
+        self.take("TAGMILL_DEAD", subjects).await;
+    }
+
+    async fn take(&self, stream: &str, subjects: &[&str]) {
         let subjects: Vec<_> = subjects.iter().map(ToString::to_string).collect();
-        self.change_results(|config| config.subjects.clone_from(&subjects)).await;
+        self.change(stream, |config| config.subjects.clone_from(&subjects)).await;
     }
 
     /// Has the stream of results refuse more than so many messages; -1 is no limit.
     pub async fn limit_results(&self, messages: i64) {
-        self.change_results(|config| {
+        self.change("TAGMILL_RESULTS", |config| {
             config.max_messages = messages;
             config.discard = jetstream::stream::DiscardPolicy::New;
         })
         .await;
     }
 
-    async fn change_results(&self, change: impl Fn(&mut jetstream::stream::Config)) {
-        super::until("the stream of results", || async {
-            let stream = self.jetstream.get_stream("TAGMILL_RESULTS").await.ok()?;
+    async fn change(&self, stream: &str, change: impl Fn(&mut jetstream::stream::Config)) {
+        super::until("the stream to be changed", || async {
+            let stream = self.jetstream.get_stream(stream).await.ok()?;
             let mut config = stream.cached_info().config.clone();
             change(&mut config);
             self.jetstream.update_stream(config).await.ok()
@@ -169,6 +178,14 @@ impl Client {
     /// Waits until no job is left in the queue.
     pub async fn queue_is_empty(&self) {
         super::until("an empty queue", || async { (self.count("TAGMILL_JOBS").await == 0).then_some(()) }).await;
+    }
+
+    /// Takes so many jobs as they come, and keeps them.
+    pub async fn take_jobs(&self, jobs: usize) {
+        let consumer: jetstream::consumer::PullConsumer =
+            self.jetstream.get_consumer_from_stream("workers", "TAGMILL_JOBS").await.expect("it was made");
+        let batch = consumer.batch().max_messages(jobs).expires(PATIENCE).messages().await;
+        assert_eq!(batch.expect("a request").count().await, jobs);
     }
 
     /// Takes every job that waits `times` times and gives it back without an answer, as workers do that are killed.

@@ -27,6 +27,8 @@ pub enum Fault {
     Stalled,
     /// The server has an internal error.
     Broken,
+    /// It may not be read by anybody.
+    Denied,
 }
 
 type Faults = Arc<Mutex<HashMap<String, Fault>>>;
@@ -127,10 +129,8 @@ fn serve(folder: &Path, listener: TcpListener, faults: Faults, healed: Arc<Notif
                     }
                     match fault() {
                         Some(Fault::Stalled) | None => Service::call(&service, request).await,
-                        Some(Fault::Broken) => {
-                            let answer = Response::builder().status(500).body(s3s::Body::empty());
-                            Ok(answer.expect("a response"))
-                        }
+                        Some(Fault::Broken) => Ok(refusal(500)),
+                        Some(Fault::Denied) => Ok(refusal(403)),
                     }
                 }
             });
@@ -139,4 +139,8 @@ fn serve(folder: &Path, listener: TcpListener, faults: Faults, healed: Arc<Notif
             });
         }
     })
+}
+
+fn refusal(status: u16) -> Response<s3s::Body> {
+    Response::builder().status(status).body(s3s::Body::empty()).expect("a response")
 }
