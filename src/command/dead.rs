@@ -7,7 +7,7 @@ use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
 use async_nats::jetstream::{self, message::PublishMessage};
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 
-use super::Failed;
+use super::{Failed, said};
 use crate::cli::NatsArgs;
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::door::outbox::ID_HEADER;
@@ -101,7 +101,7 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
         };
         match ended {
             Ok(()) => done += 1,
-            Err(error) => eprintln!("{sequence} ({id}) stays: {error:#}"),
+            Err(error) => eprintln!("{sequence} ({id}) stays: {}", said(&error)),
         }
     }
     eprintln!("{} {done} of {} dead letters", change.verb(), chosen.len());

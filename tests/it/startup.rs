@@ -110,6 +110,7 @@ fn a_server_without_jetstream_is_named_as_such() {
     assert_eq!(code, 1, "{message}");
     assert!(message.contains("no JetStream"), "{message}");
 }
+    assert_eq!(message.matches("efused").count(), 1, "the cause is said once: {message}");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_would_lose_or_keep_jobs_is_refused() {
