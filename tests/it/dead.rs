@@ -66,3 +66,19 @@ async fn letters_are_listed_retried_and_dropped() {
     let (code, table, _) = dead(&nats, &["list"]);
     assert_eq!((code, table.lines().count()), (0, 1), "{table}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_goes_back_as_its_job_was_written() {
+    let nats = NatsServer::start();
+    let store = tempfile::tempdir().expect("a folder");
+    let _worker = Worker::start_with(&nats, &format!("file://{}", store.path().display()), &[], &[]);
+    let client = Client::connect(&nats).await;
+    client.publish("tagmill.jobs", HeaderMap::new(), r#"{"id":"b64","image":"late.jpg","base64":"aGVsbG8="}"#).await;
+    client.dead(1).await;
+    std::fs::copy(repository("samples/orange-sunset.jpg"), store.path().join("late.jpg")).expect("a copy");
+    let (code, _, message) = dead(&nats, &["retry", "b64", "--yes"]);
+    assert_eq!(code, 0, "{message}");
+    client.queue_is_empty().await;
+    assert_eq!((client.count("TAGMILL_DEAD").await, client.count("TAGMILL_RESULTS").await), (0, 1));
+    assert_eq!(client.results(1).await[0].id(), "b64");
+}
