@@ -82,3 +82,20 @@ async fn a_letter_goes_back_as_its_job_was_written() {
     assert_eq!((client.count("TAGMILL_DEAD").await, client.count("TAGMILL_RESULTS").await), (0, 1));
     assert_eq!(client.results(1).await[0].id(), "b64");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_an_id_before_it_is_a_sequence() {
+    let nats = NatsServer::start();
+    let _worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    // The second letter's id is the first's sequence.
+    for (count, id) in [(1, "first"), (2, "1"), (3, "third")] {
+        client.submit(id, "missing.jpg").await;
+        client.dead(count).await;
+    }
+    let (code, _, message) = dead(&nats, &["drop", "1", "3", "--yes"]);
+    assert_eq!(code, 0, "{message}");
+    let (_, json, _) = dead(&nats, &["list", "--json"]);
+    let left: Value = serde_json::from_str(&json).expect("one letter");
+    assert_eq!(left["id"], "first");
+}
