@@ -180,7 +180,7 @@ async fn read(image: &Image, stores: &[Store], limit: u64) -> Result<Bytes, crat
     let room = Budget::new(4 * limit).encoded;
     match &image.path {
         Some(path) => file::read(path.clone(), limit, &room).await.map(|(bytes, _)| bytes),
-        None => match Location::find(&image.name, stores)? {
+        None => match Location::find(&mut image.name.clone(), stores)? {
             Location::Stored { store, path } => store.read(&path, limit, &room).await.map(|read| read.bytes),
             Location::Inline(uri) => uri.decode(limit),
             other => unreachable!("{other:?} is no object"),
