@@ -252,6 +252,21 @@ async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
     let own = refused.header("x-request-id").expect("one of its own").to_owned();
     assert!(own.len() == 32 && own != "two words");
     assert!(server.logged(&own).contains("bad_job"));
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_brings_is_not_of_the_budget() {
+    let s3 = S3Server::start("images").await;
+    s3.put("images", "stuck.jpg", &repository("samples/orange-sunset.jpg"));
+    s3.fault("stuck.jpg", Fault::Stalled);
+    let server = Worker::serve(&["--store", "s3://images"], &s3.environment());
+    let body = json!({ "image": "stuck.jpg", "padding": " ".repeat(1 << 20) });
+    let asked = tokio::spawn(client().post(server.url("/v1/vision/caption")).json(&body).send());
+    until("it to be in flight", || async { (server.metric("tagmill_inflight_jobs").await? >= 1.0).then_some(()) })
+        .await;
+    assert_eq!(server.metric("tagmill_memory_reserved_bytes").await, Some(0.0));
+    s3.heal("stuck.jpg");
+    assert_eq!(asked.await.expect("no panic").expect("an answer").status(), 200);
+}
+
 }
 
 /// A browser gallery that speaks this API: on another origin, with a model's name of its own.
