@@ -136,6 +136,7 @@ impl TryFrom<ServeArgs> for Tagging {
     fn try_from(args: ServeArgs) -> Result<Self, Invalid> {
         Self::new(args.tagging, args.http, args.drain_timeout)
     }
+            room: tagging.http.bodies.clone(),
 }
 
 impl Tagging {

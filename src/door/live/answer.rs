@@ -16,6 +16,7 @@ use super::{Live, random_id};
 use crate::delivery::{Answer, Outcome, Reply};
 use crate::door::outbox::{carry, original, result_too_large, written_result};
 use crate::failure::{ErrorBody, Failure};
+use crate::memory::Reservation;
 use crate::tags::{DeadLetter, TagResult};
 
 /// What went wrong with a service's request, in words.
@@ -30,6 +31,8 @@ pub(super) struct Open {
     pub(super) id: String,
     /// When it came.
     pub(super) began: Instant,
+    /// Room for it.
+    pub(super) _room: Option<Reservation>,
 }
 
 impl Open {
