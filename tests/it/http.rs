@@ -143,6 +143,16 @@ async fn every_slot_has_its_own_image_and_a_bad_one_spoils_no_other() {
     assert_eq!(codes, ["forbidden_location", "bad_job", "image_too_large"]);
     assert!(answer.json["duration"].as_f64() > Some(0.0));
 
+    let body = json!({ "images": [null, base64("orange-sunset.jpg"), 7, {}, [base64("blue-ocean.webp")], true] });
+    let answer = post(&server, "/v1/vision/batch-caption", body).await;
+    assert_eq!(answer.status, 200, "{}", answer.json);
+    for (number, slot) in answer.json["captions"].as_array().expect("captions").iter().enumerate() {
+        match number {
+            1 => is_tagged(slot, "orange"),
+            _ => assert_eq!((&slot["text"], &slot["error"]["code"]), (&json!(""), &json!("bad_job")), "{number}"),
+        }
+    }
+
     let form = IMAGES.iter().fold(Form::new(), |form, (name, _)| form.part("images", file(name)));
     let answer = Answer::to(client().post(server.url("/v1/vision/batch-caption")).multipart(form)).await;
     for ((_, tag), slot) in IMAGES.iter().zip(answer.json["captions"].as_array().expect("captions")) {
