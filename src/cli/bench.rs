@@ -30,7 +30,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32], env = "TAGMILL_BATCH_SIZES", help_heading = "Measuring")]
     pub batch_sizes: Vec<usize>,
     /// How long each measurement takes.
-    #[arg(long = "time", value_name = "DUR", default_value = "5s", value_parser = humantime::parse_duration, env = "TAGMILL_TIME", help_heading = "Measuring")]
+    #[arg(long = "time", value_name = "DUR", default_value = "5s", value_parser = super::duration, env = "TAGMILL_TIME", help_heading = "Measuring")]
     pub time: Duration,
     /// Write JSON instead of tables.
     #[arg(long, env = "TAGMILL_JSON", help_heading = "Measuring")]

@@ -37,7 +37,7 @@ fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, Str
 fn wrong_settings_are_exit_code_2() {
     let empty = tempfile::tempdir().expect("a folder");
     let empty = empty.path().to_str().expect("UTF-8");
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["--store", "ftp://host/x"], "ftp://host/x"),
         (&["--store", "images"], "s3://bucket"),
         (&["--store", "file:///no/such/folder"], "/no/such/folder"),
@@ -49,6 +49,10 @@ fn wrong_settings_are_exit_code_2() {
         (&["--prefix", "a b"], "--prefix"),
         (&["--device", "gpu"], "--device"),
         (&["--no-such-flag"], "--no-such-flag"),
+        // Past the end of the clock.
+        (&["--window", "9223372036854775807s"], "--window"),
+        (&["--http-timeout", "9223372036854775807s"], "--http-timeout"),
+        (&["--live-timeout", "366days"], "--live-timeout"),
     ];
     for (change, named) in cases {
         let (code, message) = refused(change, &[]);
