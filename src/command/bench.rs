@@ -159,7 +159,7 @@ async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Im
             Found::Image(image) => image,
             Found::Skipped => continue,
             Found::Broken { name, failure } => {
-                return Err(Failed::settings(anyhow::anyhow!("{name}: {failure}")));
+                return Err(Failed::running(anyhow::anyhow!("{name}: {failure}")));
             }
         };
         let bytes = read(&image, &stores, limit).await.map_err(Failed::running)?;
@@ -171,7 +171,7 @@ async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Im
         }
     }
     if images.is_empty() {
-        return Err(Failed::settings(anyhow::anyhow!("there is no image to measure with in what was named")));
+        return Err(Failed::running(anyhow::anyhow!("there is no image to measure with in what was named")));
     }
     Ok((images, encoded))
 }

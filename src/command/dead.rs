@@ -74,6 +74,10 @@ impl Change {
 }
 
 async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
+    if !args.yes && !stdin().is_terminal() {
+        let verb = change.verb();
+        return Err(Failed::settings(anyhow::anyhow!("there is no terminal to ask on; say --yes to {verb} unasked")));
+    }
     let mut letters = open(args.nats, &args.filter).await?;
     let mut chosen = Vec::new();
     while let Some(Letter { sequence, id, .. }) = letters.next().await.map_err(Failed::Running)? {
@@ -111,10 +115,6 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Publishes a letter's job where it came from; sees it stored, so that the letter can go.
-async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
-    let (letter, carried) = letters.get(sequence).await?;
-    let payload = letter.original_job()?;
 /// Of letters, by sequence and id, those that are named. A name is an id, and where no letter has that id a sequence: jobs
 /// may well be called by numbers.
 ///
@@ -133,6 +133,10 @@ fn named(which: &[String], letters: Vec<(u64, String)>) -> Result<Vec<(u64, Stri
     if missing.is_empty() { Ok(chosen) } else { Err(missing) }
 }
 
+/// Publishes a letter's job where it came from; sees it stored, so that the letter can go.
+async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
+    let (letter, carried) = letters.get(sequence).await?;
+    let payload = letter.original_job()?;
     let mut headers = HeaderMap::new();
     for (name, values) in carried.iter().filter(|(name, _)| **name != NATS_MESSAGE_ID) {
         for value in values {
@@ -151,9 +155,6 @@ fn named(which: &[String], letters: Vec<(u64, String)>) -> Result<Vec<(u64, Stri
 }
 
 fn confirm(question: &str) -> Result<(), Failed> {
-    if !stdin().is_terminal() {
-        return Err(Failed::settings(anyhow::anyhow!("{question} say --yes to do it without being asked")));
-    }
     let mut answer = String::new();
     eprint!("{question} [y/N] ");
     let _ = stderr().flush();

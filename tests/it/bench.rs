@@ -46,7 +46,7 @@ fn without_an_image_to_measure_with_it_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().display().to_string();
     let (code, _, log) = bench(&[&path]);
-    assert!(code == Some(2) && log.contains("no image to measure with"), "{log}");
+    assert!(code == Some(1) && log.contains("no image to measure with"), "{log}");
     let (code, _, log) = bench(&["/no/such/folder"]);
     assert!(code == Some(2) && log.contains("/no/such/folder"), "{log}");
     std::fs::write(folder.path().join("broken.png"), "no picture").expect("a file");

@@ -99,3 +99,10 @@ async fn a_number_is_an_id_before_it_is_a_sequence() {
     let left: Value = serde_json::from_str(&json).expect("one letter");
     assert_eq!(left["id"], "first");
 }
+
+#[test]
+fn without_a_terminal_to_ask_on_yes_is_said_before_anything_else() {
+    let ended = tagmill(&["dead", "drop", "--all", "--nats-url", "nats://127.0.0.1:1"]).output().expect("it runs");
+    let message = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(2) && message.contains("--yes"), "{message}");
+}

@@ -37,7 +37,9 @@ fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, Str
 fn wrong_settings_are_exit_code_2() {
     let empty = tempfile::tempdir().expect("a folder");
     let empty = empty.path().to_str().expect("UTF-8");
-    let cases: [(&[&str], &str); 14] = [
+    let nonsense = repository("README.md");
+    let nonsense = nonsense.to_str().expect("UTF-8");
+    let cases: [(&[&str], &str); 18] = [
         (&["--store", "ftp://host/x"], "ftp://host/x"),
         (&["--store", "images"], "s3://bucket"),
         (&["--store", "file:///no/such/folder"], "/no/such/folder"),
@@ -53,6 +55,10 @@ fn wrong_settings_are_exit_code_2() {
         (&["--window", "9223372036854775807s"], "--window"),
         (&["--http-timeout", "9223372036854775807s"], "--http-timeout"),
         (&["--live-timeout", "366days"], "--live-timeout"),
+        (&["--nats-creds", "/no/such/file"], "--nats-creds"),
+        (&["--nats-creds", nonsense], "--nats-creds"),
+        (&["--nats-ca", "/no/such/file"], "--nats-ca"),
+        (&["--nats-ca", nonsense], "--nats-ca"),
     ];
     for (change, named) in cases {
         let (code, message) = refused(change, &[]);
