@@ -7,7 +7,7 @@ use async_nats::jetstream::{consumer, stream};
 
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
-use crate::support::s3::S3Server;
+use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::tagmill;
 use crate::support::{repository, samples};
 
@@ -110,6 +110,7 @@ fn an_unreachable_server_is_given_up_after_ten_seconds_and_its_password_not_show
     let (code, message) = refused(&["--nats-url", "nats://user:hush@127.0.0.1:1"], &[]);
     assert_eq!(code, 1, "{message}");
     assert!(message.contains("127.0.0.1:1") && !message.contains("hush"), "{message}");
+    assert_eq!(message.matches("efused").count(), 1, "the cause is said once: {message}");
     assert!(began.elapsed() > Duration::from_secs(8) && began.elapsed() < Duration::from_secs(20));
 }
 
@@ -120,7 +121,6 @@ fn a_server_without_jetstream_is_named_as_such() {
     assert_eq!(code, 1, "{message}");
     assert!(message.contains("no JetStream"), "{message}");
 }
-    assert_eq!(message.matches("efused").count(), 1, "the cause is said once: {message}");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_would_lose_or_keep_jobs_is_refused() {
@@ -184,4 +184,15 @@ async fn a_bucket_that_does_not_exist_or_refuses_is_named() {
     let (code, message) = start(environment, "s3://images").await;
     assert_eq!(code, 2, "{message}");
     assert!(message.contains("AWS_ALLOW_HTTP"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_waited_for_hides_no_other() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("away").await);
+    s3.fault("away", Fault::Broken);
+    let (url, environment) = (nats.url(), s3.environment());
+    let run = move || refused(&["--store", "s3://away,s3://nowhere", "--nats-url", &url], &environment);
+    let (code, message) = tokio::task::spawn_blocking(run).await.expect("no panic");
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("s3://nowhere"), "{message}");
 }

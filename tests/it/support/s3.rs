@@ -114,7 +114,9 @@ fn serve(folder: &Path, listener: TcpListener, faults: Faults, healed: Arc<Notif
         while let Ok((socket, _)) = listener.accept().await {
             let (service, faults, healed) = (service.clone(), Arc::clone(&faults), Arc::clone(&healed));
             let answer = service_fn(move |request: Request<Incoming>| {
-                let key = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                // Of a bucket, its name.
+                let path = request.uri().path().trim_end_matches('/');
+                let key = path.rsplit('/').next().unwrap_or_default().to_owned();
                 let (service, faults, healed) = (service.clone(), Arc::clone(&faults), Arc::clone(&healed));
                 let fault = move || faults.lock().expect("no panic").get(&key).copied();
                 async move {
