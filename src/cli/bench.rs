@@ -20,7 +20,7 @@ Exit codes: 0 done, 1 something failed, 2 wrong usage or settings.";
 
 /// `tagmill bench`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, mut_arg("stores", |stores| stores.required(false).hide(true)))]
+#[command(after_help = EXAMPLES, mut_arg("stores", |arg| arg.help(super::tag::STORE)))]
 pub struct BenchArgs {
     /// Images to measure with: files, folders, s3://bucket or s3://bucket/prefix. A few dozen that are like yours will do;
     /// the first 256 are used.

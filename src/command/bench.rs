@@ -40,7 +40,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     batch_sizes.sort_unstable();
     batch_sizes.dedup();
     let settings = settings::Local::new(&tagging, CaptionArgs::default())?;
-    let sources = Sources::open(&sources).map_err(Failed::settings)?;
+    let sources = Sources::open(&sources, &tagging.stores).map_err(Failed::settings)?;
     let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
     let files = catalog.choose(settings.model.as_deref())?.clone();
     let progress = progress();
