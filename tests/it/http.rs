@@ -526,6 +526,35 @@ async fn the_examples_in_the_documentation_work() {
 
 /// Every answer has the shape that the server's own description gives it.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_the_models_ends_whoever_waits_for_it() {
+    let (s3, cache) = (S3Server::start("models").await, tempfile::tempdir().expect("a folder"));
+    let add = |model: &str| {
+        for file in ["model.onnx", "selected_tags.csv"] {
+            s3.put("models", &format!("{model}/{file}"), &repository("models/demo").join(file));
+        }
+    };
+    add("first");
+    let cache = cache.path().to_str().expect("UTF-8");
+    let arguments = ["--models", "s3://models", "--models-cache", cache, "--model", "first"];
+    let server = Worker::serve(&arguments, &s3.environment());
+    add("second");
+    s3.fault("selected_tags.csv", Fault::Stalled);
+    let look = tokio::spawn(client().post(server.url("/v1/models/refresh")).send());
+    s3.stalled("selected_tags.csv").await;
+    look.abort();
+    let gone = look.await.expect_err("it was cut off");
+    assert!(gone.is_cancelled());
+    // By the time of another answer the server has seen, as a rule, that the client is gone.
+    assert_eq!(get(&server, "/v1/models").await.status, 200);
+    s3.heal("selected_tags.csv");
+    until("the second model", || async {
+        let models = get(&server, "/v1/models").await.json;
+        (models["data"].as_array().expect("a list").len() == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_are_as_described() {
     let server = Worker::serve(&[], &[]);
     let document = get(&server, "/openapi.json").await.json;

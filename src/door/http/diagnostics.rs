@@ -1,15 +1,18 @@
 //! How long batches of a size take, and what they need of the GPU's memory.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
 
 use super::body::{self, Kind, Received};
 use super::error::Refused;
 use super::server::Peer;
 use super::{Http, shutting_down};
-use crate::failure::{ErrorBody, Failure};
+use crate::failure::{Code, ErrorBody, Failure};
 use crate::memory::device;
 
 /// Images the largest batch has: more would be a test of the machine's memory.
@@ -85,9 +88,12 @@ pub(super) async fn vram_test(
 
 impl Http {
     async fn try_out(&self, batch_size: usize) -> Trial {
-        let lanes = &self.0.lanes;
+        // A task of its own: cut short by a client that hangs up it would have made room for a model that does not come.
+        let lanes = Arc::clone(&self.0.lanes);
+        let loading = tokio::spawn(async move { lanes.load(&lanes.own_name(None)?).await });
         let tried = async {
-            let lane = lanes.load(&lanes.own_name(None)?).await?;
+            let failed = |error: JoinError| Failure::new(Code::InferenceFailed, error.to_string());
+            let lane = loading.await.map_err(failed)??;
             let took = lane.try_out(batch_size).await?;
             Ok::<_, Failure>((took, lane.model.devices.iter().find_map(|name| device::memory(name))))
         };
