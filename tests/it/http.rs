@@ -247,6 +247,8 @@ async fn the_token_opens_all_but_health_metrics_and_the_page() {
         let request = client().post(server.url("/v1/vision/caption")).bearer_auth(token).json(&image);
         assert_eq!(Answer::to(request).await.status, status, "{token}");
     }
+    let trial = post(&server, "/diagnostics/vram-test", json!({ "batch_sizes": [1] })).await;
+    assert_eq!(trial.status, 200, "from this machine: {}", trial.json);
     assert!(!server.log().contains("open-sesame"));
 }
 

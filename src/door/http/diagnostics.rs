@@ -15,6 +15,9 @@ use super::{Http, shutting_down};
 use crate::failure::{Code, ErrorBody, Failure};
 use crate::memory::device;
 
+/// Where it is asked.
+pub(super) const PATH: &str = "/diagnostics/vram-test";
+
 /// Images the largest batch has: more would be a test of the machine's memory.
 const LARGEST: usize = 64;
 
@@ -49,11 +52,11 @@ struct Trial {
 /// the batches of jobs.
 pub(super) async fn vram_test(
     State(http): State<Http>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Json<Trials>, Refused> {
-    // Where there is a token, only those who have it come here.
-    if http.0.settings.token.is_none() && !peer.ip().to_canonical().is_loopback() {
+    // Where there is a token, only those who have it come here from elsewhere.
+    if http.0.settings.token.is_none() && !peer.is_here() {
         body::discard(request.into_body()).await;
         let message = "this can be asked from this machine alone, unless there is a token (--http-token)";
         return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", message));
