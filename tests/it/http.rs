@@ -252,18 +252,46 @@ async fn the_token_opens_all_but_health_metrics_and_the_page() {
     assert!(!server.log().contains("open-sesame"));
 }
 
+/// A browser sends forms to any address unasked, and a page's own name can be made to lead to this machine.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
-    let server = Worker::serve(&[], &[]);
-    let ask = |id: &'static str| {
-        Answer::to(client().post(server.url("/v1/vision/caption")).header("X-Request-Id", id).json(&json!({})))
+async fn a_server_for_this_machine_alone_is_none_for_pages_of_elsewhere() {
+    let server = Worker::serve(&["--store", &samples(), "--cors-origin", "https://gallery.example"], &[]);
+    let ask = async |name: &'static str, value: &str| {
+        let form = Form::new().text("image", "orange-sunset.jpg");
+        Answer::to(client().post(server.url("/v1/vision/caption")).header(name, value).multipart(form)).await
     };
-    assert_eq!(ask("shop-42").await.header("x-request-id"), Some("shop-42"));
-    server.logged("shop-42");
-    let refused = ask("two words").await;
-    let own = refused.header("x-request-id").expect("one of its own").to_owned();
-    assert!(own.len() == 32 && own != "two words");
-    assert!(server.logged(&own).contains("bad_job"));
+    for (name, value) in [("Host", "evil.example"), ("Origin", "http://evil.example"), ("Origin", "null")] {
+        let refused = ask(name, value).await;
+        assert_eq!(refused.error(), (403, "forbidden"), "{name}: {value}");
+        assert!(refused.json["error"]["message"].as_str().expect("a message").contains("--cors-origin"));
+    }
+    let (own, page) = (server.address(), server.url(""));
+    for (name, value) in [
+        ("Host", "localhost:8080"),
+        ("Host", "gallery.example"),
+        ("Host", own.as_str()),
+        ("Origin", page.as_str()),
+        ("Origin", "https://gallery.example"),
+    ] {
+        let answer = ask(name, value).await;
+        assert_eq!(answer.status, 200, "{name}: {value} {}", answer.json);
+    }
+    let probe = client().get(server.url("/readyz")).header("Host", "10-0-0-5.pods.example");
+    assert_eq!(Answer::to(probe).await.status, 200);
+}
+
+/// A container listens on all addresses and is asked by names of its network's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_for_a_network_is_asked_by_any_name() {
+    let server = Worker::serve(&["--listen", "0.0.0.0:0"], &[]);
+    let line = server.logged("address");
+    let port: String =
+        line.split("0.0.0.0:").nth(1).expect("the port").chars().take_while(char::is_ascii_digit).collect();
+    let request =
+        client().get(format!("http://127.0.0.1:{port}/v1/models")).header("Host", "tagmill.svc.cluster.local");
+    assert_eq!(Answer::to(request).await.status, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_request_brings_is_not_of_the_budget() {
     let s3 = S3Server::start("images").await;
@@ -279,6 +307,18 @@ async fn what_a_request_brings_is_not_of_the_budget() {
     assert_eq!(asked.await.expect("no panic").expect("an answer").status(), 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
+    let server = Worker::serve(&[], &[]);
+    let ask = |id: &'static str| {
+        Answer::to(client().post(server.url("/v1/vision/caption")).header("X-Request-Id", id).json(&json!({})))
+    };
+    assert_eq!(ask("shop-42").await.header("x-request-id"), Some("shop-42"));
+    server.logged("shop-42");
+    let refused = ask("two words").await;
+    let own = refused.header("x-request-id").expect("one of its own").to_owned();
+    assert!(own.len() == 32 && own != "two words");
+    assert!(server.logged(&own).contains("bad_job"));
 }
 
 /// A browser gallery that speaks this API: on another origin, with a model's name of its own.
@@ -486,6 +526,35 @@ async fn models_are_listed_from_memory_until_told_to_look_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_the_models_ends_whoever_waits_for_it() {
+    let (s3, cache) = (S3Server::start("models").await, tempfile::tempdir().expect("a folder"));
+    let add = |model: &str| {
+        for file in ["model.onnx", "selected_tags.csv"] {
+            s3.put("models", &format!("{model}/{file}"), &repository("models/demo").join(file));
+        }
+    };
+    add("first");
+    let cache = cache.path().to_str().expect("UTF-8");
+    let arguments = ["--models", "s3://models", "--models-cache", cache, "--model", "first"];
+    let server = Worker::serve(&arguments, &s3.environment());
+    add("second");
+    s3.fault("selected_tags.csv", Fault::Stalled);
+    let look = tokio::spawn(client().post(server.url("/v1/models/refresh")).send());
+    s3.stalled("selected_tags.csv").await;
+    look.abort();
+    let gone = look.await.expect_err("it was cut off");
+    assert!(gone.is_cancelled());
+    // By the time of another answer the server has seen, as a rule, that the client is gone.
+    assert_eq!(get(&server, "/v1/models").await.status, 200);
+    s3.heal("selected_tags.csv");
+    until("the second model", || async {
+        let models = get(&server, "/v1/models").await.json;
+        (models["data"].as_array().expect("a list").len() == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trial_runs_real_batches_one_test_at_a_time() {
     let server = Worker::serve(&[], &[]);
     let path = "/diagnostics/vram-test";
@@ -527,35 +596,6 @@ async fn the_examples_in_the_documentation_work() {
 }
 
 /// Every answer has the shape that the server's own description gives it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_look_at_the_models_ends_whoever_waits_for_it() {
-    let (s3, cache) = (S3Server::start("models").await, tempfile::tempdir().expect("a folder"));
-    let add = |model: &str| {
-        for file in ["model.onnx", "selected_tags.csv"] {
-            s3.put("models", &format!("{model}/{file}"), &repository("models/demo").join(file));
-        }
-    };
-    add("first");
-    let cache = cache.path().to_str().expect("UTF-8");
-    let arguments = ["--models", "s3://models", "--models-cache", cache, "--model", "first"];
-    let server = Worker::serve(&arguments, &s3.environment());
-    add("second");
-    s3.fault("selected_tags.csv", Fault::Stalled);
-    let look = tokio::spawn(client().post(server.url("/v1/models/refresh")).send());
-    s3.stalled("selected_tags.csv").await;
-    look.abort();
-    let gone = look.await.expect_err("it was cut off");
-    assert!(gone.is_cancelled());
-    // By the time of another answer the server has seen, as a rule, that the client is gone.
-    assert_eq!(get(&server, "/v1/models").await.status, 200);
-    s3.heal("selected_tags.csv");
-    until("the second model", || async {
-        let models = get(&server, "/v1/models").await.json;
-        (models["data"].as_array().expect("a list").len() == 2).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_as_described() {
     let server = Worker::serve(&[], &[]);
