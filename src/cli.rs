@@ -341,8 +341,8 @@ pub struct QueueArgs {
     /// dropped before it costs inference.
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = duration, env = "TAGMILL_LIVE_TIMEOUT")]
     pub live_timeout: Duration,
-    /// Suffixes of the keys that S3 event notifications are taken of, separated by commas; * takes all [default: those of
-    /// the images that can be read, such as jpg and png].
+    /// Suffixes of the keys that S3 event notifications are taken of, separated by commas, such as jpg,png; the others are
+    /// passed over [default: all are taken].
     #[arg(long, value_name = "SUFFIX", value_delimiter = ',', env = "TAGMILL_EVENT_SUFFIXES")]
     pub event_suffixes: Option<Vec<String>>,
 }

@@ -128,7 +128,7 @@ impl TryFrom<WorkerArgs> for Worker {
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
-            event_suffixes: queue.event_suffixes.map_or_else(Suffixes::of_images, Suffixes::new),
+            event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),
             filter: queue.filter,
             in_flight: in_flight(tagging.lanes.batch.limit),
             worker: Arc::clone(&tagging.name),
@@ -136,6 +136,7 @@ impl TryFrom<WorkerArgs> for Worker {
         let live = live::Settings {
             subjects: stream.subjects.clone(),
             timeout: queue.live_timeout,
+            room: tagging.http.bodies.clone(),
             worker: Arc::clone(&tagging.name),
         };
         Ok(Self { nats: nats::Settings::try_from(nats)?, tagging, stream, live })
@@ -148,7 +149,6 @@ impl TryFrom<ServeArgs> for Tagging {
     fn try_from(args: ServeArgs) -> Result<Self, Invalid> {
         Self::new(args.tagging, args.http, args.drain_timeout)
     }
-            room: tagging.http.bodies.clone(),
 }
 
 impl Tagging {
