@@ -139,7 +139,7 @@ pub struct WorkerArgs {
     #[command(flatten)]
     pub queue: QueueArgs,
     /// How long a stop waits for jobs in hand; the rest goes back to the queue.
-    #[arg(long, value_name = "DUR", default_value = "25s", value_parser = humantime::parse_duration, env = "TAGMILL_DRAIN_TIMEOUT", help_heading = "Queue")]
+    #[arg(long, value_name = "DUR", default_value = "25s", value_parser = duration, env = "TAGMILL_DRAIN_TIMEOUT", help_heading = "Queue")]
     pub drain_timeout: Duration,
     /// What is served over HTTP.
     #[command(flatten)]
@@ -215,7 +215,7 @@ pub struct TaggingArgs {
     #[arg(long, value_name = "N", default_value_t = 8, env = "TAGMILL_BATCH_SIZE", help_heading = "Model")]
     pub batch_size: usize,
     /// How long an image waits for others to fill its batch.
-    #[arg(long, value_name = "DUR", default_value = "25ms", value_parser = humantime::parse_duration, env = "TAGMILL_WINDOW", help_heading = "Model")]
+    #[arg(long, value_name = "DUR", default_value = "25ms", value_parser = duration, env = "TAGMILL_WINDOW", help_heading = "Model")]
     pub window: Duration,
     /// Score over which a general tag is reported, or mcut for the largest gap between scores [default: the model's own,
     /// else 0.35].
@@ -264,6 +264,15 @@ pub struct ModelSourceArgs {
     /// A further name for a model. Repeatable.
     #[arg(long = "alias", value_name = "NAME=MODEL", value_delimiter = ',', env = "TAGMILL_ALIAS")]
     pub aliases: Vec<Alias>,
+}
+
+/// The longest time that can be asked for: what is longer may be past the end of the machine's clock.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A time such as `25ms` or `1m 30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration > LONGEST { Err("expected 365days at most".to_owned()) } else { Ok(duration) }
 }
 
 /// What captions say instead of a tag.
@@ -337,10 +346,10 @@ pub struct QueueArgs {
     pub filter: Option<Filter>,
     /// How long the caller of a live request waits who does not say so in the header Tagmill-Timeout; what takes longer is
     /// dropped before it costs inference.
-    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = humantime::parse_duration, env = "TAGMILL_LIVE_TIMEOUT")]
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = duration, env = "TAGMILL_LIVE_TIMEOUT")]
     pub live_timeout: Duration,
-    /// Suffixes of the keys that S3 event notifications are taken of, separated by commas; * takes all [default: those of
-    /// the images that can be read, such as jpg and png].
+    /// Suffixes of the keys that S3 event notifications are taken of, separated by commas, such as jpg,png; the others are
+    /// passed over [default: all are taken].
     #[arg(long, value_name = "SUFFIX", value_delimiter = ',', env = "TAGMILL_EVENT_SUFFIXES")]
     pub event_suffixes: Option<Vec<String>>,
 }

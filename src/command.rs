@@ -24,11 +24,17 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     /// Something in the settings, noticed before any connection was made.
-    #[error("{0}")]
+    #[error("{}", said(.0))]
     Settings(anyhow::Error),
     /// Something that happened.
-    #[error("{0:#}")]
+    #[error("{}", said(.0))]
     Running(anyhow::Error),
+}
+
+/// An error and its causes. Many an error, of libraries too, has its cause in its own text: nothing is said twice.
+fn said(error: &anyhow::Error) -> String {
+    let causes = error.chain().skip(1).map(ToString::to_string);
+    causes.fold(error.to_string(), |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
 }
 
 impl Failed {
@@ -97,4 +103,30 @@ fn end_for_certain() {
     std::thread::sleep(LAST_WORDS);
     eprintln!("tagmill: a library does not let the process end; ending it");
     std::process::abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context;
+
+    use super::*;
+
+    /// As an error of ours that names its cause.
+    #[derive(Debug, thiserror::Error)]
+    #[error("can't connect: {source}")]
+    struct Named {
+        source: io::Error,
+    }
+
+    #[test]
+    fn every_cause_is_said_once() {
+        let source = || io::Error::other("timed out");
+        assert_eq!(Failed::running(Named { source: source() }).to_string(), "can't connect: timed out");
+        let failed = Err::<(), _>(Named { source: source() }).context("nothing was published").map_err(Failed::Running);
+        assert_eq!(failed.expect_err("it failed").to_string(), "nothing was published: can't connect: timed out");
+        let failed = Err::<(), _>(source()).context("`a` can't be written").map_err(Failed::Settings);
+        assert_eq!(failed.expect_err("it failed").to_string(), "`a` can't be written: timed out");
+    }
 }

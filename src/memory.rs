@@ -30,7 +30,8 @@ pub struct Budget {
     pub encoded: Share,
     /// For pixels.
     pub decoded: Share,
-    /// For the bodies of HTTP requests, besides. Nothing waits for room in it: there is some, or the request is refused.
+    /// For requests, HTTP bodies and live messages, besides the budget and its metrics. Nothing waits for room in it: there
+    /// is some, or the request is refused.
     pub bodies: Share,
 }
 
@@ -40,23 +41,27 @@ pub struct Share {
     pages: Arc<Semaphore>,
     total: u64,
     what: &'static str,
+    /// Whether metrics count what is reserved.
+    is_counted: bool,
 }
 
 /// Reserved bytes, given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     pages: OwnedSemaphorePermit,
+    /// As metrics count them.
     bytes: u64,
 }
 
 impl Budget {
-    /// A budget of so many bytes: a quarter for encoded images, the rest for decoded ones. Request bodies, which images
-    /// are read from, may take another quarter.
+    /// A budget of so many bytes: a quarter for encoded images, the rest for decoded ones. Requests, which images are read
+    /// from, may take another quarter.
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let encoded = bytes / 4;
         let decoded = Share::new(bytes - encoded, "decoded");
-        Self { encoded: Share::new(encoded, "encoded"), decoded, bodies: Share::new(encoded, "uploaded") }
+        let bodies = Share { is_counted: false, ..Share::new(encoded, "uploaded") };
+        Self { encoded: Share::new(encoded, "encoded"), decoded, bodies }
     }
 
     /// What a budget is where the operator sets none: a quarter of the memory this process may use.
@@ -69,7 +74,7 @@ impl Budget {
 impl Share {
     fn new(total: u64, what: &'static str) -> Self {
         let pages = usize::try_from(total / PAGE).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { pages: Arc::new(Semaphore::new(pages)), total, what }
+        Self { pages: Arc::new(Semaphore::new(pages)), total, what, is_counted: true }
     }
 
     /// Bytes it holds in all.
@@ -82,7 +87,8 @@ impl Share {
     #[must_use]
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
         let pages = u32::try_from(bytes.div_ceil(PAGE)).ok()?;
-        Some(Reservation::new(Arc::clone(&self.pages).try_acquire_many_owned(pages).ok()?, bytes))
+        let pages = Arc::clone(&self.pages).try_acquire_many_owned(pages).ok()?;
+        Some(self.reserved(pages, bytes))
     }
 
     /// Waits until there is room for so many bytes.
@@ -105,7 +111,13 @@ impl Share {
         }
         // It is never closed.
         let pages = Arc::clone(&self.pages).acquire_many_owned(pages).await.map_err(|_| too_large())?;
-        Ok(Reservation::new(pages, bytes))
+        Ok(self.reserved(pages, bytes))
+    }
+
+    fn reserved(&self, pages: OwnedSemaphorePermit, bytes: u64) -> Reservation {
+        let bytes = if self.is_counted { bytes } else { 0 };
+        metrics::memory_reserved(bytes);
+        Reservation { pages, bytes }
     }
 
     /// The same, on a thread that may block; `runtime` runs what gives room back.
@@ -118,11 +130,6 @@ impl Share {
 }
 
 impl Reservation {
-    fn new(pages: OwnedSemaphorePermit, bytes: u64) -> Self {
-        metrics::memory_reserved(bytes);
-        Self { pages, bytes }
-    }
-
     /// Gives back all but so many bytes.
     pub fn shrink_to(&mut self, bytes: u64) {
         let pages = usize::try_from(bytes.div_ceil(PAGE)).unwrap_or(usize::MAX);

@@ -69,9 +69,9 @@ pub struct Settings {
 
 /// A job on its way: what every stage needs of it.
 pub struct Flight {
-    /// The job as it was published.
+    /// The job as it was published, but for its image.
     pub job: Job,
-    /// The image as answers name it.
+    /// The image as answers name it; one inside the job once it is read.
     pub image: String,
     /// Where the time went so far.
     pub seconds: Seconds,

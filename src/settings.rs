@@ -7,8 +7,10 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::ServerAddr;
+use async_nats::{ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
 use sha2::{Digest, Sha256};
 
 use crate::cli::http::{HttpArgs, ServeArgs};
@@ -39,6 +41,16 @@ pub enum Invalid {
     /// A server's address. The text is not shown: it may hold a password.
     #[error("the NATS address can't be used (--nats-url): {0}; expected nats://host:port")]
     NatsUrl(std::io::Error),
+    /// A file that NATS is to be reached with.
+    #[error("`{}` can't be used ({flag}): {source}", path.display())]
+    NatsFile {
+        /// The flag.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The prefix.
     #[error("`{prefix}` can't be a prefix (--prefix): {source}")]
     Prefix {
@@ -121,7 +133,7 @@ impl TryFrom<WorkerArgs> for Worker {
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
-            event_suffixes: queue.event_suffixes.map_or_else(Suffixes::of_images, Suffixes::new),
+            event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),
             filter: queue.filter,
             in_flight: in_flight(tagging.lanes.batch.limit),
             worker: Arc::clone(&tagging.name),
@@ -129,6 +141,7 @@ impl TryFrom<WorkerArgs> for Worker {
         let live = live::Settings {
             subjects: stream.subjects.clone(),
             timeout: queue.live_timeout,
+            room: tagging.http.bodies.clone(),
             worker: Arc::clone(&tagging.name),
         };
         Ok(Self { nats: nats::Settings::try_from(nats)?, tagging, stream, live })
@@ -307,8 +320,30 @@ impl TryFrom<NatsArgs> for nats::Settings {
             (.., Some(token)) => Login::Token(token),
             _ => servers.iter().find_map(login_in).unwrap_or(Login::None),
         };
+        // Seen now: a connection would find out only once the model is loaded, and try again and again.
+        if let Login::Creds(path) = &login {
+            let read = std::fs::read_to_string(path).and_then(|text| ConnectOptions::with_credentials(&text));
+            usable("--nats-creds", path, read.map(drop))?;
+        }
+        if let Some(path) = &args.nats_ca {
+            usable("--nats-ca", path, certificates(path))?;
+        }
         Ok(Self { servers, login, ca: args.nats_ca })
     }
+}
+
+fn usable(flag: &'static str, path: &FilePath, read: std::io::Result<()>) -> Result<(), Invalid> {
+    read.map_err(|source| Invalid::NatsFile { flag, path: path.to_owned(), source })
+}
+
+/// Whether a file holds certificates in PEM, and nothing that only looks like one.
+fn certificates(path: &FilePath) -> std::io::Result<()> {
+    let broken = |error: pem::Error| match error {
+        pem::Error::Io(error) => error,
+        other => std::io::Error::other(other.to_string()),
+    };
+    let found = CertificateDer::pem_file_iter(path).map_err(broken)?.collect::<Result<Vec<_>, _>>().map_err(broken)?;
+    if found.is_empty() { Err(std::io::Error::other("there is no certificate in it")) } else { Ok(()) }
 }
 
 /// What a server's URL says of who we are, which the client itself leaves alone: `user:password@`, or `token@`.

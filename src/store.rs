@@ -2,6 +2,7 @@
 
 pub(crate) mod file;
 mod head;
+pub mod inline;
 pub mod list;
 pub mod location;
 mod open;

@@ -20,7 +20,7 @@ Exit codes: 0 done, 1 something failed, 2 wrong usage or settings.";
 
 /// `tagmill bench`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, mut_arg("stores", |stores| stores.required(false).hide(true)))]
+#[command(after_help = EXAMPLES, mut_arg("stores", |arg| arg.help(super::tag::STORE)))]
 pub struct BenchArgs {
     /// Images to measure with: files, folders, s3://bucket or s3://bucket/prefix. A few dozen that are like yours will do;
     /// the first 256 are used.
@@ -30,7 +30,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32], env = "TAGMILL_BATCH_SIZES", help_heading = "Measuring")]
     pub batch_sizes: Vec<usize>,
     /// How long each measurement takes.
-    #[arg(long = "time", value_name = "DUR", default_value = "5s", value_parser = humantime::parse_duration, env = "TAGMILL_TIME", help_heading = "Measuring")]
+    #[arg(long = "time", value_name = "DUR", default_value = "5s", value_parser = super::duration, env = "TAGMILL_TIME", help_heading = "Measuring")]
     pub time: Duration,
     /// Write JSON instead of tables.
     #[arg(long, env = "TAGMILL_JSON", help_heading = "Measuring")]

@@ -45,7 +45,7 @@ pub struct DeadListArgs {
 /// `tagmill dead retry` and `tagmill dead drop`.
 #[derive(Debug, Args)]
 pub struct DeadChangeArgs {
-    /// Ids or sequence numbers of dead letters.
+    /// Ids of dead letters; a number that is none's id is a sequence number.
     #[arg(value_name = "ID|SEQUENCE", required_unless_present = "all", conflicts_with = "all")]
     pub which: Vec<String>,
     /// All that the filters let through.

@@ -19,7 +19,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub http: HttpArgs,
     /// How long a stop waits for requests in hand.
-    #[arg(long, value_name = "DUR", default_value = "25s", value_parser = humantime::parse_duration, env = "TAGMILL_DRAIN_TIMEOUT", help_heading = "HTTP")]
+    #[arg(long, value_name = "DUR", default_value = "25s", value_parser = super::duration, env = "TAGMILL_DRAIN_TIMEOUT", help_heading = "HTTP")]
     pub drain_timeout: Duration,
     /// How to log.
     #[command(flatten)]
@@ -41,6 +41,6 @@ pub struct HttpArgs {
     #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', env = "TAGMILL_CORS_ORIGIN")]
     pub cors_origins: Vec<String>,
     /// How long an image of a request may take once there is a place for it.
-    #[arg(long, value_name = "DUR", default_value = "60s", value_parser = humantime::parse_duration, env = "TAGMILL_HTTP_TIMEOUT")]
+    #[arg(long, value_name = "DUR", default_value = "60s", value_parser = super::duration, env = "TAGMILL_HTTP_TIMEOUT")]
     pub http_timeout: Duration,
 }

@@ -22,9 +22,13 @@ Examples:
 
 Exit codes: 0 all tagged, 1 some failed (they are listed) or interrupted, 2 wrong usage or settings.";
 
+/// What `--store` is where images are named on the command line.
+pub(super) const STORE: &str = "Where names are looked for that are no path here: s3://bucket, s3://bucket/prefix or \
+                                file:///folder. Only the first counts";
+
 /// `tagmill tag`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, mut_arg("stores", |arg| arg.required(false).hide(true)), mut_arg("max_models", |arg| arg.hide(true)))]
+#[command(after_help = EXAMPLES, mut_arg("stores", |arg| arg.help(STORE)), mut_arg("max_models", |arg| arg.hide(true)))]
 pub struct TagArgs {
     /// Image files, folders (with the folders in them), s3://bucket, s3://bucket/prefix or s3://bucket/image.jpg.
     #[arg(value_name = "PATH|LOCATION", required = true)]

@@ -42,7 +42,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     batch_sizes.sort_unstable();
     batch_sizes.dedup();
     let settings = settings::Local::new(&tagging, CaptionArgs::default())?;
-    let sources = Sources::open(&sources).map_err(Failed::settings)?;
+    let sources = Sources::open(&sources, &tagging.stores).map_err(Failed::settings)?;
     let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
     let files = catalog.choose(settings.model.as_deref())?.clone();
     let progress = progress();
@@ -168,7 +168,7 @@ async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Im
             Found::Image(image) => image,
             Found::Skipped => continue,
             Found::Broken { name, failure } => {
-                return Err(Failed::settings(anyhow::anyhow!("{name}: {failure}")));
+                return Err(Failed::running(anyhow::anyhow!("{name}: {failure}")));
             }
         };
         let bytes = read(&image, &stores, limit).await.map_err(Failed::running)?;
@@ -180,7 +180,7 @@ async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Im
         }
     }
     if images.is_empty() {
-        return Err(Failed::settings(anyhow::anyhow!("there is no image to measure with in what was named")));
+        return Err(Failed::running(anyhow::anyhow!("there is no image to measure with in what was named")));
     }
     Ok((images, encoded))
 }
@@ -189,7 +189,7 @@ async fn read(image: &Image, stores: &[Store], limit: u64) -> Result<Bytes, crat
     let room = Budget::new(4 * limit).encoded;
     match &image.path {
         Some(path) => file::read(path.clone(), limit, &room).await.map(|(bytes, _)| bytes),
-        None => match Location::find(&image.name, stores)? {
+        None => match Location::find(&mut image.name.clone(), stores)? {
             Location::Stored { store, path } => store.read(&path, limit, &room).await.map(|read| read.bytes),
             Location::Inline(uri) => uri.decode(limit),
             other => unreachable!("{other:?} is no object"),

@@ -2,12 +2,13 @@
 
 mod letters;
 
+use std::collections::HashSet;
 use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
 
 use async_nats::jetstream::{self, message::PublishMessage};
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 
-use super::Failed;
+use super::{Failed, said};
 use crate::cli::NatsArgs;
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::door::outbox::ID_HEADER;
@@ -73,24 +74,27 @@ impl Change {
 }
 
 async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
+    if !args.yes && !stdin().is_terminal() {
+        let verb = change.verb();
+        return Err(Failed::settings(anyhow::anyhow!("there is no terminal to ask on; say --yes to {verb} unasked")));
+    }
     let mut letters = open(args.nats, &args.filter).await?;
     let mut chosen = Vec::new();
-    let mut missing = args.which.clone();
-    while let Some(letter) = letters.next().await.map_err(Failed::Running)? {
-        let names = [letter.id.clone(), letter.sequence.to_string()];
-        if args.all || names.iter().any(|name| args.which.contains(name)) {
-            missing.retain(|name| !names.contains(name));
-            chosen.push((letter.sequence, names));
+    while let Some(Letter { sequence, id, .. }) = letters.next().await.map_err(Failed::Running)? {
+        if args.all || args.which.iter().any(|name| *name == id || *name == sequence.to_string()) {
+            chosen.push((sequence, id));
         }
     }
-    if !missing.is_empty() {
-        return Err(Failed::running(anyhow::anyhow!("no dead letter with the id or sequence {}", missing.join(", "))));
+    if !args.all {
+        chosen = named(&args.which, chosen).map_err(|missing| {
+            Failed::running(anyhow::anyhow!("no dead letter with the id or sequence {}", missing.join(", ")))
+        })?;
     }
     if !chosen.is_empty() && !args.yes {
         confirm(&format!("{} {} dead letters?", change.verb(), chosen.len()))?;
     }
     let mut done = 0;
-    for (sequence, [id, _]) in &chosen {
+    for (sequence, id) in &chosen {
         let ended = match change {
             Change::Retry => retry(&letters, *sequence).await,
             Change::Drop => Ok(()),
@@ -101,7 +105,7 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
         };
         match ended {
             Ok(()) => done += 1,
-            Err(error) => eprintln!("{sequence} ({id}) stays: {error:#}"),
+            Err(error) => eprintln!("{sequence} ({id}) stays: {}", said(&error)),
         }
     }
     eprintln!("{} {done} of {} dead letters", change.verb(), chosen.len());
@@ -109,6 +113,24 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
         return Err(Failed::running(anyhow::anyhow!("{} dead letters stay", chosen.len() - done)));
     }
     Ok(())
+}
+
+/// Of letters, by sequence and id, those that are named. A name is an id, and where no letter has that id a sequence: jobs
+/// may well be called by numbers.
+///
+/// # Errors
+/// The names of no letter.
+fn named(which: &[String], letters: Vec<(u64, String)>) -> Result<Vec<(u64, String)>, Vec<String>> {
+    let ids: HashSet<_> = letters.iter().map(|(_, id)| id.clone()).collect();
+    let mut missing = which.to_vec();
+    let chosen = letters.into_iter().filter(|(sequence, id)| {
+        let sequence = sequence.to_string();
+        let is_meant = |name: &String| name == id || (*name == sequence && !ids.contains(name));
+        missing.retain(|name| !is_meant(name));
+        which.iter().any(is_meant)
+    });
+    let chosen = chosen.collect();
+    if missing.is_empty() { Ok(chosen) } else { Err(missing) }
 }
 
 /// Publishes a letter's job where it came from; sees it stored, so that the letter can go.
@@ -133,9 +155,6 @@ async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
 }
 
 fn confirm(question: &str) -> Result<(), Failed> {
-    if !stdin().is_terminal() {
-        return Err(Failed::settings(anyhow::anyhow!("{question} say --yes to do it without being asked")));
-    }
     let mut answer = String::new();
     eprint!("{question} [y/N] ");
     let _ = stderr().flush();
@@ -144,5 +163,24 @@ fn confirm(question: &str) -> Result<(), Failed> {
         Ok(())
     } else {
         Err(Failed::running(anyhow::anyhow!("nothing was changed")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequences(which: &[&str]) -> Result<Vec<u64>, Vec<String>> {
+        let letters = [(1, "a"), (2, "3"), (3, "b"), (4, "a")].map(|(sequence, id)| (sequence, id.to_owned()));
+        let which: Vec<_> = which.iter().map(ToString::to_string).collect();
+        named(&which, letters.to_vec()).map(|letters| letters.into_iter().map(|(sequence, _)| sequence).collect())
+    }
+
+    #[test]
+    fn a_name_is_an_id_before_it_is_a_sequence() {
+        assert_eq!(sequences(&["3"]), Ok(vec![2]), "not the third");
+        assert_eq!(sequences(&["1", "b"]), Ok(vec![1, 3]));
+        assert_eq!(sequences(&["a"]), Ok(vec![1, 4]));
+        assert_eq!(sequences(&["2", "nobody", "9"]), Err(vec!["nobody".to_owned(), "9".to_owned()]));
     }
 }

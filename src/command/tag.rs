@@ -30,7 +30,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
     let settings = settings::Local::new(&args.tagging, args.caption)?;
-    let sources = Sources::open(&args.sources).map_err(Failed::settings)?;
+    let sources = Sources::open(&args.sources, &args.tagging.stores).map_err(Failed::settings)?;
     if args.sidecar.is_some() && !sources.stores().is_empty() {
         return Err(Failed::settings(anyhow::anyhow!(
             "--sidecar writes beside files, and a bucket has none: use --output FILE for its images"

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::select_all;
+use futures_util::future::{select_all, try_join_all};
 use tokio::sync::watch;
 
 use super::Failed;
@@ -54,19 +54,24 @@ pub(super) async fn models(settings: &settings::Tagging, health: &Health) -> Res
 /// Looks at every store, and from then on keeps readiness up to date with them: one that does not exist or refuses is an
 /// error, one that can't be reached is waited for.
 pub(super) async fn stores(stores: &[Store], health: &Health) -> Result<(), Failed> {
-    for store in stores {
-        let mut delay = Duration::from_secs(1);
-        while let Err(Failure { code, message, .. }) = store.probe().await {
-            if code != Code::StorageUnavailable {
-                return Err(Failed::running(anyhow::anyhow!("a store can't be used (--store): {message}")));
-            }
-            tracing::warn!(%store, error = message, "the store does not answer; waiting for it");
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(Duration::from_secs(10));
-        }
-    }
+    // Beside each other: one that is waited for must not hide what is wrong with another.
+    try_join_all(stores.iter().map(usable)).await?;
     health.set_storage(true);
     tokio::spawn(watch_stores(stores.iter().map(Store::state).collect(), health.clone()));
+    Ok(())
+}
+
+/// Waits until the store answers.
+async fn usable(store: &Store) -> Result<(), Failed> {
+    let mut delay = Duration::from_secs(1);
+    while let Err(Failure { code, message, .. }) = store.probe().await {
+        if code != Code::StorageUnavailable {
+            return Err(Failed::running(anyhow::anyhow!("a store can't be used (--store): {message}")));
+        }
+        tracing::warn!(%store, error = message, "the store does not answer; waiting for it");
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(10));
+    }
     Ok(())
 }
 

@@ -136,7 +136,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Http>)> {
         ("/v1/classify", post(tagging::classify)),
         ("/v1/models", get(models::list)),
         ("/v1/models/refresh", post(models::refresh)),
-        ("/diagnostics/vram-test", post(diagnostics::vram_test)),
+        (diagnostics::PATH, post(diagnostics::vram_test)),
     ]
 }
 

@@ -26,6 +26,7 @@ use super::outbox::{Outbox, id_in};
 use super::stream::subjects::Subjects;
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
+use crate::memory::Share;
 use crate::nats::Nats;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::pipeline::entrance::Entrance;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub subjects: Subjects,
     /// How long a caller waits who does not say.
     pub timeout: Duration,
+    /// Room for requests.
+    pub room: Share,
     /// This worker's name.
     pub worker: Arc<str>,
 }
@@ -175,18 +178,20 @@ impl Live {
     async fn take(self: &Arc<Self>, message: Message, entrance: &Entrance, answers: &Answers) {
         let id = id_in(message.headers.as_ref()).unwrap_or_else(random_id);
         let place = self.admission.try_enter();
+        // Twice: what it says of its image is read out of it.
+        let room = self.settings.room.try_reserve(2 * message.payload.len() as u64);
         let patience = patience::of(&message, self.settings.timeout);
-        let refused = match (&place, &patience) {
+        let refused = match (place.as_ref().zip(room.as_ref()), &patience) {
             (_, Err(bad)) => Some(bad.clone()),
             (None, _) => Some(Failure::new(
                 Code::Overloaded,
-                "the worker has as many requests as it may; ask again, or start more workers",
+                "the worker has as many requests as it may, or no room for one like this; ask again, or start more workers",
             )),
             _ => None,
         };
         let deadline = patience.ok().flatten().and_then(|patience| Instant::now().checked_add(patience));
         let payload = message.payload.clone();
-        let open = Open { message, id: id.clone(), began: Instant::now() };
+        let open = Open { message, id: id.clone(), began: Instant::now(), _room: room };
         if let Some(refused) = refused {
             return self.refuse(open, refused, answers);
         }

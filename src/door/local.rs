@@ -16,6 +16,7 @@ use crate::job::Job;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::pipeline::entrance::Entrance;
 use crate::pipeline::tag::threshold::Thresholds;
+use crate::store::location::Location;
 use crate::tags::TagResult;
 
 /// Attempts at one image.
@@ -72,10 +73,7 @@ impl Local {
             meta: None,
             scores_from: None,
         });
-        let request = match image.path.clone() {
-            Some(path) => Request::File { job, path },
-            None => Request::Job { job, image: None },
-        };
+        let request = Request::Job { job, image: image.path.clone().map(Location::File) };
         let id = image.name.clone();
         let reply = LocalReply { local: Arc::clone(self), image, place, attempt };
         let delivery = Delivery::new(id, Door::Local, attempt, Box::new(reply), self.answers.clone());

@@ -43,7 +43,7 @@ pub struct Settings {
     pub max_attempts: u64,
     /// The part of the queue that is worked on, where not all of it.
     pub filter: Option<Filter>,
-    /// Of the keys in S3 event notifications that are images.
+    /// Of the keys in S3 event notifications that are taken.
     pub event_suffixes: Suffixes,
     /// Jobs held at once, at least.
     pub in_flight: usize,

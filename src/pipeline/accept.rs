@@ -1,7 +1,6 @@
 //! **accept**: [`Incoming`] messages become [`Accepted`] jobs: the payload is read, the image located, the model found.
 //! Fails with `bad_job`, `unknown_model` or `forbidden_location`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,15 +36,8 @@ pub enum Request {
     Job {
         /// The job.
         job: Box<Job>,
-        /// The image, encoded, where the door brings it along; else it is where the job says.
-        image: Option<Bytes>,
-    },
-    /// A job whose image is a file that the door was told to read, wherever it is.
-    File {
-        /// The job.
-        job: Box<Job>,
-        /// The image.
-        path: PathBuf,
+        /// The image, where the door brings it along or may read it wherever it is; else it is where the job says.
+        image: Option<Location>,
     },
 }
 
@@ -80,8 +72,8 @@ pub async fn run(
     while let Some(Incoming { request, queued, mut delivery }) = incoming.recv().await {
         metrics::stage_seconds("queue", queued);
         match accept.check(request, &mut delivery) {
-            Ok((job, destination, location)) => {
-                let image = job.image.clone();
+            Ok((mut job, destination, location)) => {
+                let image = std::mem::take(&mut job.image);
                 let seconds = Seconds { queue: queued.as_secs_f64(), ..Seconds::default() };
                 let accepted = Accepted { flight: Flight { job, image, seconds, delivery }, destination, location };
                 if pass(Stage::Accept, &fetch, accepted).await.is_err() {
@@ -105,13 +97,12 @@ impl Accept {
                 let job = Job::parse(&payload).inspect_err(|_| delivery.called(Job::id_in(&payload)))?;
                 (job, None)
             }
-            Request::Job { job, image } => (*job, image.map(Location::Here)),
-            Request::File { job, path } => (*job, Some(Location::File(path))),
+            Request::Job { job, image } => (*job, image),
         };
         delivery.called(job.id.take());
         let location = match image {
             Some(image) => image,
-            None => Location::find(&job.image, &self.stores)?,
+            None => Location::find(&mut job.image, &self.stores)?,
         };
         // Last: it counts the job as on its way.
         let destination = self.lanes.find(job.model.as_deref())?;

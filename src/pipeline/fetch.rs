@@ -1,6 +1,6 @@
 //! **fetch**: [`Accepted`] jobs become [`Fetched`] ones: the image's bytes are read from their store, several jobs at once.
 //! Fails with `image_not_found`, `image_too_large`, `forbidden_location`, `storage_denied`, `storage_unavailable`, or
-//! `bad_job` for a data URI that is not base64. A model that is not loaded is loaded here, so that other jobs go on; fails
+//! `bad_job` for an inline image that is not base64. A model that is not loaded is loaded here, so that other jobs go on; fails
 //! with `inference_failed` where it can't be.
 
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use super::queue::{self, Queued};
 use super::{Ended, Flight, pass_in_order};
 use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
-use crate::store::location::{DataUri, Location};
+use crate::store::inline::Inline;
+use crate::store::location::Location;
 use crate::store::{Read, file, too_large};
 use crate::telemetry::metrics::{self, Stage};
 
@@ -133,7 +134,7 @@ impl Fetch {
                 self.pace.first_byte(first_byte);
                 Ok((bytes, reserved))
             }
-            Location::Inline(uri) => inline(uri, *limit, room, flight).await,
+            Location::Inline(image) => inline(image, *limit, room, flight).await,
             Location::Here(bytes) if bytes.len() as u64 > *limit => Err(too_large(bytes.len() as u64, *limit)),
             Location::Here(bytes) => {
                 let reserved = room.reserve(bytes.len() as u64).await?;
@@ -154,22 +155,24 @@ async fn unwanted(flight: &mut Flight) -> Failure {
     }
 }
 
-/// Decodes a data URI, and names it by its hash so that answers do not carry the image back.
-async fn inline(uri: DataUri, limit: u64, room: &Share, flight: &mut Flight) -> Result<(Bytes, Reservation), Failure> {
-    let reserved = room.reserve(uri.size()).await?;
+/// Decodes an image that came as text, and names it by its hash so that answers do not carry the image back.
+async fn inline(image: Inline, limit: u64, room: &Share, flight: &mut Flight) -> Result<(Bytes, Reservation), Failure> {
+    let mut reserved = room.reserve(image.size()).await?;
     let decoded = tokio::task::spawn_blocking(move || {
-        let bytes = uri.decode(limit)?;
+        let media_type = image.media_type.clone();
+        let bytes = image.decode(limit)?;
         let hash = Sha256::digest(&bytes);
-        Ok((bytes, format!("data:{};sha256,{}", uri.media_type, crate::model::hex(&hash))))
+        Ok((bytes, format!("data:{media_type};sha256,{}", crate::model::hex(&hash))))
     });
     let (bytes, image) = decoded.await.unwrap_or_else(|error| {
         Err(match error.try_into_panic() {
-            Ok(panic) => super::panicked(Code::InferenceFailed, "reading a data URI", &*panic),
+            Ok(panic) => super::panicked(Code::InferenceFailed, "reading an inline image", &*panic),
             Err(cancelled) => {
-                Failure::new(Code::InferenceFailed, format!("reading a data URI came to nothing: {cancelled}"))
+                Failure::new(Code::InferenceFailed, format!("reading an inline image came to nothing: {cancelled}"))
             }
         })
     })?;
     flight.image = image;
+    reserved.shrink_to(bytes.len() as u64);
     Ok((bytes, reserved))
 }

@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use object_store::path::Path;
 use url::Url;
 
-use super::{Place, Store, too_large};
+use super::inline::Inline;
+use super::{Place, Store};
 use crate::failure::{Code, Failure};
 
 /// Where an image is.
@@ -21,30 +20,23 @@ pub enum Location {
         /// The object's key, or the file's path below the folder.
         path: Path,
     },
-    /// In the job itself, as a data URI.
-    Inline(DataUri),
+    /// In the job itself, as text.
+    Inline(Inline),
     /// Here already.
     Here(Bytes),
     /// A file that a door was told to read.
     File(PathBuf),
 }
 
-/// An image inside the job: `data:<media type>;base64,<data>`.
-#[derive(Clone, Debug)]
-pub struct DataUri {
-    /// Such as `image/png`; what the image really is, its bytes tell.
-    pub media_type: String,
-    base64: String,
-}
-
 impl Location {
-    /// Finds `image` among the stores. Looks at names only; nothing is read.
+    /// Finds `image` among the stores. Looks at names only; nothing is read. A data URI is taken out of `image`: there is no
+    /// room for another of it.
     ///
     /// # Errors
     /// `forbidden_location` where no store holds it, `bad_job` where a data URI is malformed.
-    pub fn find(image: &str, stores: &[Store]) -> Result<Self, Failure> {
-        if let Some(rest) = image.strip_prefix("data:") {
-            return DataUri::parse(rest).map(Self::Inline);
+    pub fn find(image: &mut String, stores: &[Store]) -> Result<Self, Failure> {
+        if image.starts_with("data:") {
+            return Inline::data_uri(std::mem::take(image)).map(Self::Inline);
         }
         let found = if let Some(rest) = image.strip_prefix("s3://") {
             stores.iter().find_map(|store| store.holds_object(rest))
@@ -111,43 +103,6 @@ fn forbidden(image: &str, stores: &[Store]) -> Failure {
     )
 }
 
-impl DataUri {
-    fn parse(rest: &str) -> Result<Self, Failure> {
-        let malformed =
-            || Failure::new(Code::BadJob, "field `image`: a data URI must read data:image/<type>;base64,<data>");
-        let (head, base64) = rest.split_once(',').ok_or_else(malformed)?;
-        let media_type = head.strip_suffix(";base64").ok_or_else(malformed)?;
-        if !media_type.starts_with("image/") {
-            return Err(malformed());
-        }
-        Ok(Self { media_type: media_type.to_owned(), base64: base64.to_owned() })
-    }
-
-    /// Bytes the image has at most.
-    #[must_use]
-    pub const fn size(&self) -> u64 {
-        self.base64.len() as u64 / 4 * 3
-    }
-
-    /// The image's bytes, at most `limit` of them.
-    ///
-    /// # Errors
-    /// `image_too_large`, known before anything is decoded; `bad_job` where the data is not base64.
-    pub fn decode(&self, limit: u64) -> Result<Bytes, Failure> {
-        let size = self.size();
-        if size > limit.saturating_add(2) {
-            return Err(too_large(size, limit));
-        }
-        let bytes = STANDARD.decode(&self.base64).map_err(|error| {
-            Failure::new(Code::BadJob, format!("field `image`: the data URI's base64 is broken: {error}"))
-        })?;
-        if bytes.len() as u64 > limit {
-            return Err(too_large(bytes.len() as u64, limit));
-        }
-        Ok(bytes.into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -166,7 +121,7 @@ mod tests {
     }
 
     fn found(image: &str, stores: &[Store]) -> Option<String> {
-        match Location::find(image, stores) {
+        match Location::find(&mut image.to_owned(), stores) {
             Ok(Location::Stored { path, .. }) => Some(path.to_string()),
             Ok(_) => panic!("not inline"),
             Err(failure) => {
@@ -204,16 +159,10 @@ mod tests {
     }
 
     #[test]
-    fn a_data_uri_brings_its_bytes_within_the_limit() {
-        let Ok(Location::Inline(uri)) = Location::find("data:image/png;base64,aGVsbG8=", &[]) else { panic!("inline") };
-        assert_eq!(uri.media_type, "image/png");
-        assert_eq!(uri.decode(5).expect("five bytes"), "hello");
-        assert_eq!(uri.decode(4).expect_err("too many").code, Code::ImageTooLarge);
-        for malformed in ["data:", "data:text/html;base64,aGk=", "data:image/png,hi"] {
-            assert_eq!(Location::find(malformed, &[]).expect_err("malformed").code, Code::BadJob);
-        }
-        let Ok(Location::Inline(uri)) = Location::find("data:image/png;base64,???", &[]) else { panic!("inline") };
-        assert_eq!(uri.decode(100).expect_err("not base64").code, Code::BadJob);
+    fn a_data_uri_is_taken_out_of_its_job() {
+        let mut image = "data:image/png;base64,aGVsbG8=".to_owned();
+        assert!(matches!(Location::find(&mut image, &[]), Ok(Location::Inline(_))));
+        assert_eq!(image, "");
     }
 
     proptest! {
@@ -223,7 +172,7 @@ mod tests {
             let root = folder.path().canonicalize().expect("it exists");
             let name = segments.join("/");
             let image = if url { format!("file://{}/{name}", root.display()) } else { name };
-            if let Ok(Location::Stored { path, .. }) = Location::find(&image, &[store]) {
+            if let Ok(Location::Stored { path, .. }) = Location::find(&mut image.clone(), &[store]) {
                 prop_assert!(path.as_ref().split('/').all(|segment| !segment.is_empty() && segment != "." && segment != ".."));
             }
         }

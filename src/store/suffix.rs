@@ -27,6 +27,12 @@ impl Suffixes {
         Self(READ.iter().map(|&suffix| suffix.to_owned()).collect())
     }
 
+    /// Whatever a name ends in.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(vec!["*".to_owned()])
+    }
+
     /// These, with or without their dots; `*` is all there are.
     #[must_use]
     pub fn new(suffixes: Vec<String>) -> Self {
@@ -59,6 +65,6 @@ mod tests {
         }
         let own = Suffixes::new(vec![".heic".to_owned(), " JPG".to_owned()]);
         assert!(own.has("a.HEIC") && own.has("a.jpg") && !own.has("a.png"));
-        assert!(Suffixes::new(vec!["*".to_owned()]).has("no suffix"));
+        assert!(Suffixes::new(vec!["*".to_owned()]).has("no suffix") && Suffixes::all().has("a.b/c"));
     }
 }

@@ -147,7 +147,7 @@ fn describe() {
     describe_gauge!(BATCH_LIMIT, Unit::Count, "Images a batch may have now, by model.");
     describe_counter!(OUT_OF_MEMORY, "Batches that did not fit the device's memory, by model.");
     describe_gauge!(MEMORY_BUDGET, Unit::Bytes, "Bytes that images in flight may take, encoded and decoded.");
-    describe_gauge!(MEMORY_RESERVED, Unit::Bytes, "Bytes of the budget that are reserved.");
+    describe_gauge!(MEMORY_RESERVED, Unit::Bytes, "Bytes of the budget that are reserved; requests have room besides.");
     describe_gauge!(
         MEMORY_LIMIT,
         Unit::Bytes,

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::support::repository;
 use crate::support::worker::tagmill;
+use crate::support::{repository, samples};
 
 fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = tagmill(&["bench", "--time", "50ms", "--batch-sizes", "4,1"]);
@@ -46,9 +46,12 @@ fn without_an_image_to_measure_with_it_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().display().to_string();
     let (code, _, log) = bench(&[&path]);
-    assert!(code == Some(2) && log.contains("no image to measure with"), "{log}");
+    assert!(code == Some(1) && log.contains("no image to measure with"), "{log}");
     let (code, _, log) = bench(&["/no/such/folder"]);
-    assert!(code == Some(2) && log.contains("/no/such/folder"), "{log}");
+    assert!(code == Some(1) && log.contains("/no/such/folder"), "{log}");
+    // What is no path here is looked for in the store.
+    let (code, out, log) = bench(&["--store", &samples(), "orange-sunset.jpg", "--json"]);
+    assert!(code == Some(0) && out.contains(r#""images":1"#), "{log}");
     std::fs::write(folder.path().join("broken.png"), "no picture").expect("a file");
     let (code, _, log) = bench(&[&path]);
     assert!(code == Some(1) && log.contains("not one of the images can be read"), "{log}");

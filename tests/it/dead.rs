@@ -66,3 +66,43 @@ async fn letters_are_listed_retried_and_dropped() {
     let (code, table, _) = dead(&nats, &["list"]);
     assert_eq!((code, table.lines().count()), (0, 1), "{table}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_goes_back_as_its_job_was_written() {
+    let nats = NatsServer::start();
+    let store = tempfile::tempdir().expect("a folder");
+    let _worker = Worker::start_with(&nats, &format!("file://{}", store.path().display()), &[], &[]);
+    let client = Client::connect(&nats).await;
+    client.publish("tagmill.jobs", HeaderMap::new(), r#"{"id":"b64","image":"late.jpg","base64":"aGVsbG8="}"#).await;
+    client.dead(1).await;
+    std::fs::copy(repository("samples/orange-sunset.jpg"), store.path().join("late.jpg")).expect("a copy");
+    let (code, _, message) = dead(&nats, &["retry", "b64", "--yes"]);
+    assert_eq!(code, 0, "{message}");
+    client.queue_is_empty().await;
+    assert_eq!((client.count("TAGMILL_DEAD").await, client.count("TAGMILL_RESULTS").await), (0, 1));
+    assert_eq!(client.results(1).await[0].id(), "b64");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_is_an_id_before_it_is_a_sequence() {
+    let nats = NatsServer::start();
+    let _worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    // The second letter's id is the first's sequence.
+    for (count, id) in [(1, "first"), (2, "1"), (3, "third")] {
+        client.submit(id, "missing.jpg").await;
+        client.dead(count).await;
+    }
+    let (code, _, message) = dead(&nats, &["drop", "1", "3", "--yes"]);
+    assert_eq!(code, 0, "{message}");
+    let (_, json, _) = dead(&nats, &["list", "--json"]);
+    let left: Value = serde_json::from_str(&json).expect("one letter");
+    assert_eq!(left["id"], "first");
+}
+
+#[test]
+fn without_a_terminal_to_ask_on_yes_is_said_before_anything_else() {
+    let ended = tagmill(&["dead", "drop", "--all", "--nats-url", "nats://127.0.0.1:1"]).output().expect("it runs");
+    let message = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(2) && message.contains("--yes"), "{message}");
+}

@@ -39,8 +39,9 @@ async fn bucket(keys: &[&str]) -> S3Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_new_image_gets_a_result_of_its_own() {
-    let (nats, s3) = (NatsServer::start(), bucket(&["a b/ä+%.jpg", "x.jpg", "gone.jpg"]).await);
+async fn each_new_object_gets_an_answer_of_its_own() {
+    let (nats, s3) = (NatsServer::start(), bucket(&["a b/ä+%.jpg", "x.jpg", "gone.jpg", "8f3a"]).await);
+    s3.put("images", "notes.txt", &repository("README.md"));
     let worker = Worker::start_with(&nats, "s3://images", &[], &s3.environment());
     let client = Client::connect(&nats).await;
     let records = [
@@ -51,13 +52,14 @@ async fn each_new_image_gets_a_result_of_its_own() {
         created("missing.jpg"),
         json!({ "s3": { "bucket": { "name": "images" } } }),
         json!({ "s3": { "bucket": { "name": "elsewhere" }, "object": { "key": "x.jpg" } } }),
+        created("8f3a"),
     ];
     publish(&client, "upload", &records).await;
-    let results = by_id(client.results(2).await);
-    let dead = by_id(client.dead(3).await);
+    let results = by_id(client.results(3).await);
+    let dead = by_id(client.dead(4).await);
     client.queue_is_empty().await;
 
-    assert_eq!(results.keys().collect::<Vec<_>>(), ["upload.1", "upload.4"]);
+    assert_eq!(results.keys().collect::<Vec<_>>(), ["upload.1", "upload.4", "upload.8"]);
     assert_eq!(results["upload.1"].json["image"], "s3://images/a b/ä+%.jpg");
     let created = client.jetstream.get_stream("TAGMILL_JOBS").await.expect("the stream");
     let created = created.cached_info().created.unix_timestamp();
@@ -68,6 +70,7 @@ async fn each_new_image_gets_a_result_of_its_own() {
         assert_eq!(result.message_id(), format!("TAGMILL_JOBS-{created}-1{}", &id["upload".len()..]));
     }
     for (id, code, job) in [
+        ("upload.2", "image_undecodable", json!({ "image": "s3://images/notes.txt" })),
         ("upload.5", "image_not_found", json!({ "image": "s3://images/missing.jpg" })),
         ("upload.6", "bad_job", records[5].clone()),
         ("upload.7", "forbidden_location", json!({ "image": "s3://elsewhere/x.jpg" })),
@@ -84,17 +87,17 @@ async fn each_new_image_gets_a_result_of_its_own() {
         client.publish("tagmill.jobs", HeaderMap::new(), nothing.to_string()).await;
     }
     client.queue_is_empty().await;
-    assert_eq!(client.count("TAGMILL_RESULTS").await + client.count("TAGMILL_DEAD").await, 5);
+    assert_eq!(client.count("TAGMILL_RESULTS").await + client.count("TAGMILL_DEAD").await, 7);
     assert_eq!(worker.metric("tagmill_inflight_jobs").await, Some(0.0));
 
     // A record that failed is tried again alone, under its own name.
     s3.put("images", "missing.jpg", &repository("samples/orange-sunset.jpg"));
     let output = tagmill(&["dead", "retry", "upload.5", "--yes", "--nats-url", &nats.url()]).output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let results = client.results(3).await;
-    assert_eq!((results[2].id(), results[2].subject.as_str()), ("upload.5", "tagmill.results.uploads"));
+    let results = client.results(4).await;
+    assert_eq!((results[3].id(), results[3].subject.as_str()), ("upload.5", "tagmill.results.uploads"));
     client.queue_is_empty().await;
-    assert_eq!(client.count("TAGMILL_RESULTS").await, 3);
+    assert_eq!(client.count("TAGMILL_RESULTS").await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,6 +108,7 @@ async fn suffixes_are_the_operators_choice() {
     publish(&client, "one", &[created("a.jpg"), created("b.upload"), created("c")]).await;
     client.queue_is_empty().await;
     assert_eq!(client.results(1).await[0].id(), "one.2");
+    assert!(worker.logged("--event-suffixes").contains("a.jpg"), "what is passed over is said");
     drop(worker);
     let _worker = Worker::start_with(&nats, "s3://images", &["--event-suffixes", "*"], &s3.environment());
     publish(&client, "two", &[created("a.jpg"), created("b.upload"), created("c")]).await;
@@ -137,7 +141,7 @@ async fn an_event_that_kills_its_workers_ends_as_a_dead_letter_for_each_record()
     worker.signal("TERM");
     worker.ended();
     let client = Client::connect(&nats).await;
-    publish(&client, "event", &[created("a.jpg"), created("x.txt"), created("b.jpg")]).await;
+    publish(&client, "event", &[created("a.jpg"), record("ObjectRemoved:Delete", "x.jpg"), created("b.jpg")]).await;
     client.take_without_answer(2).await;
     let _worker = Worker::start_with(&nats, "s3://images", &arguments, &s3.environment());
     let dead = by_id(client.dead(2).await);

@@ -4,10 +4,12 @@ use std::process::Command;
 
 use crate::support::worker::tagmill;
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 16] = [
     &[],
     &["worker"],
     &["tag"],
+    &["bench"],
+    &["serve"],
     &["submit"],
     &["dead"],
     &["dead", "list"],
@@ -17,6 +19,7 @@ const COMMANDS: [&[&str]; 13] = [
     &["models", "list"],
     &["models", "check"],
     &["models", "pull"],
+    &["completions"],
     &["man"],
 ];
 

@@ -94,6 +94,8 @@ async fn an_image_can_be_brought_in_every_way() {
         json!({ "image": format!("data:image/jpeg;base64,{encoded}"), "model": "demo" }),
         json!({ "image_url": format!("data:image/jpeg;base64,{encoded}"), "model": null }),
         json!({ "image_url": "orange-sunset.jpg" }),
+        json!({ "image": encoded.trim_end_matches('=') }),
+        json!({ "image": format!("data:image/jpeg;base64,{}", encoded.trim_end_matches('=')) }),
         json!({ "image": format!("{}/orange-sunset.jpg", samples()) }),
     ] {
         let answer = post(&server, "/v1/vision/caption", body).await;
@@ -107,7 +109,7 @@ async fn an_image_can_be_brought_in_every_way() {
     let answer = Answer::to(client().post(server.url("/v1/vision/caption")).multipart(form)).await;
     assert_eq!(answer.status, 200, "{}", answer.json);
     is_tagged(&answer.json, "orange");
-    assert_eq!(server.metric("tagmill_jobs_total{door=\"http\",outcome=\"tagged\"}").await, Some(6.0));
+    assert_eq!(server.metric("tagmill_jobs_total{door=\"http\",outcome=\"tagged\"}").await, Some(8.0));
 }
 
 fn file(name: &'static str) -> Part {
@@ -140,6 +142,16 @@ async fn every_slot_has_its_own_image_and_a_bad_one_spoils_no_other() {
     let codes: Vec<_> = captions[40..].iter().map(|slot| slot["error"]["code"].as_str().expect("a code")).collect();
     assert_eq!(codes, ["forbidden_location", "bad_job", "image_too_large"]);
     assert!(answer.json["duration"].as_f64() > Some(0.0));
+
+    let body = json!({ "images": [null, base64("orange-sunset.jpg"), 7, {}, [base64("blue-ocean.webp")], true] });
+    let answer = post(&server, "/v1/vision/batch-caption", body).await;
+    assert_eq!(answer.status, 200, "{}", answer.json);
+    for (number, slot) in answer.json["captions"].as_array().expect("captions").iter().enumerate() {
+        match number {
+            1 => is_tagged(slot, "orange"),
+            _ => assert_eq!((&slot["text"], &slot["error"]["code"]), (&json!(""), &json!("bad_job")), "{number}"),
+        }
+    }
 
     let form = IMAGES.iter().fold(Form::new(), |form, (name, _)| form.part("images", file(name)));
     let answer = Answer::to(client().post(server.url("/v1/vision/batch-caption")).multipart(form)).await;
@@ -235,7 +247,64 @@ async fn the_token_opens_all_but_health_metrics_and_the_page() {
         let request = client().post(server.url("/v1/vision/caption")).bearer_auth(token).json(&image);
         assert_eq!(Answer::to(request).await.status, status, "{token}");
     }
+    let trial = post(&server, "/diagnostics/vram-test", json!({ "batch_sizes": [1] })).await;
+    assert_eq!(trial.status, 200, "from this machine: {}", trial.json);
     assert!(!server.log().contains("open-sesame"));
+}
+
+/// A browser sends forms to any address unasked, and a page's own name can be made to lead to this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_for_this_machine_alone_is_none_for_pages_of_elsewhere() {
+    let server = Worker::serve(&["--store", &samples(), "--cors-origin", "https://gallery.example"], &[]);
+    let ask = async |name: &'static str, value: &str| {
+        let form = Form::new().text("image", "orange-sunset.jpg");
+        Answer::to(client().post(server.url("/v1/vision/caption")).header(name, value).multipart(form)).await
+    };
+    for (name, value) in [("Host", "evil.example"), ("Origin", "http://evil.example"), ("Origin", "null")] {
+        let refused = ask(name, value).await;
+        assert_eq!(refused.error(), (403, "forbidden"), "{name}: {value}");
+        assert!(refused.json["error"]["message"].as_str().expect("a message").contains("--cors-origin"));
+    }
+    let (own, page) = (server.address(), server.url(""));
+    for (name, value) in [
+        ("Host", "localhost:8080"),
+        ("Host", "gallery.example"),
+        ("Host", own.as_str()),
+        ("Origin", page.as_str()),
+        ("Origin", "https://gallery.example"),
+    ] {
+        let answer = ask(name, value).await;
+        assert_eq!(answer.status, 200, "{name}: {value} {}", answer.json);
+    }
+    let probe = client().get(server.url("/readyz")).header("Host", "10-0-0-5.pods.example");
+    assert_eq!(Answer::to(probe).await.status, 200);
+}
+
+/// A container listens on all addresses and is asked by names of its network's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_for_a_network_is_asked_by_any_name() {
+    let server = Worker::serve(&["--listen", "0.0.0.0:0"], &[]);
+    let line = server.logged("address");
+    let port: String =
+        line.split("0.0.0.0:").nth(1).expect("the port").chars().take_while(char::is_ascii_digit).collect();
+    let request =
+        client().get(format!("http://127.0.0.1:{port}/v1/models")).header("Host", "tagmill.svc.cluster.local");
+    assert_eq!(Answer::to(request).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_brings_is_not_of_the_budget() {
+    let s3 = S3Server::start("images").await;
+    s3.put("images", "stuck.jpg", &repository("samples/orange-sunset.jpg"));
+    s3.fault("stuck.jpg", Fault::Stalled);
+    let server = Worker::serve(&["--store", "s3://images"], &s3.environment());
+    let body = json!({ "image": "stuck.jpg", "padding": " ".repeat(1 << 20) });
+    let asked = tokio::spawn(client().post(server.url("/v1/vision/caption")).json(&body).send());
+    until("it to be in flight", || async { (server.metric("tagmill_inflight_jobs").await? >= 1.0).then_some(()) })
+        .await;
+    assert_eq!(server.metric("tagmill_memory_reserved_bytes").await, Some(0.0));
+    s3.heal("stuck.jpg");
+    assert_eq!(asked.await.expect("no panic").expect("an answer").status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -454,6 +523,35 @@ async fn models_are_listed_from_memory_until_told_to_look_again() {
     assert_eq!(answer.json["model"]["name"], "second");
     assert_eq!(names(&get(&server, "/v1/models").await), [("first".into(), true), ("second".into(), true)]);
     assert!(get(&server, "/v1/models").await.header("x-vram-total").is_none(), "it runs on the CPU");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_the_models_ends_whoever_waits_for_it() {
+    let (s3, cache) = (S3Server::start("models").await, tempfile::tempdir().expect("a folder"));
+    let add = |model: &str| {
+        for file in ["model.onnx", "selected_tags.csv"] {
+            s3.put("models", &format!("{model}/{file}"), &repository("models/demo").join(file));
+        }
+    };
+    add("first");
+    let cache = cache.path().to_str().expect("UTF-8");
+    let arguments = ["--models", "s3://models", "--models-cache", cache, "--model", "first"];
+    let server = Worker::serve(&arguments, &s3.environment());
+    add("second");
+    s3.fault("selected_tags.csv", Fault::Stalled);
+    let look = tokio::spawn(client().post(server.url("/v1/models/refresh")).send());
+    s3.stalled("selected_tags.csv").await;
+    look.abort();
+    let gone = look.await.expect_err("it was cut off");
+    assert!(gone.is_cancelled());
+    // By the time of another answer the server has seen, as a rule, that the client is gone.
+    assert_eq!(get(&server, "/v1/models").await.status, 200);
+    s3.heal("selected_tags.csv");
+    until("the second model", || async {
+        let models = get(&server, "/v1/models").await.json;
+        (models["data"].as_array().expect("a list").len() == 2).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

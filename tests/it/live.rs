@@ -1,6 +1,7 @@
 //! Requests over NATS, as anyone could make one.
 
 use std::collections::HashSet;
+use std::io::Cursor;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, RequestErrorKind};
@@ -8,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
@@ -404,4 +406,36 @@ async fn dead_letters_that_must_wait_keep_no_caller_waiting() {
     assert_eq!(code(&tag(&client, "night-sky.png").await), "no error");
     client.take_dead(&["tagmill.dead", "tagmill.dead.>"]).await;
     assert!(client.dead(100).await.iter().all(|letter| letter.code() == "bad_job"));
+}
+
+/// Noise, which nothing makes smaller, in a data URI of nearly what the server takes.
+fn noise() -> String {
+    let mut png = Cursor::new(Vec::new());
+    let mut random = 1_u32;
+    let picture = RgbImage::from_fn(480, 480, |_, _| {
+        Rgb([(); 3].map(|()| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            random.to_be_bytes()[0]
+        }))
+    });
+    picture.write_to(&mut png, ImageFormat::Png).expect("it fits");
+    format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_take_no_more_memory_than_there_is_room_for() {
+    let nats = NatsServer::start();
+    let worker = Worker::start_with(&nats, &samples(), &["--memory-budget", "64MiB"], &[]);
+    let client = Client::connect(&nats).await;
+    let payload = json!({ "image": noise() }).to_string();
+    assert!((900_000..1_000_000).contains(&payload.len()), "{}", payload.len());
+    let first = read(&request(&client, HeaderMap::new(), &payload).await);
+    assert!(first["image"].as_str().is_some_and(|image| image.starts_with("data:image/png;sha256,")), "{first}");
+    let before = worker.resident_memory();
+    let answers = join_all((0..250).map(|_| request(&client, HeaderMap::new(), &payload))).await;
+    let refused = answers.iter().filter(|answer| code(answer) == "overloaded").count();
+    let tagged = answers.iter().filter(|answer| read(answer)["tags"].is_array()).count();
+    assert!(refused + tagged == 250 && tagged > 0, "{tagged} tagged, {refused} refused");
+    let grown = worker.resident_memory().saturating_sub(before);
+    assert!(grown < 200 << 20, "{} MiB, {tagged} tagged, {refused} refused", grown >> 20);
 }

@@ -279,6 +279,19 @@ fn check_tells_what_is_wrong_with_each_model() {
     assert_eq!(models(&["list"], folder.path()).0, 0, "list only shows");
 }
 
+#[test]
+fn a_pipe_that_nobody_reads_is_an_error_and_no_panic() {
+    let models = families();
+    for json in [&["--json"][..], &[]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = tagmill(&["models", "list", "--models"]);
+        let ended = command.arg(models.path()).args(json).stdout(writer).output().expect("it runs");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(1) && said.contains("standard output"), "{:?} {said}", ended.status);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn several_devices_share_the_work_of_one_model() {
     let nats = NatsServer::start();

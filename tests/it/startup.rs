@@ -7,7 +7,7 @@ use async_nats::jetstream::{consumer, stream};
 
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
-use crate::support::s3::S3Server;
+use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::tagmill;
 use crate::support::{repository, samples};
 
@@ -37,7 +37,9 @@ fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, Str
 fn wrong_settings_are_exit_code_2() {
     let empty = tempfile::tempdir().expect("a folder");
     let empty = empty.path().to_str().expect("UTF-8");
-    let cases: [(&[&str], &str); 11] = [
+    let nonsense = repository("README.md");
+    let nonsense = nonsense.to_str().expect("UTF-8");
+    let cases: [(&[&str], &str); 18] = [
         (&["--store", "ftp://host/x"], "ftp://host/x"),
         (&["--store", "images"], "s3://bucket"),
         (&["--store", "file:///no/such/folder"], "/no/such/folder"),
@@ -49,6 +51,14 @@ fn wrong_settings_are_exit_code_2() {
         (&["--prefix", "a b"], "--prefix"),
         (&["--device", "gpu"], "--device"),
         (&["--no-such-flag"], "--no-such-flag"),
+        // Past the end of the clock.
+        (&["--window", "9223372036854775807s"], "--window"),
+        (&["--http-timeout", "9223372036854775807s"], "--http-timeout"),
+        (&["--live-timeout", "366days"], "--live-timeout"),
+        (&["--nats-creds", "/no/such/file"], "--nats-creds"),
+        (&["--nats-creds", nonsense], "--nats-creds"),
+        (&["--nats-ca", "/no/such/file"], "--nats-ca"),
+        (&["--nats-ca", nonsense], "--nats-ca"),
     ];
     for (change, named) in cases {
         let (code, message) = refused(change, &[]);
@@ -100,6 +110,7 @@ fn an_unreachable_server_is_given_up_after_ten_seconds_and_its_password_not_show
     let (code, message) = refused(&["--nats-url", "nats://user:hush@127.0.0.1:1"], &[]);
     assert_eq!(code, 1, "{message}");
     assert!(message.contains("127.0.0.1:1") && !message.contains("hush"), "{message}");
+    assert_eq!(message.matches("efused").count(), 1, "the cause is said once: {message}");
     assert!(began.elapsed() > Duration::from_secs(8) && began.elapsed() < Duration::from_secs(20));
 }
 
@@ -201,4 +212,15 @@ async fn a_bucket_that_does_not_exist_or_refuses_is_named() {
     let (code, message) = start(environment, "s3://images").await;
     assert_eq!(code, 2, "{message}");
     assert!(message.contains("AWS_ALLOW_HTTP"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_waited_for_hides_no_other() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("away").await);
+    s3.fault("away", Fault::Broken);
+    let (url, environment) = (nats.url(), s3.environment());
+    let run = move || refused(&["--store", "s3://away,s3://nowhere", "--nats-url", &url], &environment);
+    let (code, message) = tokio::task::spawn_blocking(run).await.expect("no panic");
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("s3://nowhere"), "{message}");
 }

@@ -276,6 +276,12 @@ async fn images_of_a_bucket_are_tagged_where_they_are() {
     assert_eq!(lines["broken.jpg"]["error"]["code"], "storage_unavailable");
     assert_eq!(lines["night-sky.png"]["image"], "s3://images/2026/2/night-sky.png");
 
+    // What is no path here is looked for in the store.
+    let output = tag(vec!["--store", "s3://images/2025", "1/blue-ocean.webp", "2"]).await;
+    let named = self::lines(&output.stdout);
+    assert_eq!(named["blue-ocean.webp"]["image"], "s3://images/2025/1/blue-ocean.webp", "{}", said(&output));
+    assert_eq!((named["night-sky.png"]["image"].as_str(), named.len()), (Some("s3://images/2025/2/night-sky.png"), 2));
+
     let refused = tag(vec!["--sidecar", "txt", "s3://images/2026"]).await;
     assert_eq!(refused.status.code(), Some(2));
     assert!(said(&refused).contains("--output"), "{}", said(&refused));

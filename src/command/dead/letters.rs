@@ -39,7 +39,9 @@ pub(super) struct Error {
     pub(super) message: String,
 }
 
+/// A job that is no text, and nothing else: a JSON job may have a field of that name.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Base64 {
     base64: String,
 }

@@ -1,7 +1,9 @@
 //! What models there are, and whether they work.
 
 use std::collections::BTreeMap;
+use std::io::{Write, stdout};
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::table;
@@ -59,11 +61,13 @@ pub(super) async fn look(args: ModelsArgs, onnx: Option<onnx::Settings>) -> Resu
         models.map(|(name, model)| report(&catalog, name, model, onnx.as_ref())).collect::<Result<Vec<_>, _>>()
     });
     let reports = reporting.await.map_err(Failed::running)?.map_err(Failed::running)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&reports).map_err(Failed::running)?);
+    let mut out = stdout().lock();
+    let written = if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&reports).map_err(Failed::running)?)
     } else {
-        print!("{}", table::of(&reports));
-    }
+        out.write_all(table::of(&reports).as_bytes())
+    };
+    written.context("standard output can't be written").map_err(Failed::Running)?;
     let broken: Vec<&str> = reports.iter().filter(|report| !report.ok).map(|report| report.name.as_str()).collect();
     if strict && !broken.is_empty() {
         return Err(Failed::running(anyhow::anyhow!("broken: {}", broken.join(", "))));

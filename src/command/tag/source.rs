@@ -45,22 +45,24 @@ pub(in crate::command) enum Found {
 struct Closed;
 
 impl Sources {
-    /// Reads what is named. Paths are looked at later: one that is bad does not keep the others.
+    /// Reads what is named; what is no path here is looked for in the first of the stores. Paths are looked at later: one that
+    /// is bad does not keep the others.
     ///
     /// # Errors
     /// Where a bucket's name or settings are wrong.
-    pub(in crate::command) fn open(names: &[OsString]) -> Result<Self, InvalidStore> {
+    pub(in crate::command) fn open(names: &[OsString], stores: &[String]) -> Result<Self, InvalidStore> {
+        let names = names.iter().map(|name| located(name, stores.first()).unwrap_or_else(|| name.clone()));
         let mut stores = HashMap::new();
-        let mut open = |name: &OsString| match name.to_str() {
+        let mut open = |name: OsString| match name.to_str() {
             Some(location) if location.starts_with("s3://") => Source::of_bucket(location, &mut stores),
             Some(url) if url.starts_with("file://") => {
                 let path = url::Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
                 path.map(Source::Path).ok_or_else(|| InvalidStore::Url(url.to_owned()))
             }
             Some(url) if url.contains("://") => Err(InvalidStore::Url(url.to_owned())),
-            _ => Ok(Source::Path(name.into())),
+            _ => Ok(Source::Path((&name).into())),
         };
-        Ok(Self(names.iter().map(&mut open).collect::<Result<_, _>>()?))
+        Ok(Self(names.map(&mut open).collect::<Result<_, _>>()?))
     }
 
     /// The buckets that are read.
@@ -96,6 +98,18 @@ impl Sources {
         });
         found
     }
+}
+
+/// Where in the store a name is that is neither a URL nor a path here.
+fn located(name: &OsString, store: Option<&String>) -> Option<OsString> {
+    let (key, store) = (name.to_str()?, store?);
+    if key.contains("://") || Path::new(key).is_absolute() || Path::new(key).exists() {
+        return None;
+    }
+    if store.starts_with("s3://") {
+        return Some(format!("{}/{key}", store.trim_end_matches('/')).into());
+    }
+    Some(url::Url::parse(store).ok()?.to_file_path().ok()?.join(key).into())
 }
 
 impl Source {

@@ -1,26 +1,78 @@
 //! Who may use the API: whoever has the token, where there is one; and pages of these origins, in browsers.
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, Method, header};
+use std::net::IpAddr;
+
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::error::Refused;
-use super::{Http, Origins, body, models, tagging, trace};
+use super::server::Peer;
+use super::{Http, Origins, Settings, body, diagnostics, models, tagging, trace};
 use crate::failure::{Code, Failure};
 use crate::secret::Secret;
 
-/// Lets a request through that brings the token; the page asks for it itself.
-pub(super) async fn guard(State(http): State<Http>, request: Request, next: Next) -> Response {
-    let Some(token) = &http.0.settings.token else { return next.run(request).await };
-    let open = request.uri().path() == "/" || is_authorized(&request, token);
-    if open {
-        return next.run(request).await;
-    }
+/// Lets a request through that brings the token, or none where none is asked for; the page asks for it itself.
+pub(super) async fn guard(
+    State(http): State<Http>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Settings { token, listen, origins, .. } = &http.0.settings;
+    let stranger = stranger(request.headers(), origins).filter(|_| listen.ip().to_canonical().is_loopback());
+    let refused = match (token, stranger) {
+        (None, None) => None,
+        (None, Some(name)) => {
+            let message = format!(
+                "`{name}` is no name of this machine, which alone is served without a token: --cors-origin lets its pages \
+                 in, --http-token whoever has the token"
+            );
+            Some(Refused::new(StatusCode::FORBIDDEN, "forbidden", message))
+        }
+        (Some(token), stranger) => {
+            let is_test = request.uri().path() == diagnostics::PATH && peer.is_here() && stranger.is_none();
+            let is_open = request.uri().path() == "/" || is_test || is_authorized(&request, token);
+            let message = "this needs `Authorization: Bearer` and the token";
+            (!is_open).then(|| Failure::new(Code::Unauthorized, message).into())
+        }
+    };
+    let Some(refused) = refused else { return next.run(request).await };
     body::discard(request.into_body()).await;
-    Refused::from(Failure::new(Code::Unauthorized, "this needs `Authorization: Bearer` and the token")).into_response()
+    refused.into_response()
+}
+
+/// Under which name a page of elsewhere asks, where it is one. To a server on this machine it can send forms unasked, and a
+/// name of its own can be made to lead here (DNS rebinding), which an address can't.
+fn stranger(headers: &HeaderMap, origins: &Origins) -> Option<String> {
+    let is_allowed = |name: &str| match origins {
+        Origins::Any => true,
+        Origins::These(origins) => origins
+            .iter()
+            .any(|origin| origin.to_str().is_ok_and(|origin| authority(origin).eq_ignore_ascii_case(name))),
+    };
+    let [host, origin] = [header::HOST, header::ORIGIN].map(|name| {
+        let value = headers.get(name)?;
+        Some(authority(&String::from_utf8_lossy(value.as_bytes())).to_ascii_lowercase())
+    });
+    let foreign = origin.filter(|origin| Some(origin) != host.as_ref() && !is_allowed(origin));
+    let stranger = host.filter(|host| !is_of_this_machine(host) && !is_allowed(host)).or(foreign);
+    stranger.map(|name| name.chars().take(200).collect())
+}
+
+/// An origin without its scheme, which is what `Host` says.
+fn authority(text: &str) -> &str {
+    text.split_once("://").map_or(text, |(_, authority)| authority)
+}
+
+fn is_of_this_machine(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name = name.map_or(host, |(name, _)| name);
+    let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    is_address || name == "localhost" || name.ends_with(".localhost")
 }
 
 fn is_authorized(request: &Request, token: &Secret) -> bool {
@@ -61,8 +113,37 @@ pub(super) fn cors(origins: &Origins) -> CorsLayer {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use axum::http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn a_page_of_elsewhere_is_told_by_its_name() {
+        let asked = |host: &'static str, origin: Option<&'static str>, origins: &[&'static str]| {
+            let named = [(header::HOST, Some(host)), (header::ORIGIN, origin)];
+            let headers = named.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::from_static(value?))));
+            let origins = origins.iter().map(|origin| HeaderValue::from_static(origin)).collect();
+            stranger(&headers.collect(), &Origins::These(origins))
+        };
+        for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:8080", "tagmill.localhost:1", "[::1]:8080", "10.0.0.5"] {
+            assert_eq!(asked(host, None, &[]), None, "{host}");
+        }
+        assert_eq!(asked("localhost:8080", Some("http://localhost:8080"), &[]), None, "the server's own page");
+        let listed = ["http://localhost:3000", "https://gallery.example"];
+        assert_eq!(asked("localhost:8080", Some("http://localhost:3000"), &listed), None);
+        assert_eq!(asked("Gallery.example", Some("https://gallery.example"), &listed), None, "behind a proxy");
+        for (host, origin, stranger) in [
+            ("evil.example:8080", None, "evil.example:8080"),
+            ("evil.example", Some("http://evil.example"), "evil.example"),
+            ("localhost.evil.example", None, "localhost.evil.example"),
+            ("127.0.0.1:8080", Some("http://evil.example"), "evil.example"),
+            ("127.0.0.1:8080", Some("null"), "null"),
+        ] {
+            assert_eq!(asked(host, origin, &listed).as_deref(), Some(stranger), "{host} {origin:?}");
+        }
+        let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("evil.example"))]);
+        assert_eq!(stranger(&headers, &Origins::Any), None);
+    }
 
     #[test]
     fn the_token_is_the_whole_token_after_its_scheme() {

@@ -79,12 +79,14 @@ impl Http {
         let until = Instant::now() + timeout;
         let (told, answer) = oneshot::channel();
         let asked = async {
-            let Image { location, bytes } = image(given).await?;
-            let job =
-                Job { id: None, image: location, model, thresholds: Thresholds::default(), meta: None, scores_from };
+            let (named, brought) = match image(given)? {
+                Image::Named(location) => (location, None),
+                Image::Brought(location) => (String::new(), Some(location)),
+            };
+            let job = Job { id: None, image: named, model, thresholds: Thresholds::default(), meta: None, scores_from };
             let caller = Caller { told, until, _place: place };
             let delivery = Delivery::new(id, Door::Http, 1, Box::new(caller), self.0.answers.clone());
-            let request = Request::Job { job: Box::new(job), image: bytes };
+            let request = Request::Job { job: Box::new(job), image: brought };
             entrance.admit(Incoming { request, queued: Duration::ZERO, delivery }).await;
             answer.await.unwrap_or_else(|_| Err(shutting_down()))
         };

@@ -8,6 +8,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::stream;
 use multer::Multipart;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::error::Refused;
 use super::{Http, MOST_IMAGES};
@@ -36,6 +38,16 @@ pub(super) enum Given {
     Text(String),
     /// A file.
     File(Bytes),
+    /// Neither. It is no image, and spoils no other.
+    Nothing,
+}
+
+/// As a slot among others.
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        let slot = <&RawValue>::deserialize(json)?;
+        Ok(serde_json::from_str(slot.get()).map_or(Self::Nothing, Self::Text))
+    }
 }
 
 /// What a form brings.

@@ -1,16 +1,22 @@
 //! How long batches of a size take, and what they need of the GPU's memory.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
 
 use super::body::{self, Kind, Received};
 use super::error::Refused;
 use super::server::Peer;
 use super::{Http, shutting_down};
-use crate::failure::{ErrorBody, Failure};
+use crate::failure::{Code, ErrorBody, Failure};
 use crate::memory::device;
+
+/// Where it is asked.
+pub(super) const PATH: &str = "/diagnostics/vram-test";
 
 /// Images the largest batch has: more would be a test of the machine's memory.
 const LARGEST: usize = 64;
@@ -46,11 +52,11 @@ struct Trial {
 /// the batches of jobs.
 pub(super) async fn vram_test(
     State(http): State<Http>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Json<Trials>, Refused> {
-    // Where there is a token, only those who have it come here.
-    if http.0.settings.token.is_none() && !peer.ip().to_canonical().is_loopback() {
+    // Where there is a token, only those who have it come here from elsewhere.
+    if http.0.settings.token.is_none() && !peer.is_here() {
         body::discard(request.into_body()).await;
         let message = "this can be asked from this machine alone, unless there is a token (--http-token)";
         return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", message));
@@ -85,9 +91,12 @@ pub(super) async fn vram_test(
 
 impl Http {
     async fn try_out(&self, batch_size: usize) -> Trial {
-        let lanes = &self.0.lanes;
+        // A task of its own: cut short by a client that hangs up it would have made room for a model that does not come.
+        let lanes = Arc::clone(&self.0.lanes);
+        let loading = tokio::spawn(async move { lanes.load(&lanes.own_name(None)?).await });
         let tried = async {
-            let lane = lanes.load(&lanes.own_name(None)?).await?;
+            let failed = |error: JoinError| Failure::new(Code::InferenceFailed, error.to_string());
+            let lane = loading.await.map_err(failed)??;
             let took = lane.try_out(batch_size).await?;
             Ok::<_, Failure>((took, lane.model.devices.iter().find_map(|name| device::memory(name))))
         };

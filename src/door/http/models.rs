@@ -1,5 +1,7 @@
 //! The models there are, and what the GPU's memory holds.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -74,13 +76,12 @@ pub(super) async fn list(State(http): State<Http>) -> Response {
 
 /// `POST /v1/models/refresh`
 pub(super) async fn refresh(State(http): State<Http>) -> Result<Response, Refused> {
-    http.0.lanes.refresh().await.map_err(|error| {
-        Refused::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "models_unreadable",
-            format!("{error}; the models are as they were"),
-        )
-    })?;
+    let unreadable = |error: String| Refused::new(StatusCode::SERVICE_UNAVAILABLE, "models_unreadable", error);
+    // A task of its own: cut short by a client that hangs up it would leave new models with the old list.
+    let lanes = Arc::clone(&http.0.lanes);
+    let looked =
+        tokio::spawn(async move { lanes.refresh().await }).await.map_err(|error| unreadable(error.to_string()))?;
+    looked.map_err(|error| unreadable(format!("{error}; the models are as they were")))?;
     Ok(http.models())
 }
 

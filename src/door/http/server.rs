@@ -50,6 +50,13 @@ pub struct CannotListen {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
+impl Peer {
+    /// Whether it is this machine.
+    pub(super) fn is_here(self) -> bool {
+        self.0.ip().to_canonical().is_loopback()
+    }
+}
+
 /// The running server.
 pub struct Server {
     api: Arc<OnceLock<Router>>,

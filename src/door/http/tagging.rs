@@ -36,7 +36,7 @@ struct One {
 
 #[derive(Deserialize)]
 struct Many {
-    images: Vec<String>,
+    images: Vec<Given>,
     model: Option<String>,
 }
 
@@ -196,7 +196,7 @@ impl Http {
         let (images, model) = match kind {
             Kind::Json => {
                 let Many { images, model } = body::json(bytes).await?;
-                (images.into_iter().map(Given::Text).collect(), model)
+                (images, model)
             }
             Kind::Form(boundary) => {
                 let Form { images, model } = body::form(bytes, boundary).await?;

@@ -16,6 +16,7 @@ use super::{Live, random_id};
 use crate::delivery::{Answer, Outcome, Reply};
 use crate::door::outbox::{carry, original, result_too_large, written_result};
 use crate::failure::{ErrorBody, Failure};
+use crate::memory::Reservation;
 use crate::tags::{DeadLetter, TagResult};
 use crate::telemetry::metrics::{self, Stage};
 
@@ -31,6 +32,8 @@ pub(super) struct Open {
     pub(super) id: String,
     /// When it came.
     pub(super) began: Instant,
+    /// Room for it.
+    pub(super) _room: Option<Reservation>,
 }
 
 impl Open {

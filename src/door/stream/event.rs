@@ -1,5 +1,7 @@
 //! S3 event notifications: what a bucket publishes of its new objects. Each record becomes a job of its own.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use memchr::memmem;
 use percent_encoding::percent_decode_str;
@@ -13,6 +15,9 @@ use crate::store::suffix::Suffixes;
 
 /// What is in every event, and in few jobs.
 const MARKS: [&[u8]; 2] = [b"\"Records\"", b"\"s3:TestEvent\""];
+
+/// Objects without one of the suffixes, so far.
+static PASSED_OVER: AtomicU64 = AtomicU64::new(0);
 
 /// A record that is to be answered.
 pub(super) struct Record {
@@ -93,10 +98,21 @@ fn read(number: usize, record: &RawValue, suffixes: &Suffixes) -> Option<Record>
     let Some(key) = decoded(&s3.object.key) else {
         return Some(wrong(format!("field `s3.object.key`: `{}` is not UTF-8 once it is decoded", s3.object.key)));
     };
-    suffixes.has(&key).then(|| {
-        let payload = json!({ "image": format!("s3://{}/{key}", s3.bucket.name) }).to_string().into();
-        Record { number, payload, wrong: None }
-    })
+    if !suffixes.has(&key) {
+        passed_over(&key);
+        return None;
+    }
+    let payload = json!({ "image": format!("s3://{}/{key}", s3.bucket.name) }).to_string().into();
+    Some(Record { number, payload, wrong: None })
+}
+
+/// Says what is passed over by the operator's wish, should the wish be wrong: more and more seldom, for it may be most of a
+/// bucket.
+fn passed_over(key: &str) {
+    let count = PASSED_OVER.fetch_add(1, Ordering::Relaxed) + 1;
+    if count.is_power_of_two() {
+        tracing::info!(key, count, "passed over an object that has none of the suffixes (--event-suffixes)");
+    }
 }
 
 /// Of removed objects, tags and copies elsewhere there is nothing to say.

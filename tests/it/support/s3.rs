@@ -1,6 +1,6 @@
 //! A real S3 protocol server, with signatures, over a folder.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +16,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
+
+use super::until;
 
 const KEY: &str = "tagmill-test";
 const SECRET: &str = "tagmill-test-secret";
@@ -38,6 +40,8 @@ pub struct S3Server {
     port: u16,
     faults: Faults,
     healed: Arc<Notify>,
+    /// The keys of which a read has stood still.
+    stalled: Arc<Mutex<HashSet<String>>>,
     server: JoinHandle<()>,
 }
 
@@ -49,9 +53,9 @@ impl S3Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let faults = Faults::default();
-        let healed = Arc::new(Notify::new());
-        let server = serve(folder.path(), listener, Arc::clone(&faults), Arc::clone(&healed));
-        Self { folder, port, faults, healed, server }
+        let (healed, stalled) = (Arc::new(Notify::new()), Arc::default());
+        let server = serve(folder.path(), listener, Arc::clone(&faults), Arc::clone(&healed), Arc::clone(&stalled));
+        Self { folder, port, faults, healed, stalled, server }
     }
 
     /// Refuses connections from now on, and ends those there are.
@@ -62,7 +66,8 @@ impl S3Server {
     /// Serves again, at the same address.
     pub async fn resume(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("its own port");
-        self.server = serve(self.folder.path(), listener, Arc::clone(&self.faults), Arc::clone(&self.healed));
+        let (faults, healed, stalled) = (self.faults.clone(), self.healed.clone(), self.stalled.clone());
+        self.server = serve(self.folder.path(), listener, faults, healed, stalled);
     }
 
     /// From now on, this key cannot be read.
@@ -74,6 +79,14 @@ impl S3Server {
     pub fn heal(&self, key: &str) {
         self.faults.lock().expect("no panic").remove(key);
         self.healed.notify_waiters();
+    }
+
+    /// Waits until a read of this key stands still.
+    pub async fn stalled(&self, key: &str) {
+        until("a read that stands still", || async {
+            self.stalled.lock().expect("no panic").contains(key).then_some(())
+        })
+        .await;
     }
 
     /// The folder of a bucket.
@@ -106,7 +119,13 @@ impl Drop for S3Server {
     }
 }
 
-fn serve(folder: &Path, listener: TcpListener, faults: Faults, healed: Arc<Notify>) -> JoinHandle<()> {
+fn serve(
+    folder: &Path,
+    listener: TcpListener,
+    faults: Faults,
+    healed: Arc<Notify>,
+    stalled: Arc<Mutex<HashSet<String>>>,
+) -> JoinHandle<()> {
     let mut service = S3ServiceBuilder::new(FileSystem::new(folder).expect("a store"));
     service.set_auth(SimpleAuth::from_single(KEY, SECRET));
     let service = service.build();
@@ -115,14 +134,19 @@ fn serve(folder: &Path, listener: TcpListener, faults: Faults, healed: Arc<Notif
         let mut connections = JoinSet::new();
         while let Ok((socket, _)) = listener.accept().await {
             let (service, faults, healed) = (service.clone(), Arc::clone(&faults), Arc::clone(&healed));
+            let stalled = Arc::clone(&stalled);
             let answer = service_fn(move |request: Request<Incoming>| {
-                let key = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+                // Of a bucket, its name.
+                let path = request.uri().path().trim_end_matches('/');
+                let key = path.rsplit('/').next().unwrap_or_default().to_owned();
                 let (service, faults, healed) = (service.clone(), Arc::clone(&faults), Arc::clone(&healed));
+                let (stalled, name) = (Arc::clone(&stalled), key.clone());
                 let fault = move || faults.lock().expect("no panic").get(&key).copied();
                 async move {
                     let mut changed = std::pin::pin!(healed.notified());
                     changed.as_mut().enable();
                     while fault() == Some(Fault::Stalled) {
+                        stalled.lock().expect("no panic").insert(name.clone());
                         changed.as_mut().await;
                         changed.set(healed.notified());
                         changed.as_mut().enable();

@@ -54,7 +54,10 @@ impl Worker {
 
     /// The HTTP API alone, on the demo model, ready for requests.
     pub fn serve(arguments: &[&str], environment: &[(&'static str, String)]) -> Self {
-        let mut command = tagmill(&["serve", "--listen", "127.0.0.1:0"]);
+        let mut command = tagmill(&["serve"]);
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         if !arguments.contains(&"--models") {
             command.arg("--models").arg(repository("models"));
         }
