@@ -58,7 +58,9 @@ packages() { # PACKAGE...: Debian packages that have a command of their own name
     [[ ${#missing[@]} != 0 ]] || return 0
     echo "installing ${missing[*]} (Debian packages)"
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    # Another installation, such as the system's own upgrades, is waited for.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=600 "${missing[@]}" >/dev/null
 }
 
 packages cmake nasm
