@@ -17,6 +17,7 @@ use crate::delivery::{Answer, Outcome, Reply};
 use crate::door::outbox::{carry, original, result_too_large, written_result};
 use crate::failure::{ErrorBody, Failure};
 use crate::tags::{DeadLetter, TagResult};
+use crate::telemetry::seldom::seldom;
 
 /// What went wrong with a service's request, in words.
 const SERVICE_ERROR: &str = "Nats-Service-Error";
@@ -154,7 +155,7 @@ impl Live {
             }
             Answer::Failed(failure) => failure,
         };
-        tracing::warn!(id, code = %failure.code, error = %failure, "a request that nobody waits for becomes a dead letter");
+        seldom!("a request that nobody waits for becomes a dead letter", failure.code, id, error = %failure);
         let letter = DeadLetter {
             id,
             subject: message.subject.to_string(),

@@ -18,6 +18,7 @@ use crate::delivery::{Answer, Outcome, Reply};
 use crate::door::outbox::{carry, id_in, jittered, original};
 use crate::failure::{Class, Code, ErrorBody, Failure};
 use crate::tags::{DeadLetter, TagResult};
+use crate::telemetry::seldom::seldom;
 
 /// The first and the longest wait before another attempt.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -124,7 +125,7 @@ impl StreamReply {
         }
         let attempt = self.held.attempt;
         if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
-            tracing::warn!(id, code = %failure.code, error = %failure, attempt, "a job will be tried again");
+            seldom!("a job will be tried again", failure.code, id, error = %failure, attempt);
             return (Verdict::Again(retry_delay(attempt)), Outcome::Retried);
         }
         self.bury(id, &failure).await;
@@ -140,7 +141,7 @@ impl StreamReply {
     /// Writes the dead letter and sees it confirmed.
     async fn bury(&self, id: String, failure: &Failure) {
         let Held { stream, message, attempt, .. } = &*self.held;
-        tracing::warn!(id, code = %failure.code, error = %failure, attempts = attempt, "a job becomes a dead letter");
+        seldom!("a job becomes a dead letter", failure.code, id, error = %failure, attempts = attempt);
         let payload = &self.payload;
         let letter = DeadLetter {
             id,
