@@ -19,11 +19,20 @@ use crate::settings::Invalid;
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
     /// Something in the settings, noticed before any connection was made.
-    #[error("{0}")]
+    #[error("{}", with_causes(.0))]
     Settings(anyhow::Error),
     /// Something that happened.
-    #[error("{0:#}")]
+    #[error("{}", with_causes(.0))]
     Running(anyhow::Error),
+}
+
+/// An error and its causes, but for those whose text is said already: many errors quote theirs.
+fn with_causes(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }
 
 impl Failed {
@@ -84,4 +93,20 @@ pub fn run(command: Command) -> Result<(), Failed> {
     // A run of the model, or a read of standard input, may still hold a thread: nobody waits for it.
     runtime.shutdown_background();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn every_cause_is_said_and_none_twice() {
+        let error = anyhow!("refused").context("no connection: refused").context("the start failed (--nats-url)");
+        let said = "the start failed (--nats-url): no connection: refused";
+        assert_eq!(Failed::running(error).to_string(), said);
+        let error = anyhow!("no such file").context("`list` can't be read");
+        assert_eq!(Failed::settings(error).to_string(), "`list` can't be read: no such file");
+    }
 }

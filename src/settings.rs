@@ -39,6 +39,16 @@ pub enum Invalid {
     /// A server's address. The text is not shown: it may hold a password.
     #[error("the NATS address can't be used (--nats-url): {0}; expected nats://host:port")]
     NatsUrl(std::io::Error),
+    /// A file that settings are read from.
+    #[error("`{}` can't be read (--{flag}): {source}", path.display())]
+    File {
+        /// The flag.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The prefix.
     #[error("`{prefix}` can't be a prefix (--prefix): {source}")]
     Prefix {
@@ -283,6 +293,8 @@ impl TryFrom<NatsArgs> for nats::Settings {
         };
         let servers = urls.iter().map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
         let servers = servers.map_err(Invalid::NatsUrl)?;
+        readable("nats-creds", args.nats_creds.as_deref())?;
+        readable("nats-ca", args.nats_ca.as_deref())?;
         let login = match (args.nats_creds, args.nats_user, args.nats_password, args.nats_token) {
             (Some(path), ..) => Login::Creds(path),
             (_, Some(user), Some(password), _) => Login::User(user, password),
@@ -291,6 +303,12 @@ impl TryFrom<NatsArgs> for nats::Settings {
         };
         Ok(Self { servers, login, ca: args.nats_ca })
     }
+}
+
+/// The client reads it with each connection, and does not name it where that fails.
+fn readable(flag: &'static str, file: Option<&FilePath>) -> Result<(), Invalid> {
+    let Some(path) = file else { return Ok(()) };
+    std::fs::read(path).map(drop).map_err(|source| Invalid::File { flag, path: path.to_owned(), source })
 }
 
 /// What a server's URL says of who we are, which the client itself leaves alone: `user:password@`, or `token@`.

@@ -124,7 +124,8 @@ async fn a_store_whose_bucket_goes_away_is_waited_for() {
     let (bucket, away) = (s3.bucket("images"), s3.bucket("away"));
     std::fs::rename(&bucket, &away).expect("it is there");
     client.submit("one", "sunset.jpg").await;
-    worker.logged("the store is in trouble");
+    let said = worker.logged("the store is in trouble");
+    assert!(said.contains("error=s3://images does not exist"), "not what it says of one object: {said}");
     std::fs::rename(&away, &bucket).expect("it is there");
     s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
     client.results(1).await;

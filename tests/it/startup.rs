@@ -37,7 +37,7 @@ fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, Str
 fn wrong_settings_are_exit_code_2() {
     let empty = tempfile::tempdir().expect("a folder");
     let empty = empty.path().to_str().expect("UTF-8");
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["--store", "ftp://host/x"], "ftp://host/x"),
         (&["--store", "images"], "s3://bucket"),
         (&["--store", "file:///no/such/folder"], "/no/such/folder"),
@@ -49,6 +49,10 @@ fn wrong_settings_are_exit_code_2() {
         (&["--prefix", "a b"], "--prefix"),
         (&["--device", "gpu"], "--device"),
         (&["--no-such-flag"], "--no-such-flag"),
+        (&["--listen", "8080"], "0.0.0.0:8080"),
+        (&["--memory-budget", "lots"], "512MiB"),
+        (&["--nats-ca", "/no/such.pem"], "`/no/such.pem` can't be read (--nats-ca)"),
+        (&["--nats-creds", "/no/such.creds"], "`/no/such.creds` can't be read (--nats-creds)"),
     ];
     for (change, named) in cases {
         let (code, message) = refused(change, &[]);
