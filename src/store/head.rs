@@ -29,7 +29,7 @@ impl HeadBucket {
     /// Asks; `store` is for the error's text.
     pub(super) async fn ask(&self, store: &Store) -> Result<(), Failure> {
         let bucket = Path::default();
-        let signed = self.signer.signed_url(Method::HEAD, &bucket, Duration::from_secs(60)).await;
+        let signed = self.signer.signed_url(Method::HEAD, &bucket, Duration::from_mins(1)).await;
         let url = signed.map_err(|error| unavailable(&bucket, store, &no_credentials(&error)))?;
         // Not the whole URL, which holds the signature.
         let server = url.origin().ascii_serialization();

@@ -26,7 +26,7 @@ async fn a_worker_told_to_stop_finishes_what_it_has_and_leaves_the_rest() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
     // So long that what it did not hand back would be missed.
-    client.make_queue(Duration::from_secs(600), 1).await;
+    client.make_queue(Duration::from_mins(10), 1).await;
     let mut worker = Worker::start(&nats);
     client.submit_samples(JOBS / 2).await;
     client.results(20).await;

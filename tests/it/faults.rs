@@ -216,7 +216,7 @@ async fn one_image_that_fails_again_and_again_does_not_end_a_worker() {
 async fn a_sick_worker_steps_aside_and_a_healthy_one_does_its_jobs() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    client.make_queue(Duration::from_secs(600), 1).await;
+    client.make_queue(Duration::from_mins(10), 1).await;
     for number in 0..60 {
         submit_colour(&client, &number.to_string(), [0; 3]).await;
     }

@@ -21,7 +21,7 @@ use crate::tags::{DeadLetter, TagResult};
 use crate::telemetry::seldom::seldom;
 
 /// The first and the longest wait before another attempt.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// The stream's side of one job.
 pub struct StreamReply {
