@@ -20,7 +20,7 @@ macro_rules! seldom {
 pub(crate) use seldom;
 
 /// How long what was said stands for what is like it.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// What is alike: what happened, and the failure's code where there is one.
 type Kind = (&'static str, Option<Code>);
