@@ -14,8 +14,8 @@ use crate::support::{repository, samples};
 /// Runs a worker that must not start; its exit code and last line.
 fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, String) {
     let (models, samples) = (repository("models").display().to_string(), samples());
-    let mut arguments = vec!["worker", "--listen", "127.0.0.1:0"];
-    for (flag, value) in [("--store", samples.as_str()), ("--models", models.as_str())] {
+    let mut arguments = vec!["worker"];
+    for (flag, value) in [("--listen", "127.0.0.1:0"), ("--store", samples.as_str()), ("--models", models.as_str())] {
         if !change.contains(&flag) {
             arguments.extend([flag, value]);
         }
