@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cuda-library bench bench-gpu lint image compose-smoke dashboards check-kubernetes scaling
+.PHONY: help demo test test-cuda-library bench bench-gpu lint deny advisories image compose-smoke dashboards check-kubernetes scaling
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,11 +24,18 @@ bench: ## measure decoding, batching and whole workers against Python and ONNX R
 bench-gpu: ## measure an NVIDIA device: tags against the CPU's, speed by precision and batch, whole workers (DEVICE=cuda:N)
 	@scripts/bench-gpu.sh $(if $(DEVICE),--device $(DEVICE))
 
-lint: ## check format, clippy and documentation
-	@scripts/setup.sh build
+lint: deny ## check format, clippy, documentation and dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps --quiet
+
+deny: ## check licences, sources and versions of dependencies against deny.toml
+	@scripts/setup.sh lint
+	@"$$(ls .runtime/cargo-deny-*)" check bans licenses sources
+
+advisories: ## check dependencies against the RustSec database (needs github.com)
+	@scripts/setup.sh lint
+	@"$$(ls .runtime/cargo-deny-*)" check advisories
 
 image: ## build the container image (VARIANT=cuda for NVIDIA devices)
 	DOCKER_BUILDKIT=1 docker build --build-arg VARIANT=$(or $(VARIANT),cpu) \

@@ -11,8 +11,8 @@ for folder in "$images" "$model"; do
 done
 
 scripts/setup.sh
-echo "building tagmill (a few minutes the first time)"
-cargo build --locked --quiet
+echo "building tagmill: minutes the first time, nothing after that"
+cargo build --locked
 
 out=.demo
 rm -rf "$out"

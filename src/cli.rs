@@ -161,6 +161,7 @@ pub struct TaggingArgs {
         long,
         value_name = "SIZE",
         default_value = "64MiB",
+        value_parser = size,
         env = "TAGMILL_MAX_IMAGE_BYTES",
         help_heading = "Images"
     )]
@@ -176,7 +177,7 @@ pub struct TaggingArgs {
     pub max_image_pixels: u64,
     /// Bytes that images in flight may take, as they are stored and decoded [default: a quarter of the memory there is, at
     /// most 4GiB].
-    #[arg(long, value_name = "SIZE", env = "TAGMILL_MEMORY_BUDGET", help_heading = "Images")]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_MEMORY_BUDGET", help_heading = "Images")]
     pub memory_budget: Option<ByteSize>,
     /// Leave images as they are stored, whatever their EXIF orientation says.
     #[arg(long, env = "TAGMILL_IGNORE_ORIENTATION", help_heading = "Images")]
@@ -335,7 +336,7 @@ pub struct QueueArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5), env = "TAGMILL_REPLICAS")]
     pub replicas: u8,
     /// Bytes the jobs stream holds where it is created; publishing to a full stream is refused [default: no limit].
-    #[arg(long, value_name = "SIZE", env = "TAGMILL_JOBS_MAX_BYTES")]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_JOBS_MAX_BYTES")]
     pub jobs_max_bytes: Option<ByteSize>,
     /// Deliveries of a job after which an error is final.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), env = "TAGMILL_MAX_ATTEMPTS")]
@@ -368,4 +369,8 @@ pub struct LogArgs {
         help_heading = "Telemetry"
     )]
     pub format: LogFormat,
+}
+
+fn size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse().map_err(|_| "expected a number of bytes, such as 512MiB or 4GiB")
 }

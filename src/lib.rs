@@ -8,8 +8,8 @@
 //!                             Delivery             of input                                 decides
 //! ```
 //!
-//! 1. A [`door`] (the queue, live requests, files of this machine) takes a message and makes a [`delivery`] of it: a guard that answers exactly once. Dropped unanswered, it
-//!    hands the job back.
+//! 1. A [`door`] (the queue, live requests, files of this machine) takes a message and makes a [`delivery`] of it: a guard
+//!    that answers exactly once. Dropped unanswered, it hands the job back.
 //! 2. [`pipeline::accept`] reads the [`job`] and finds its image among the [`store`]s; [`pipeline::fetch`] reads the bytes.
 //! 3. [`pipeline::decode`] makes one row of the model's input of them, on threads of its own.
 //! 4. [`pipeline::batch`] gathers rows by a rule without a clock ([`pipeline::batch::window`]).
@@ -19,7 +19,10 @@
 //!
 //! At every step a job can fail with one of the codes in [`failure`]: it is then rejected (a dead letter) or tried again.
 //! Around the path: [`cli`] and [`settings`] (what the operator chose, checked before anything starts), [`command`] (what
-//! runs), [`memory`] (how much images may take), [`nats`] (the connection), [`telemetry`] (logs, metrics, health), [`secret`] (what must not be seen).
+//! runs), [`memory`] (how much images may take), [`nats`] (the connection), [`telemetry`] (logs, metrics, health),
+//! [`secret`] (what must not be seen).
+//!
+//! Why it is so (sizes of queues, shares of memory, what keeps the promise of delivery) is told in `docs/architecture.md`.
 
 pub mod cli;
 pub mod command;

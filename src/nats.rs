@@ -1,8 +1,8 @@
 //! The connection to NATS, and whether it stands.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
@@ -145,7 +145,7 @@ async fn options(
         Some(ca) => options.add_root_certificates(ca.clone()),
         None => options,
     };
-    let attempts = AtomicU32::new(0);
+    let (attempts, said, servers) = (AtomicU32::new(0), Mutex::default(), settings.shown());
     Ok(options
         .name(name)
         .connection_timeout(Duration::from_secs(5))
@@ -156,28 +156,43 @@ async fn options(
             reconnect_delay(attempt)
         })
         .event_callback(move |event| {
-            heard(&event, &health, &connections);
+            heard(&event, &health, &connections, &servers, &said);
             std::future::ready(())
         }))
 }
 
-fn heard(event: &Event, health: &Health, connections: &watch::Sender<Connection>) {
+/// Tells the log and those who wait. What is in the way of a new connection is `said` once, not with every attempt.
+fn heard(
+    event: &Event,
+    health: &Health,
+    connections: &watch::Sender<Connection>,
+    servers: &str,
+    said: &Mutex<Option<String>>,
+) {
+    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
     match event {
         Event::Connected => {
             connections.send_modify(|connection| *connection = Connection { up: true, count: connection.count + 1 });
             if connections.borrow().count > 1 {
-                tracing::info!("connected to NATS again");
+                tracing::info!(servers, "connected to NATS again");
             }
+            *said = None;
             health.set_nats(true);
         }
         Event::Disconnected => {
             connections.send_modify(|connection| connection.up = false);
             health.set_nats(false);
-            tracing::warn!("NATS is gone; waiting for it");
+            tracing::warn!(servers, "NATS is gone; waiting for it");
         }
         // Our own doing, at the end.
         Event::Draining | Event::Closed => {}
-        other => tracing::warn!(event = %other, "NATS"),
+        other => {
+            let reason = other.to_string();
+            if said.as_ref() != Some(&reason) {
+                tracing::warn!(servers, reason, "NATS reports trouble");
+                *said = Some(reason);
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod metrics;
+pub(crate) mod seldom;
 pub mod server;
 
 use std::io::{IsTerminal, stderr};
@@ -29,7 +30,9 @@ pub fn start(format: LogFormat) {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     // What libraries say at `info` is about themselves; the server's errors reach the log through the event callback.
     let filter = filter.from_env_lossy();
-    let quiet = ["ort=warn", "async_nats=error"].into_iter().filter_map(|directive| directive.parse().ok());
+    let quiet = ["ort=warn", "async_nats=error", "object_store=warn"]
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok());
     let filter =
         if std::env::var_os("RUST_LOG").is_none() { quiet.fold(filter, EnvFilter::add_directive) } else { filter };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);

@@ -1,9 +1,11 @@
 //! `tagmill dead`.
 #![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
 use super::{LogArgs, NatsArgs};
+use crate::failure::Code;
 
 /// What is shown below the commands.
 const EXAMPLES: &str = "\
@@ -69,7 +71,7 @@ pub struct DeadChangeArgs {
 #[derive(Debug, Args)]
 pub struct DeadFilter {
     /// Only those with this code, such as image_not_found.
-    #[arg(long, value_name = "CODE", env = "TAGMILL_CODE")]
+    #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(Code::ALL.map(Code::as_str)), hide_possible_values = true, env = "TAGMILL_CODE")]
     pub code: Option<String>,
     /// Only those whose job came on this subject; wildcards are allowed, such as 'tagmill.jobs.shop.>'.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]

@@ -31,7 +31,7 @@ pub struct ServeArgs {
 #[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
     /// Where to serve the API, its page, /metrics, /healthz and /readyz; port 0 takes a free one, which the log names.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "TAGMILL_LISTEN")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = address, env = "TAGMILL_LISTEN")]
     pub listen: SocketAddr,
     /// What requests must bring as `Authorization: Bearer ...`, but those for the page, /metrics and health [default:
     /// nothing].
@@ -43,4 +43,8 @@ pub struct HttpArgs {
     /// How long an image of a request may take once there is a place for it.
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = super::duration, env = "TAGMILL_HTTP_TIMEOUT")]
     pub http_timeout: Duration,
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected address:port, such as 0.0.0.0:8080 for every address of this machine")
 }

@@ -18,7 +18,7 @@ use crate::settings;
 use crate::store::Store;
 use crate::store::outage::State;
 use crate::telemetry::health::Health;
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, seldom};
 
 /// How long the end of a stop waits for what should take no time.
 pub(super) const CLOSING: Duration = Duration::from_secs(2);
@@ -106,10 +106,12 @@ async fn watch_devices(mut devices: Vec<String>) {
     }
 }
 
+/// What is to be done now and then: histograms folded, repetitions told.
 async fn fold(collected: metrics::Collected) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     loop {
         ticks.tick().await;
         collected.fold();
+        seldom::report();
     }
 }

@@ -18,7 +18,7 @@ use crate::job::LONGEST_ID;
 use crate::model::hex;
 use crate::nats::Nats;
 use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, seldom};
 
 /// A client's id for its job, where the job itself has none.
 pub const ID_HEADER: &str = "Tagmill-Id";
@@ -94,14 +94,7 @@ impl Outbox {
             if let Some(too_large) = too_large(&error) {
                 return Err(too_large);
             }
-            if error.kind() == PublishErrorKind::StreamNotFound {
-                tracing::error!(
-                    subject,
-                    "no stream takes this subject; the answer waits until one does (restart the worker to have it made)"
-                );
-            } else {
-                tracing::warn!(subject, %error, "an answer is not confirmed; publishing it again");
-            }
+            unconfirmed(subject, &error);
             tokio::time::sleep(jittered(delay)).await;
             delay = (delay * 2).min(REPUBLISH.1);
             self.nats.up().await;
@@ -112,6 +105,19 @@ impl Outbox {
     #[must_use]
     pub fn fits(&self, headers: &HeaderMap, body: usize) -> bool {
         wire_size(headers, body) <= self.nats.client.server_info().max_payload
+    }
+}
+
+fn unconfirmed(subject: &str, error: &PublishError) {
+    if error.kind() == PublishErrorKind::StreamNotFound {
+        if seldom::is_new("no stream takes an answer", None) {
+            tracing::error!(
+                subject,
+                "no stream takes this subject; the answer waits until one does (restart the worker to have it made)"
+            );
+        }
+    } else if seldom::is_new("an answer is not confirmed", None) {
+        tracing::warn!(subject, %error, "an answer is not confirmed; publishing it again");
     }
 }
 

@@ -29,20 +29,27 @@ impl HeadBucket {
     /// Asks; `store` is for the error's text.
     pub(super) async fn ask(&self, store: &Store) -> Result<(), Failure> {
         let bucket = Path::default();
-        let signed = self.signer.signed_url(Method::HEAD, &bucket, Duration::from_secs(60)).await;
-        let url = signed.map_err(|error| unavailable(&bucket, store, &error))?;
-        // Without the URL, which holds the signature.
-        let answer =
-            self.http.head(url).send().await.map_err(|error| unavailable(&bucket, store, &error.without_url()))?;
-        match answer.status() {
+        let signed = self.signer.signed_url(Method::HEAD, &bucket, Duration::from_mins(1)).await;
+        let url = signed.map_err(|error| unavailable(&bucket, store, &no_credentials(&error)))?;
+        // Not the whole URL, which holds the signature.
+        let server = url.origin().ascii_serialization();
+        let answer = self.http.head(url).send().await.map_err(|error| {
+            unavailable(&bucket, store, &format!("{server}: {:#}", anyhow::Error::new(error.without_url())))
+        })?;
+        let status = answer.status();
+        let said = format!("{server} answers {status}");
+        match status {
             status if status.is_success() => Ok(()),
             StatusCode::NOT_FOUND => Err(not_found(&bucket, store)),
-            status @ (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS) => {
-                Err(unavailable(&bucket, store, &status))
-            }
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(unavailable(&bucket, store, &said)),
             // Moved permanently and bad request are what a wrong region looks like.
-            status if status.is_redirection() || status.is_client_error() => Err(denied(&bucket, store, &status)),
-            status => Err(unavailable(&bucket, store, &status)),
+            status if status.is_redirection() || status.is_client_error() => Err(denied(&bucket, store, &said)),
+            _ => Err(unavailable(&bucket, store, &said)),
         }
     }
+}
+
+/// Signing fails where there is nothing to sign with: then the machine's own credentials are asked for, which few have.
+fn no_credentials(error: &object_store::Error) -> String {
+    format!("no credentials can be had (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else the machine's own): {error}")
 }

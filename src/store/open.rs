@@ -59,10 +59,10 @@ struct Patience {
 }
 
 /// Objects of some megabytes, with a queue that has better ways to wait.
-const IMAGES: Patience = Patience { whole: Some(Duration::from_secs(60)), retry: Duration::from_secs(10) };
+const IMAGES: Patience = Patience { whole: Some(Duration::from_mins(1)), retry: Duration::from_secs(10) };
 
 /// Objects of some gigabytes, and nobody else to read them.
-const MODELS: Patience = Patience { whole: None, retry: Duration::from_secs(24 * 60 * 60) };
+const MODELS: Patience = Patience { whole: None, retry: Duration::from_hours(24) };
 
 impl Store {
     /// A store of large objects, whose reads take as long as they take.

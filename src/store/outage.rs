@@ -157,7 +157,8 @@ impl Store {
         if *self.outage.state.borrow() != State::Well {
             return true;
         }
-        if in_a_row < IN_A_ROW && self.probe().await.is_ok() {
+        let asked = self.probe().await;
+        if in_a_row < IN_A_ROW && asked.is_ok() {
             return false;
         }
         let newly = self.outage.state.send_if_modified(|state| {
@@ -169,7 +170,9 @@ impl Store {
             well
         });
         if newly {
-            tracing::error!(store = %self, code = %failure.code, error = %failure, "the store is in trouble; waiting for it");
+            // What the store says of itself tells more than what it says of one object.
+            let reason = asked.as_ref().err().unwrap_or(failure);
+            tracing::error!(store = %self, code = %reason.code, error = %reason, "the store is in trouble; waiting for it");
             tokio::spawn(self.clone().recover(in_a_row));
         }
         true

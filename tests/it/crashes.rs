@@ -26,7 +26,7 @@ async fn a_worker_told_to_stop_finishes_what_it_has_and_leaves_the_rest() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
     // So long that what it did not hand back would be missed.
-    client.make_queue(Duration::from_secs(600), 1).await;
+    client.make_queue(Duration::from_mins(10), 1).await;
     let mut worker = Worker::start(&nats);
     client.submit_samples(JOBS / 2).await;
     client.results(20).await;
@@ -94,6 +94,7 @@ async fn a_store_in_trouble_is_waited_for_and_costs_no_attempt() {
     worker.logged("the store is in trouble");
     until("the worker to be unready", || async { (worker.get("/readyz").await.0 == 503).then_some(()) }).await;
     assert_eq!(worker.log().matches("the store is in trouble").count(), 1, "said once, not per job");
+    assert!(!worker.log().contains("backing off"), "nor does the client say each attempt: {}", worker.log());
     assert_eq!(client.count("TAGMILL_DEAD").await, 0);
 
     s3.resume().await;

@@ -134,7 +134,9 @@ async fn panels_ask_for_metrics_that_workers_have() {
     let types: HashSet<&str> =
         exported.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let board = dashboard("dashboards/tagmill.json");
-    for (title, query) in queries(&board) {
+    let runbook = runbook_queries();
+    let runbook = runbook.iter().map(|query| ("the runbook", query.as_str()));
+    for (title, query) in queries(&board).into_iter().chain(runbook) {
         for (name, _) in selectors(query) {
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
             let known = types.contains(family) || family.starts_with("tagmill_device_");
@@ -142,6 +144,28 @@ async fn panels_ask_for_metrics_that_workers_have() {
             assert!(known || family == "tagmill_failures_total", "{title}: {name}");
         }
     }
+}
+
+/// The queries that the runbook tells to ask.
+fn runbook_queries() -> Vec<String> {
+    let runbook = read("docs/runbook.md").replace('\n', " ");
+    let spans = runbook.split('`').skip(1).step_by(2);
+    spans.filter(|span| span.contains("tagmill_") || span.contains("{job=")).map(str::to_owned).collect()
+}
+
+#[test]
+fn queries_of_the_runbook_can_be_asked() {
+    let queries = runbook_queries();
+    assert!(queries.len() > 15, "{queries:?}");
+    let rules = queries
+        .iter()
+        .enumerate()
+        .map(|(number, query)| serde_json::json!({"record": format!("q{number}"), "expr": query}));
+    let rules = serde_json::json!({"groups": [{"name": "runbook", "rules": rules.collect::<Vec<_>>()}]});
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), rules.to_string()).expect("it is written");
+    let check = Command::new(program("promtool")).args(["check", "rules"]).arg(file.path()).output().expect("it runs");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
 }
 
 /// The metrics a query selects, each with the text behind its name.

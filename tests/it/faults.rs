@@ -124,7 +124,8 @@ async fn a_store_whose_bucket_goes_away_is_waited_for() {
     let (bucket, away) = (s3.bucket("images"), s3.bucket("away"));
     std::fs::rename(&bucket, &away).expect("it is there");
     client.submit("one", "sunset.jpg").await;
-    worker.logged("the store is in trouble");
+    let said = worker.logged("the store is in trouble");
+    assert!(said.contains("error=s3://images does not exist"), "not what it says of one object: {said}");
     std::fs::rename(&away, &bucket).expect("it is there");
     s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
     client.results(1).await;
@@ -237,7 +238,7 @@ async fn one_image_that_fails_again_and_again_does_not_end_a_worker() {
 async fn a_sick_worker_steps_aside_and_a_healthy_one_does_its_jobs() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    client.make_queue(Duration::from_secs(600), 1).await;
+    client.make_queue(Duration::from_mins(10), 1).await;
     for number in 0..60 {
         submit_colour(&client, &number.to_string(), [0; 3]).await;
     }

@@ -14,8 +14,8 @@ use crate::support::{repository, samples};
 /// Runs a worker that must not start; its exit code and last line.
 fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, String) {
     let (models, samples) = (repository("models").display().to_string(), samples());
-    let mut arguments = vec!["worker", "--listen", "127.0.0.1:0"];
-    for (flag, value) in [("--store", samples.as_str()), ("--models", models.as_str())] {
+    let mut arguments = vec!["worker"];
+    for (flag, value) in [("--listen", "127.0.0.1:0"), ("--store", samples.as_str()), ("--models", models.as_str())] {
         if !change.contains(&flag) {
             arguments.extend([flag, value]);
         }
@@ -39,7 +39,7 @@ fn wrong_settings_are_exit_code_2() {
     let empty = empty.path().to_str().expect("UTF-8");
     let nonsense = repository("README.md");
     let nonsense = nonsense.to_str().expect("UTF-8");
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 20] = [
         (&["--store", "ftp://host/x"], "ftp://host/x"),
         (&["--store", "images"], "s3://bucket"),
         (&["--store", "file:///no/such/folder"], "/no/such/folder"),
@@ -51,6 +51,8 @@ fn wrong_settings_are_exit_code_2() {
         (&["--prefix", "a b"], "--prefix"),
         (&["--device", "gpu"], "--device"),
         (&["--no-such-flag"], "--no-such-flag"),
+        (&["--listen", "8080"], "0.0.0.0:8080"),
+        (&["--memory-budget", "lots"], "512MiB"),
         // Past the end of the clock.
         (&["--window", "9223372036854775807s"], "--window"),
         (&["--http-timeout", "9223372036854775807s"], "--http-timeout"),

@@ -94,3 +94,19 @@ async fn logs_can_be_json_and_say_nothing_per_tagged_job() {
         assert!(json["level"].is_string() && json["message"].is_string(), "{line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_job_after_job_is_said_once() {
+    let nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    for number in 0..20 {
+        client.submit(&format!("missing-{number}"), "missing.png").await;
+        client.submit(&format!("corrupt-{number}"), "data:image/png;base64,iVBORw0KGgo=").await;
+    }
+    client.dead(40).await;
+    let log = worker.log();
+    for code in ["image_not_found", "image_undecodable"] {
+        assert_eq!(log.matches(&format!("code={code}")).count(), 1, "{code} in\n{log}");
+    }
+}

@@ -80,7 +80,9 @@ pub(super) struct Letters {
 impl Letters {
     pub(super) async fn open(jetstream: Context, subjects: &Subjects, filter: &DeadFilter) -> anyhow::Result<Self> {
         let name = subjects.dead_stream();
-        let stream = jetstream.get_stream(&name).await.with_context(|| format!("the stream {name} can't be read"))?;
+        let stream = jetstream.get_stream(&name).await.with_context(|| {
+            format!("the stream {name} can't be read; the first worker makes it (is --prefix the workers'?)")
+        })?;
         let filter_subject = filter.subject.as_deref().map(|subject| subjects.dead_for(subject)).unwrap_or_default();
         let consumer = stream.create_consumer(OrderedConfig { filter_subject, ..OrderedConfig::default() }).await?;
         // Without any, its messages would be waited for.

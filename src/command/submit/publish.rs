@@ -34,7 +34,7 @@ const MOST: usize = 256;
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long nobody may take jobs where that is not known to be for a while.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long an interrupted run waits for what is under way.
 const CLOSING: Duration = Duration::from_secs(2);

@@ -29,7 +29,7 @@ use crate::telemetry::metrics::Collected;
 use crate::telemetry::server as telemetry;
 
 /// How long a client may take over the head of a request, or keep a connection without one.
-const HEAD: Duration = Duration::from_secs(60);
+const HEAD: Duration = Duration::from_mins(1);
 
 /// How long to wait after a connection could not be accepted: there are too many open files, as a rule.
 const BREATH: Duration = Duration::from_millis(100);

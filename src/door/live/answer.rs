@@ -19,6 +19,7 @@ use crate::failure::{ErrorBody, Failure};
 use crate::memory::Reservation;
 use crate::tags::{DeadLetter, TagResult};
 use crate::telemetry::metrics::{self, Stage};
+use crate::telemetry::seldom::seldom;
 
 /// What went wrong with a service's request, in words.
 const SERVICE_ERROR: &str = "Nats-Service-Error";
@@ -162,7 +163,7 @@ impl Live {
             }
             Answer::Failed(failure) => failure,
         };
-        tracing::warn!(id, code = %failure.code, error = %failure, "a request that nobody waits for becomes a dead letter");
+        seldom!("a request that nobody waits for becomes a dead letter", failure.code, id, error = %failure);
         let letter = DeadLetter {
             id,
             subject: message.subject.to_string(),

@@ -19,9 +19,10 @@ use crate::door::outbox::{carry, id_in, jittered, original};
 use crate::failure::{Class, Code, ErrorBody, Failure};
 use crate::tags::{DeadLetter, TagResult};
 use crate::telemetry::metrics::{self, Stage};
+use crate::telemetry::seldom::seldom;
 
 /// The first and the longest wait before another attempt.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// The stream's side of one job.
 pub struct StreamReply {
@@ -133,7 +134,7 @@ impl StreamReply {
         }
         let attempt = self.held.attempt;
         if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
-            tracing::warn!(id, code = %failure.code, error = %failure, attempt, "a job will be tried again");
+            seldom!("a job will be tried again", failure.code, id, error = %failure, attempt);
             return (Verdict::Again(retry_delay(attempt)), Outcome::Retried);
         }
         self.bury(id, &failure).await;
@@ -149,7 +150,7 @@ impl StreamReply {
     /// Writes the dead letter and sees it confirmed.
     async fn bury(&self, id: String, failure: &Failure) {
         let Held { stream, message, attempt, .. } = &*self.held;
-        tracing::warn!(id, code = %failure.code, error = %failure, attempts = attempt, "a job becomes a dead letter");
+        seldom!("a job becomes a dead letter", failure.code, id, error = %failure, attempts = attempt);
         let payload = &self.payload;
         let letter = DeadLetter {
             id,

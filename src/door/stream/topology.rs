@@ -13,7 +13,7 @@ use super::part::Part;
 use super::subjects::Subjects;
 use super::{Settings, consumer};
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// The streams as they are.
 pub struct Topology {
@@ -117,7 +117,7 @@ impl Topology {
         };
         let results = Config {
             max_age: 7 * DAY,
-            duplicate_window: Duration::from_secs(120),
+            duplicate_window: Duration::from_mins(2),
             ..config(subjects, "RESULTS", replicas)
         };
         let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", replicas) };

@@ -21,7 +21,7 @@ const ATTEMPTS: u32 = 5;
 const DELAY: Duration = Duration::from_millis(300);
 
 /// The longest wait a host may ask for.
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
+const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
 /// Bytes a listing may have.
 const LONGEST_LISTING: usize = 32 << 20;

@@ -24,6 +24,12 @@ pub(super) async fn feed(store: &Store, feed: &Feed, after: Option<Place>) -> Re
         Some(Place::Key(key)) => Some(Path::parse(key)?),
         _ => None,
     };
+    // What is no bucket, or refuses, is not waited for.
+    if let Err(failure) = store.probe().await
+        && failure.code != Code::StorageUnavailable
+    {
+        return Err(unlisted(store, &failure));
+    }
     let mut patience = PATIENCE.iter();
     loop {
         let before = last.clone();
@@ -36,9 +42,13 @@ pub(super) async fn feed(store: &Store, feed: &Feed, after: Option<Place>) -> Re
                 tracing::warn!(error = %broken, "the list of objects broke off; going on with it");
                 tokio::time::sleep(delay).await;
             }
-            _ => return Err(anyhow!("{store} can't be listed: {broken}").into()),
+            _ => return Err(unlisted(store, &broken)),
         }
     }
+}
+
+fn unlisted(store: &Store, failure: &Failure) -> Stopped {
+    anyhow!("{store} can't be listed: {failure}").into()
 }
 
 /// Lists what comes after `last`, which moves along; why it ended before its end, where it did.
