@@ -35,8 +35,8 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     }
     let header = header.scaled(scale);
     let pixels = header.width as u64 * header.height as u64;
-    let size = (side(header.width), side(header.height));
-    take_room(pixels * (CHANNELS + RGB) + coefficients, size, limits)?;
+    let shape = (side(header.width), side(header.height));
+    take_room(pixels * (CHANNELS + RGB) + coefficients, shape, limits)?;
     let rgb = match header.colorspace {
         Colorspace::CMYK | Colorspace::YCCK => {
             // Inverted whether the file says so or not, as every program has come to write them and Pillow reads them.
@@ -44,7 +44,7 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
         }
         _ => samples(&mut decompressor, bytes, &header, PixelFormat::RGB)?,
     };
-    let image = RgbImage::from_raw(size.0, size.1, rgb).expect("sized by the header");
+    let image = RgbImage::from_raw(shape.0, shape.1, rgb).expect("sized by the header");
     Ok(Decoded { image: DynamicImage::ImageRgb8(image), orientation: orientation(bytes) })
 }
 
