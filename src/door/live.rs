@@ -212,16 +212,15 @@ impl Live {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let id = open.id();
         // What nobody waits for becomes a dead letter, which takes its time; the callers of other requests must not wait.
-        let place = match open.message.reply {
-            Some(_) => None,
-            None => {
-                let bytes = u32::try_from(open.message.length.max(REFUSED.1)).unwrap_or(u32::MAX);
-                let Ok(place) = Arc::clone(&self.refused).try_acquire_many_owned(bytes) else {
-                    tracing::error!(id, code = %refused.code, error = %refused, "a request that nobody waits for is dropped: there are too many to be refused");
-                    return;
-                };
-                Some(place)
-            }
+        let place = if open.message.reply.is_none() {
+            let bytes = u32::try_from(open.message.length.max(REFUSED.1)).unwrap_or(u32::MAX);
+            let Ok(place) = Arc::clone(&self.refused).try_acquire_many_owned(bytes) else {
+                tracing::error!(id, code = %refused.code, error = %refused, "a request that nobody waits for is dropped: there are too many to be refused");
+                return;
+            };
+            Some(place)
+        } else {
+            None
         };
         self.lock().insert(number, open);
         let reply = LiveReply::new(Arc::clone(self), number, None, place);

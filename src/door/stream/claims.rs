@@ -117,7 +117,7 @@ impl Claims {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Subject>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Claim>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
