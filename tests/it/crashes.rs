@@ -208,7 +208,7 @@ async fn suspects_that_wait_their_turn_go_back_at_once_when_the_worker_stops() {
     let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
     s3.fault("slow.jpg", Fault::Stalled);
     let client = Client::connect(&nats).await;
-    client.make_queue(Duration::from_secs(600), 1).await;
+    client.make_queue(Duration::from_mins(10), 1).await;
     for number in 0..10 {
         client.submit(&number.to_string(), "slow.jpg").await;
     }
@@ -229,7 +229,7 @@ async fn a_job_whose_answer_is_on_its_way_is_not_handed_back_for_another() {
     let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
     s3.fault("gone.jpg", Fault::Stalled);
     let client = Client::connect(&nats).await;
-    client.make_queue(Duration::from_secs(600), 1).await;
+    client.make_queue(Duration::from_mins(10), 1).await;
     let mut worker = Worker::start_with(&nats, "s3://images", &["--drain-timeout", "10m"], &s3.environment());
     client.submit("gone", "gone.jpg").await;
     until("the job to be taken", || async { (client.consumer().await.num_ack_pending == 1).then_some(()) }).await;
@@ -250,7 +250,7 @@ async fn a_job_whose_answer_is_on_its_way_is_not_handed_back_for_another() {
 async fn a_stop_waits_for_the_dead_letters_of_what_never_came_in() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    client.make_queue(Duration::from_secs(600), 1).await;
+    client.make_queue(Duration::from_mins(10), 1).await;
     let mut worker = Worker::start_with(&nats, &crate::support::samples(), &["--drain-timeout", "10m"], &[]);
     client.take_dead(&["elsewhere"]).await;
     client.publish("tagmill.jobs", async_nats::HeaderMap::new(), r#"{"Records":[7]}"#).await;

@@ -185,7 +185,7 @@ impl Runtime for Lost {
 
 #[tokio::test]
 async fn a_device_that_is_lost_ends_the_worker_and_costs_its_jobs_nothing() {
-    let (ended, _, health) = ended(Lost(None, 0), Some(Duration::from_secs(60)), 4).await;
+    let (ended, _, health) = ended(Lost(None, 0), Some(Duration::from_mins(1)), 4).await;
     let reason = reason(ended);
     assert!(reason.contains("cuda:7 is lost: CUDA failure 719"), "{reason}");
     assert!(!health.readiness().inference);

@@ -15,7 +15,7 @@ use crate::pipeline::tag::device::Device;
 
 /// How many times as long as at the warm-up a run on a device may take before the device counts as hung, and the least that
 /// is. A GPU that others use too, or that is too hot, is slower by some times; one that hangs never comes back.
-const HUNG: (u32, Duration) = (30, Duration::from_secs(60));
+const HUNG: (u32, Duration) = (30, Duration::from_mins(1));
 
 /// What came of the first runs.
 #[derive(Clone, Debug)]
