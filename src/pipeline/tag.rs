@@ -341,13 +341,15 @@ impl Tagger {
 
     fn blank(&mut self) -> Result<Vec<Vec<f32>>, Failure> {
         let side = self.model.frame.side as usize;
-        self.runtime.run(&[&vec![255; side * side * CHANNELS]])
+        let run = catch_unwind(AssertUnwindSafe(|| self.runtime.run(&[&vec![255; side * side * CHANNELS]])));
+        run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a blank image", &*panic)))
     }
 }
 
 /// The scores, if all of them are numbers.
 fn numbers(scores: Vec<f32>) -> Result<Vec<f32>, Failure> {
-    if scores.iter().any(|score| score.is_nan()) {
+    // JSON has no infinity either.
+    if !scores.iter().all(|score| score.is_finite()) {
         return Err(Failure::new(Code::InferenceFailed, "the model gave scores that are not numbers"));
     }
     Ok(scores)

@@ -7,8 +7,9 @@ use crate::support::prometheus::program;
 use crate::support::repository;
 use crate::support::worker::tagmill;
 
-/// Set by the image, or a file that would have to be mounted.
-const NOT_PASSED_ON: [&str; 4] = ["TAGMILL_LISTEN", "TAGMILL_MODELS_CACHE", "TAGMILL_NATS_CREDS", "TAGMILL_NATS_CA"];
+/// Set by the image or beside what it sets, or a file that would have to be mounted.
+const NOT_PASSED_ON: [&str; 5] =
+    ["TAGMILL_LISTEN", "TAGMILL_MODELS_CACHE", "TAGMILL_ENGINE_CACHE", "TAGMILL_NATS_CREDS", "TAGMILL_NATS_CA"];
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).expect("it is in the repository")

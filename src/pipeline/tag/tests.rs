@@ -212,3 +212,27 @@ async fn memory_that_others_take_is_waited_for_with_the_jobs_in_hand() {
     assert_eq!(answers, ["tagged on cuda:7"; 2]);
     assert!(health.readiness().inference, "it is well again");
 }
+
+/// Panics over whatever it is given.
+struct Panics;
+
+impl Runtime for Panics {
+    fn run(&mut self, _: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+        panic!("a bug of the runtime");
+    }
+}
+
+#[tokio::test]
+async fn a_runtime_that_panics_over_a_blank_image_too_leaves_its_thread_alive() {
+    let (ended, told, health) = ended(Panics, None, 1).await;
+    assert!(ended.is_ok() && !health.readiness().inference, "{ended:?}");
+    assert_eq!(told, ["inference_failed"]);
+}
+
+#[test]
+fn scores_that_json_has_no_numbers_for_are_a_failure() {
+    for score in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert_eq!(numbers(vec![0.5, score]).expect_err("no number").code, Code::InferenceFailed);
+    }
+    assert!(numbers(vec![0.0, 1.0]).is_ok());
+}
