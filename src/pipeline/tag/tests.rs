@@ -76,6 +76,7 @@ async fn rows_that_nobody_waits_for_do_not_run() {
         device: "cpu".into(),
         runtime: Box::new(Small),
         looked: true,
+        queue: Dealer::default().queue(&"cpu".into()),
         traffic,
         publish,
         health,
