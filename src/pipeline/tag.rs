@@ -179,12 +179,21 @@ impl Tagger {
     /// On a thread of its own; how that ends.
     fn start(self, name: String) -> Result<oneshot::Receiver<Result<(), Ended>>, Ended> {
         let (done, ended) = oneshot::channel();
-        let spawned = std::thread::Builder::new().name(name).spawn(move || done.send(self.work()));
+        let spawned = std::thread::Builder::new().name(name).spawn(move || done.send(self.work_off()));
         spawned.map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
         Ok(ended)
     }
 
-    fn work(mut self) -> Result<(), Ended> {
+    fn work_off(mut self) -> Result<(), Ended> {
+        let ended = self.work();
+        if self.runtime.lost().is_some() {
+            // To free what a lost device holds throws in C++, which would end the process with the jobs still in hand.
+            std::mem::forget(self.runtime);
+        }
+        ended
+    }
+
+    fn work(&mut self) -> Result<(), Ended> {
         let mut failed_in_a_row = 0;
         loop {
             let batch = match self.queue.next() {
