@@ -39,7 +39,9 @@ pub(super) fn is_out_of_memory(message: &str) -> bool {
         "out of memory",
         "OUT_OF_MEMORY",
         "OutOfMemory",
+        // cuBLAS's, and cuDNN 9's.
         "ALLOC_FAILED",
+        "ALLOCATION_FAILED",
     ];
     words.iter().any(|words| message.contains(words))
 }
@@ -71,6 +73,7 @@ mod tests {
         let limit = "Available memory of 1048576 is smaller than requested bytes of 77070336";
         assert!(is_out_of_memory(limit) && !is_lost(limit));
         assert!(is_out_of_memory("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0"));
+        assert!(is_out_of_memory("CUDNN failure 1003: CUDNN_STATUS_SUBLIBRARY_ALLOCATION_FAILED ; GPU=0"));
         let gone = "CUDA failure 719: unspecified launch failure ; GPU=0 ; hostname=h ; file=f ; line=1 ; expr=x";
         assert!(is_lost(gone) && !is_out_of_memory(gone));
         for other in
