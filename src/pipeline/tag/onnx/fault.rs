@@ -30,12 +30,17 @@ impl RunError {
     }
 }
 
+/// What an arena says that has reached its own limit, whatever the device has left.
+pub(super) const ARENA: &str = "is smaller than requested bytes";
+
+/// What TensorRT's provider says where it takes a graph in parts, for only the whole one's input has a profile of its shapes.
+pub(super) const IN_PARTS: &str = "dynamic shape inputs with associated profiles";
+
 pub(super) fn is_out_of_memory(message: &str) -> bool {
     let words = [
         "bad_alloc",
         "Failed to allocate memory",
-        // Of an arena that has reached its limit.
-        "is smaller than requested bytes",
+        ARENA,
         "out of memory",
         "OUT_OF_MEMORY",
         "OutOfMemory",
@@ -48,7 +53,7 @@ pub(super) fn is_out_of_memory(message: &str) -> bool {
 
 /// Whether it is the device that fails, and no model.
 pub(super) fn is_the_devices(message: &str) -> bool {
-    is_out_of_memory(message) || cuda_failure(message).is_some()
+    is_out_of_memory(message) || cuda_failure(message).is_some() || message.contains(IN_PARTS)
 }
 
 fn is_lost(message: &str) -> bool {
