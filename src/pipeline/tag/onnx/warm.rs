@@ -39,20 +39,11 @@ impl Warmth {
     /// Looks at what the session says it ran on.
     ///
     /// # Errors
-    /// Where it is not the device.
+    /// Where it is not the device, or that can't be seen.
     pub(super) fn prove(&mut self, session: &Mutex<Session>, device: Device) -> Result<(), String> {
         let ended = session.lock().unwrap_or_else(PoisonError::into_inner).end_profiling();
-        let placement = ended.map_err(|error| error.to_string()).and_then(|file| proof::read(file.as_ref()));
-        match placement {
-            Ok(placement) => {
-                placement.is_on(device)?;
-                self.nodes = Some(placement.shown());
-            }
-            // A folder that can't be written to is no reason not to work: that the provider works at all is known.
-            Err(error) => {
-                tracing::warn!(%device, error, "can't see which nodes run on the device: no profile of them could be read");
-            }
-        }
+        let file = ended.map_err(|error| error.to_string())?;
+        self.nodes = Some(proof::prove(file.as_ref(), device)?);
         Ok(())
     }
 
