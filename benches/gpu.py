@@ -6,6 +6,7 @@ target and .runtime, and by ORT_DYLIB_PATH ONNX Runtime. Writes its section of b
 (--section). With --device cpu it does all the same on the CPU, to see that it works, and leaves RESULTS.md as it is."""
 import argparse
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -83,15 +84,21 @@ def correctness(reference, others, images, work):
     expected = half.scores(TAGMILL, reference, "cpu", [images], "--batch-size", "4")
     rows = {}
     for name, model, device in others:
-        try:
-            rows[name] = half.agreement(half.scores(TAGMILL, model, device, [images]), expected, 0.35)
-        except SystemExit as failed:
-            rows[name] = {"error": str(failed)}
+        rows[name] = or_error(lambda: half.agreement(half.scores(TAGMILL, model, device, [images]), expected, 0.35))
     return rows
 
 
+def or_error(measure):
+    """What came of it, or why nothing did: one failure does not cost what others have measured."""
+    try:
+        return measure()
+    except (SystemExit, OSError, subprocess.CalledProcessError) as failed:
+        return {"error": (str(failed).strip() or repr(failed)).splitlines()[0]}
+
+
+@functools.cache
 def machine(device):
-    """Where this ran."""
+    """Where this ran; asked once, for the section itself makes a checkout dirty."""
     processor = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     gpu = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
@@ -110,7 +117,11 @@ def commit():
     named = os.environ.get("COMMIT")
     if named:
         return named
-    done = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except FileNotFoundError:
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
@@ -206,22 +217,36 @@ def main():
         # Engines are built once: for the largest batch, whichever command is the first to need them.
         os.environ |= {"TAGMILL_ENGINE_CACHE": str(work / "engines"), "TAGMILL_BATCH_SIZE": str(max(arguments.batch_sizes))}
         those = [one for one in variants(arguments.device, arguments.model, work) if arguments.only in one[0]]
-        benched, fed = {}, {}
-        for name, model, device in those:
-            print(f"{name}: the model alone", flush=True)
-            benched[name] = bench(model, device, arguments.batch_sizes, arguments.seconds, arguments.images, work)
-            print(f"  {bench_row(benched[name], arguments.batch_sizes)}", flush=True)
-        print("against the CPU", flush=True)
-        agreed = correctness(work / arguments.model, those, arguments.images, work)
-        for name, model, device in those:
-            if "error" not in benched[name]:
-                print(f"{name}: a whole worker", flush=True)
-                # TensorRT's engines are built for the largest batch.
-                batch, rate = fastest(benched[name]) if "tensorrt" not in device else largest(benched[name])
-                fed[name] = gpu_worker.run(TAGMILL, alone(model, work), device, batch, rate, arguments, work)
-                print(f"  {worker_row(fed[name])}", flush=True)
-        section = written(arguments, agreed, benched, fed)
-    print(section)
+        measure(arguments, those, work)
+
+
+def measure(arguments, those, work):
+    """All of it; the section is written after each part."""
+    agreed, benched, fed = {}, {}, {}
+    for name, model, device in those:
+        print(f"{name}: the model alone", flush=True)
+        benched[name] = or_error(lambda: bench(model, device, arguments.batch_sizes, arguments.seconds, arguments.images, work))
+        print(f"  {bench_row(benched[name], arguments.batch_sizes)}", flush=True)
+        keep(arguments, agreed, benched, fed)
+    print("against the CPU", flush=True)
+    agreed = or_error(lambda: correctness(work / arguments.model, those, arguments.images, work))
+    if "error" in agreed:
+        agreed = {"all": agreed}
+    keep(arguments, agreed, benched, fed)
+    for name, model, device in those:
+        if "error" not in benched[name]:
+            print(f"{name}: a whole worker", flush=True)
+            # TensorRT's engines are built for the largest batch.
+            batch, rate = fastest(benched[name]) if "tensorrt" not in device else largest(benched[name])
+            fed[name] = or_error(lambda: gpu_worker.run(TAGMILL, alone(model, work), device, batch, rate, arguments, work))
+            print(f"  {worker_row(fed[name])}", flush=True)
+            keep(arguments, agreed, benched, fed)
+    print(written(arguments, agreed, benched, fed))
+
+
+def keep(arguments, agreed, benched, fed):
+    """Writes what is known so far."""
+    section = written(arguments, agreed, benched, fed)
     if arguments.section:
         arguments.section.parent.mkdir(parents=True, exist_ok=True)
         arguments.section.write_text(section)

@@ -18,7 +18,7 @@ PATIENCE = 1200
 
 def run(tagmill, models, device, batch, alone, arguments, work):
     """Feeds a worker for so long; what came of it, beside the rate of the model alone."""
-    environment = {name: os.environ[name] for name in ("ORT_DYLIB_PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {name: os.environ[name] for name in ("ORT_DYLIB_PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
     bucket = arguments.images.name
     lab.BENCH.mkdir(parents=True, exist_ok=True)
     with lab.nats_server() as (_, url), lab.storage() as (_, s3):

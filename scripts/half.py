@@ -5,10 +5,13 @@ The copy takes and gives what the original does and computes in fp16 between. Bo
 where they differ by more than the tolerance, nothing is written and the exit code is 1. On the CPU this tells what rounding
 the weights does; on the device that the model is for (--device cuda) it tells all.
 
-Needs onnx, onnxconverter-common and, through ORT_DYLIB_PATH, ONNX Runtime."""
+With --tensorrt the copy's graph is the original's, and TensorRT is left to compute it in fp16 (--device tensorrt).
+
+Needs ONNX Runtime, through ORT_DYLIB_PATH, and, but for --tensorrt, onnx and onnxconverter-common."""
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -19,27 +22,41 @@ KEPT = ["LayerNormalization", "ReduceMean", "Softmax"]
 LABELS = ("*.csv", "*.json", "*.txt")
 
 
-def convert(source, target):
-    """The model in `source`, in half precision, in the new folder `target`."""
+def convert(source, target, tensorrt=False):
+    """The model in `source`, in half precision or for TensorRT to make it so, in the new folder `target`."""
+    graph, = [file for file in source.glob("*.onnx") if file.name == "model.onnx" or len(list(source.glob("*.onnx"))) == 1]
+    target.mkdir(parents=True)
+    if tensorrt:
+        # With the weights beside it, where they are.
+        for file in source.glob("*.onnx*"):
+            shutil.copy(file, target)
+    else:
+        halve(graph, target / graph.name)
+    for pattern in LABELS:
+        for file in source.glob(pattern):
+            shutil.copy(file, target)
+    manifest = source / "tagmill.toml"
+    (target / "tagmill.toml").write_text(in_half(manifest.read_text() if manifest.exists() else ""))
+
+
+def in_half(manifest):
+    """The manifest with this precision instead of the one it has, before the first table."""
+    top, table, rest = manifest.partition("\n[") if not manifest.startswith("[") else ("", "", manifest)
+    return 'precision = "fp16"\n' + re.sub(r"(?m)^precision[ \t]*=.*\n?", "", top) + table + rest
+
+
+def halve(source, target):
+    """Writes the graph with all but its input and output in fp16."""
     import onnx
     from onnxconverter_common import float16
 
-    graph, = [file for file in source.glob("*.onnx") if file.name == "model.onnx" or len(list(source.glob("*.onnx"))) == 1]
-    model = onnx.load(graph)
+    model = onnx.load(source)
     # The converter calls what it adds after the nodes, and nodes without a name are all called alike.
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
     blocked = float16.DEFAULT_OP_BLOCK_LIST + KEPT
     half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=blocked)
-    target.mkdir(parents=True)
-    onnx.save(half, target / graph.name)
-    for pattern in LABELS:
-        for file in source.glob(pattern):
-            shutil.copy(file, target)
-    manifest = source / "tagmill.toml"
-    text = manifest.read_text() if manifest.exists() else ""
-    # Before the first table.
-    (target / "tagmill.toml").write_text('precision = "fp16"\n' + text)
+    onnx.save(half, target)
 
 
 def scores(tagmill, model, device, images, *options):
@@ -76,6 +93,7 @@ def main():
     parser.add_argument("model", type=pathlib.Path, help="the model's folder")
     parser.add_argument("target", type=pathlib.Path, help="the folder of the new one, which must not be there")
     parser.add_argument("images", nargs="+", help="images, or folders of them, to compare on")
+    parser.add_argument("--tensorrt", action="store_true", help="leave the graph as it is, for TensorRT to compute in fp16")
     parser.add_argument("--device", default="auto", help="what to compare on, as tagmill's --device")
     parser.add_argument("--tolerance", type=float, default=0.02, help="what a score may differ by (%(default)s)")
     parser.add_argument("--agreement", type=float, default=0.98, help="share of tags that must be the same (%(default)s)")
@@ -84,9 +102,11 @@ def main():
     arguments = parser.parse_args()
     if arguments.target.exists():
         parser.error(f"{arguments.target} is there already")
+    if arguments.tensorrt and not arguments.device.startswith("tensorrt"):
+        parser.error("--tensorrt is compared with --device tensorrt: nothing else computes that copy in fp16")
     with tempfile.TemporaryDirectory(dir=arguments.target.resolve().parent) as work:
         half = pathlib.Path(work) / arguments.target.name
-        convert(arguments.model, half)
+        convert(arguments.model, half, arguments.tensorrt)
         theirs = scores(arguments.tagmill, arguments.model.resolve(), arguments.device, arguments.images)
         ours = scores(arguments.tagmill, half, arguments.device, arguments.images)
         found = agreement(ours, theirs, arguments.threshold)

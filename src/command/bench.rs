@@ -62,7 +62,8 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
 
     progress.set_message(format!("everything together, in batches of {batch}"));
     tagging.batch_size = batch;
-    let together = settings::Local::new(&tagging, CaptionArgs::default())?;
+    let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
+    together.lanes.onnx.batch = parts.prepared(batch, &together.lanes.onnx.devices);
     let whole = whole::measure(&together, catalog, sources.stores(), &images, time.max(Duration::from_secs(1))).await?;
     progress.finish_and_clear();
     let advice = parts.advice(batch, &whole);
@@ -88,6 +89,8 @@ struct Parts {
     /// On one thread, and on all.
     decoding: Vec<decoding::Measured>,
     cores: usize,
+    /// Rows of the batch that the model was loaded for.
+    loaded_for: usize,
 }
 
 impl Parts {
@@ -103,8 +106,8 @@ impl Parts {
         // will be given, and TensorRT builds for them.
         let gpu = settings.lanes.onnx.devices.iter().any(|device| *device != Device::Cpu);
         let largest = batch_sizes.last().copied().unwrap_or(1);
-        let batch = if gpu { largest } else { batch_sizes[0] };
-        let onnx = onnx::Settings { batch, ..settings.lanes.onnx.clone() };
+        let loaded_for = if gpu { largest } else { batch_sizes[0] };
+        let onnx = onnx::Settings { batch: loaded_for, ..settings.lanes.onnx.clone() };
         let Loaded { model, mut runners, .. } = onnx::load(files, &onnx).map_err(|error| match error {
             CannotLoad::Model(error) => Failed::settings(error),
             other => Failed::running(other),
@@ -137,7 +140,22 @@ impl Parts {
             decoding::measure(encoded, picture, model.frame, threads, time)
         });
         let decoding = decoding.collect();
-        Ok(Self { model: model.id.name.clone(), device: model.device(), unreadable, session, decoding, cores })
+        Ok(Self {
+            model: model.id.name.clone(),
+            device: model.device(),
+            unreadable,
+            session,
+            decoding,
+            cores,
+            loaded_for,
+        })
+    }
+
+    /// The batch to load the model for where it is to run so many images at once: TensorRT has engines for the largest, and
+    /// would build others.
+    fn prepared(&self, batch: usize, devices: &[Device]) -> usize {
+        let tensorrt = devices.iter().any(|device| matches!(device, Device::TensorRt(_)));
+        if tensorrt { self.loaded_for } else { batch }
     }
 
     fn advice(&self, batch: usize, whole: &whole::Measured) -> Advice {

@@ -1,6 +1,8 @@
 //! What a GPU is and what its memory holds, as its driver says (NVML). Where there is no driver, nothing is known, and
 //! nothing complains.
 
+mod cuda;
+
 use std::sync::OnceLock;
 
 use nvml_wrapper::{Device, Nvml};
@@ -70,10 +72,18 @@ fn visible() -> Option<String> {
 
 fn find(device: &str) -> Option<Device<'static>> {
     let (_, number) = device.split_once(':')?;
-    numbered(driver()?, number.parse().ok()?, visible().as_deref())
+    let (driver, number) = (driver()?, number.parse().ok()?);
+    match cuda::uuids() {
+        Some(uuids) => {
+            let uuid = uuids.get(number)?;
+            // A part of a GPU (MIG) has a UUID of its own.
+            ["GPU", "MIG"].iter().find_map(|kind| driver.device_by_uuid(format!("{kind}-{uuid}")).ok())
+        }
+        None => numbered(driver, number, visible().as_deref()),
+    }
 }
 
-/// CUDA counts the devices it is shown, the driver all there are.
+/// The best that can be done where CUDA can't be asked: it counts the devices it is shown, the driver all there are.
 fn numbered<'a>(driver: &'a Nvml, number: usize, visible: Option<&str>) -> Option<Device<'a>> {
     let Some(visible) = visible.filter(|visible| !visible.is_empty()) else {
         return driver.device_by_index(u32::try_from(number).ok()?).ok();

@@ -5,17 +5,19 @@ pub mod device;
 pub mod labels;
 pub mod library;
 pub mod onnx;
+mod share;
 mod split;
 pub mod threshold;
 mod watchdog;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::oneshot;
 
 use super::batch::{Batch, Row, Traffic, Trial, Work};
 use super::decode::fit::{CHANNELS, Frame};
@@ -28,6 +30,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Stage};
 use labels::Labels;
 use onnx::interface::Interface;
+use share::{Dealer, Queue};
 use split::{Fit, run_or_split};
 use threshold::Thresholds;
 use watchdog::Watched;
@@ -124,9 +127,7 @@ pub async fn run(
     health: Health,
 ) -> Result<(), Ended> {
     let Loaded { model, runners, oddity, .. } = loaded;
-    // Whichever device is free takes the next batch.
-    let work = Arc::new(Mutex::new(work));
-    let (mut threads, mut pulses) = (FuturesUnordered::new(), Vec::new());
+    let (mut threads, mut pulses, mut dealer) = (FuturesUnordered::new(), Vec::new(), Dealer::default());
     for (number, Runner { device, runtime, deadline }) in runners.into_iter().enumerate() {
         let runtime = match deadline {
             Some(deadline) => {
@@ -136,22 +137,19 @@ pub async fn run(
             }
             None => runtime,
         };
-        let (done, ended) = tokio::sync::oneshot::channel();
         let name = format!("tag-{}-{device}-{number}", model.id.name);
-        let (model, traffic, work) = (Arc::clone(&model), Arc::clone(&traffic), Arc::clone(&work));
+        let (model, traffic, queue) = (Arc::clone(&model), Arc::clone(&traffic), dealer.queue(&device));
         let (publish, health) = (publish.clone(), health.clone());
-        let tagger = Tagger { model, device, runtime, looked: oddity.is_some(), traffic, publish, health };
-        std::thread::Builder::new()
-            .name(name)
-            .spawn(move || done.send(tagger.work(&work)))
-            .map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
-        threads.push(ended);
+        let tagger = Tagger { model, device, runtime, looked: oddity.is_some(), queue, traffic, publish, health };
+        threads.push(tagger.start(name)?);
     }
-    drop((work, publish));
-    let hung = watchdog::watch(pulses);
-    tokio::pin!(hung);
+    drop(publish);
+    let (hung, dealing) = (watchdog::watch(pulses), dealer.deal(work));
+    tokio::pin!(hung, dealing);
+    let mut dealt = false;
     loop {
         tokio::select! {
+            () = &mut dealing, if !dealt => dealt = true,
             ended = threads.next() => match ended {
                 Some(ended) => ended.unwrap_or_else(|_| Err(Ended::Broken("its thread died".into())))?,
                 None => return Ok(()),
@@ -171,21 +169,38 @@ struct Tagger {
     runtime: Box<dyn Runtime>,
     /// Whether an image's scores were looked at for what a wrong manifest looks like.
     looked: bool,
+    queue: Arc<Queue>,
     traffic: Arc<Traffic>,
     publish: Sender<Finished>,
     health: Health,
 }
 
 impl Tagger {
-    fn work(mut self, work: &Mutex<Receiver<Work>>) -> Result<(), Ended> {
+    /// On a thread of its own; how that ends.
+    fn start(self, name: String) -> Result<oneshot::Receiver<Result<(), Ended>>, Ended> {
+        let (done, ended) = oneshot::channel();
+        let spawned = std::thread::Builder::new().name(name).spawn(move || done.send(self.work_off()));
+        spawned.map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
+        Ok(ended)
+    }
+
+    fn work_off(mut self) -> Result<(), Ended> {
+        let ended = self.work();
+        if self.runtime.lost().is_some() {
+            // To free what a lost device holds throws in C++, which would end the process with the jobs still in hand.
+            std::mem::forget(self.runtime);
+        }
+        ended
+    }
+
+    fn work(&mut self) -> Result<(), Ended> {
         let mut failed_in_a_row = 0;
         loop {
-            // Whoever holds the lock waits for the next batch; the others wait for the lock.
-            let next = work.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-            let batch = match next {
+            let batch = match self.queue.next() {
                 Some(Work::Batch(batch)) => batch,
                 Some(Work::Trial(trial)) => {
                     self.try_out(trial);
+                    self.queue.done();
                     continue;
                 }
                 None => return Ok(()),
@@ -223,10 +238,16 @@ impl Tagger {
             }
         }
         if rows.is_empty() {
-            self.traffic.batch_done();
+            self.batch_done();
             return None;
         }
         Some(Batch { rows })
+    }
+
+    fn batch_done(&self) {
+        // In this order: what is told here makes room for a batch, which is dealt by what is in hand.
+        self.queue.done();
+        self.traffic.batch_done();
     }
 
     fn fail(&self, delivery: Delivery, failure: Failure) {
@@ -241,7 +262,7 @@ impl Tagger {
         let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.input.bytes).collect();
         let outcomes = self.run(&rows);
         let infer = began.elapsed();
-        self.traffic.batch_done();
+        self.batch_done();
         let size = rows.len();
         let mut tagged = 0;
         for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {

@@ -200,7 +200,7 @@ fn on_gpu(
     let (session, interface) = session(files, library, device, settings, labels)?;
     let (head, _) = parts(files, interface, labels)?;
     let session = Arc::new(Mutex::new(session));
-    let turn = || Turn::new(Arc::clone(&session), Arc::clone(&head), device.number(), settings.batch);
+    let turn = || Turn::new(Arc::clone(&session), Arc::clone(&head), device, settings.batch);
     let mut turns: Vec<Turn> = std::iter::repeat_with(turn).take(TURNS).collect();
     let failed = |reason: String| {
         if fault::is_the_devices(&reason) {

@@ -1,5 +1,7 @@
 //! Faults of devices, through runtimes that have them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
@@ -76,6 +78,7 @@ async fn rows_that_nobody_waits_for_do_not_run() {
         device: "cpu".into(),
         runtime: Box::new(Small),
         looked: true,
+        queue: Dealer::default().queue(&"cpu".into()),
         traffic,
         publish,
         health,
@@ -168,7 +171,7 @@ async fn a_device_that_hangs_ends_the_stage_with_its_thread_still_in_it() {
 }
 
 /// Works once, and is lost then.
-struct Lost(Option<String>, usize);
+struct Lost(Option<String>, usize, Arc<AtomicBool>);
 
 impl Runtime for Lost {
     fn run(&mut self, _: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
@@ -183,12 +186,20 @@ impl Runtime for Lost {
     }
 }
 
+impl Drop for Lost {
+    fn drop(&mut self) {
+        self.2.store(true, Ordering::Release);
+    }
+}
+
 #[tokio::test]
 async fn a_device_that_is_lost_ends_the_worker_and_costs_its_jobs_nothing() {
-    let (ended, _, health) = ended(Lost(None, 0), Some(Duration::from_mins(1)), 4).await;
+    let freed = Arc::new(AtomicBool::new(false));
+    let (ended, _, health) = ended(Lost(None, 0, Arc::clone(&freed)), Some(Duration::from_mins(1)), 4).await;
     let reason = reason(ended);
     assert!(reason.contains("cuda:7 is lost: CUDA failure 719"), "{reason}");
     assert!(!health.readiness().inference);
+    assert!(!freed.load(Ordering::Acquire), "nothing of a lost device is freed");
 }
 
 /// Has no memory for so many runs.

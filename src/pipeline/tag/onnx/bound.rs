@@ -1,9 +1,12 @@
 //! A model on a device: rows go there as bytes, from page-locked memory, and scores come back to such memory.
 //!
 //! Several turns share a session. `ort` lets one thread run it at a time, since ONNX Runtime's `Run` is not safe to call
-//! twice at once with every provider. But binding an input is a call of its own, which copies to the device on CUDA's default
-//! stream, while runs have a stream that does not wait for that one. So one turn copies its batch while another's runs, and
-//! what is waited for is the run alone. `run_async` would not do: it takes no binding, and borrows the session all the while.
+//! twice at once with every provider. But binding an input is a call of its own, so one turn sends its batch while another's
+//! runs. Binding only queues the copy, on a stream out of the session's pool, and the run that follows may get another stream,
+//! which does not wait for that one. So the copy is waited for, once the turn has the session: nothing else of the session
+//! runs then. TensorRT's provider can't wait (its `Sync` does nothing); there the copy is queued under the lock too, so that
+//! it and the run get the same stream, and nothing overlaps. `run_async` would not do: it takes no binding, and borrows the
+//! session all the while.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ThreadId;
@@ -19,6 +22,7 @@ use crate::failure::Failure;
 use crate::pipeline::batch::limit;
 use crate::pipeline::decode::fit::CHANNELS;
 use crate::pipeline::tag::Runtime;
+use crate::pipeline::tag::device::Device;
 
 /// One of those that take turns on a session.
 pub(super) struct Turn {
@@ -28,6 +32,8 @@ pub(super) struct Turn {
     buffers: Vec<Buffers>,
     /// The number of the GPU, for its page-locked memory.
     gpu: Option<i32>,
+    /// Whether the provider can wait for a copy.
+    waits: bool,
     /// Rows of the largest batch: smaller ones are filled up to a few sizes.
     most: usize,
     /// The thread that ran last.
@@ -43,12 +49,13 @@ struct Buffers {
 }
 
 impl Turn {
-    pub(super) const fn new(session: Arc<Mutex<Session>>, head: Arc<Head>, gpu: Option<i32>, most: usize) -> Self {
-        Self { session, head, buffers: Vec::new(), gpu, most, thread: None }
+    pub(super) const fn new(session: Arc<Mutex<Session>>, head: Arc<Head>, device: Device, most: usize) -> Self {
+        let waits = !matches!(device, Device::TensorRt(_));
+        Self { session, head, buffers: Vec::new(), gpu: device.number(), waits, most, thread: None }
     }
 
     fn run_chunk(&mut self, rows: &[&[u8]], batch: usize, scores: &mut Vec<Vec<f32>>) -> Result<(), RunError> {
-        let Self { session, head, buffers, gpu, thread, .. } = self;
+        let Self { session, head, buffers, gpu, waits, thread, .. } = self;
         let place = buffers.iter().position(|buffers| buffers.batch == batch).unwrap_or(buffers.len());
         if place == buffers.len() {
             buffers.push(Buffers::new(&lock(session), head, *gpu, batch)?);
@@ -60,9 +67,7 @@ impl Turn {
         if std::mem::replace(thread, here) != here {
             return plain(&mut lock(session), head, &buffers.rows, (batch, rows.len()), scores);
         }
-        let bound = buffers.binding.bind_input(INPUT, &buffers.rows);
-        let run =
-            bound.and_then(|()| lock(session).run_binding_with_options(&buffers.binding, &head.options).map(drop));
+        let run = if *waits { buffers.run(session, head) } else { buffers.run_in_order(session, head) };
         // The device's copy goes back to the arena.
         buffers.binding.clear_inputs();
         run?;
@@ -95,6 +100,22 @@ impl Buffers {
         let mut binding = session.create_binding()?;
         binding.bind_output(head.interface.output.as_str(), &mut scores)?;
         Ok(Self { batch, rows, scores, binding })
+    }
+
+    /// Sends the rows, which needs no lock, and runs once they have arrived.
+    fn run(&mut self, session: &Mutex<Session>, head: &Head) -> ort::Result<()> {
+        self.binding.bind_input(INPUT, &self.rows)?;
+        let mut session = lock(session);
+        // With the lock, lest it waits for another turn's run as well.
+        self.binding.synchronize_inputs()?;
+        session.run_binding_with_options(&self.binding, &head.options).map(drop)
+    }
+
+    /// Sends the rows and runs, on one stream.
+    fn run_in_order(&mut self, session: &Mutex<Session>, head: &Head) -> ort::Result<()> {
+        let mut session = lock(session);
+        self.binding.bind_input(INPUT, &self.rows)?;
+        session.run_binding_with_options(&self.binding, &head.options).map(drop)
     }
 }
 
@@ -169,7 +190,6 @@ mod tests {
     use super::super::{front, parts, proof};
     use super::*;
     use crate::model::ModelFiles;
-    use crate::pipeline::tag::device::Device;
     use crate::pipeline::tag::library;
 
     const SHARE: Share = Share { threads: 1, memory: None };
@@ -203,7 +223,7 @@ mod tests {
         let interface = Interface::read(&session, &files.manifest, labels).expect("an interface");
         let (head, encoder) = parts(files, interface.clone(), labels).expect("its parts");
         let edited = front::open(&mut builder(), &files.onnx, &interface, &encoder).expect("an edited session");
-        let turn = Turn::new(Arc::new(Mutex::new(edited)), Arc::clone(&head), None, 4);
+        let turn = Turn::new(Arc::new(Mutex::new(edited)), Arc::clone(&head), Device::Cpu, 4);
         (Host::new(session, head, encoder), turn)
     }
 
@@ -235,7 +255,9 @@ mod tests {
     fn turns_on_one_session_do_not_disturb_each_other() {
         let files = families().remove(0);
         let (mut host, first) = both(&files);
-        let second = Turn::new(Arc::clone(&first.session), Arc::clone(&first.head), None, 4);
+        // One that waits for its copy, and one that copies under the lock.
+        let second = Turn::new(Arc::clone(&first.session), Arc::clone(&first.head), Device::Cpu, 4);
+        let second = Turn { waits: false, ..second };
         let image = (first.head.interface.side as usize).pow(2) * CHANNELS;
         std::thread::scope(|scope| {
             for (mut turn, colour) in [(first, 10), (second, 200)] {

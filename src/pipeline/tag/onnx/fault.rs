@@ -30,23 +30,30 @@ impl RunError {
     }
 }
 
+/// What an arena says that has reached its own limit, whatever the device has left.
+pub(super) const ARENA: &str = "is smaller than requested bytes";
+
+/// What TensorRT's provider says where it takes a graph in parts, for only the whole one's input has a profile of its shapes.
+pub(super) const IN_PARTS: &str = "dynamic shape inputs with associated profiles";
+
 pub(super) fn is_out_of_memory(message: &str) -> bool {
     let words = [
         "bad_alloc",
         "Failed to allocate memory",
-        // Of an arena that has reached its limit.
-        "is smaller than requested bytes",
+        ARENA,
         "out of memory",
         "OUT_OF_MEMORY",
         "OutOfMemory",
+        // cuBLAS's, and cuDNN 9's.
         "ALLOC_FAILED",
+        "ALLOCATION_FAILED",
     ];
     words.iter().any(|words| message.contains(words))
 }
 
 /// Whether it is the device that fails, and no model.
 pub(super) fn is_the_devices(message: &str) -> bool {
-    is_out_of_memory(message) || cuda_failure(message).is_some()
+    is_out_of_memory(message) || cuda_failure(message).is_some() || message.contains(IN_PARTS)
 }
 
 fn is_lost(message: &str) -> bool {
@@ -71,6 +78,7 @@ mod tests {
         let limit = "Available memory of 1048576 is smaller than requested bytes of 77070336";
         assert!(is_out_of_memory(limit) && !is_lost(limit));
         assert!(is_out_of_memory("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0"));
+        assert!(is_out_of_memory("CUDNN failure 1003: CUDNN_STATUS_SUBLIBRARY_ALLOCATION_FAILED ; GPU=0"));
         let gone = "CUDA failure 719: unspecified launch failure ; GPU=0 ; hostname=h ; file=f ; line=1 ; expr=x";
         assert!(is_lost(gone) && !is_out_of_memory(gone));
         for other in

@@ -11,6 +11,9 @@ use serde::Deserialize;
 
 use crate::pipeline::tag::device::Device;
 
+/// Nodes that one of TensorRT's stands for at the least, where it is worth its name: a block of a tagger has more.
+const PART: usize = 16;
+
 /// Nodes by the provider that ran them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Placement(BTreeMap<String, BTreeSet<String>>);
@@ -56,8 +59,8 @@ impl Placement {
         nodes.join(", ")
     }
 
-    /// Whether this is what running on the device looks like: CUDA has at least as many nodes as the CPU, TensorRT at least
-    /// one, for it makes one of many.
+    /// Whether this is what running on the device looks like: CUDA has at least as many nodes as the CPU. TensorRT makes one
+    /// of many, so that its are few: it has at least one for every sixteen of the others.
     ///
     /// # Errors
     /// What it looks like instead.
@@ -66,7 +69,7 @@ impl Placement {
         let fine = match device {
             Device::Auto | Device::Cpu => cuda + tensorrt == 0,
             Device::Cuda(_) => cuda > 0 && cuda >= self.on("CPUExecutionProvider"),
-            Device::TensorRt(_) => tensorrt > 0,
+            Device::TensorRt(_) => tensorrt > 0 && cuda + self.on("CPUExecutionProvider") <= PART * tensorrt,
         };
         if fine {
             return Ok(());
@@ -85,6 +88,21 @@ pub(super) fn file() -> PathBuf {
     std::env::temp_dir().join(format!("tagmill-{}-{:08x}", std::process::id(), rand::random::<u32>()))
 }
 
+/// Nodes by provider of a session that was to run on this device, as the log has it.
+///
+/// # Errors
+/// Where it ran elsewhere, or that can't be seen.
+pub(super) fn prove(file: &Path, device: Device) -> Result<String, String> {
+    let placement = read(file).map_err(|error| {
+        format!(
+            "which nodes run on it can't be seen, for no profile of them could be read ({error}): set TMPDIR to a folder that \
+             can be written to"
+        )
+    })?;
+    placement.is_on(device)?;
+    Ok(placement.shown())
+}
+
 /// Reads the profile of a session and removes it.
 ///
 /// # Errors
@@ -98,6 +116,12 @@ pub(super) fn read(file: &Path) -> Result<Placement, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_believed_where_there_is_no_profile() {
+        let error = prove(Path::new("/nowhere/profile.json"), Device::Cuda(0)).expect_err("there is none");
+        assert!(error.contains("/nowhere/profile.json: ") && error.contains("set TMPDIR"), "{error}");
+    }
 
     fn placement(nodes: &[(&str, &str)]) -> Placement {
         let events: Vec<String> = nodes
@@ -125,6 +149,12 @@ mod tests {
         assert!(error.contains("CPUExecutionProvider 2"), "{error}");
         assert!(whole.is_on(Device::TensorRt(0)).is_err() && whole.is_on(Device::Cpu).is_err());
         assert_eq!(placement(&[("a", tensorrt), ("b", cpu), ("c", cpu)]).is_on(Device::TensorRt(0)), Ok(()));
+        let names: Vec<String> = (0..=PART).map(|number| number.to_string()).collect();
+        let left: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), cuda)).collect();
+        let mut crumb = vec![("cast", tensorrt)];
+        crumb.extend(left);
+        let error = placement(&crumb).is_on(Device::TensorRt(0)).expect_err("it took one node of many");
+        assert!(error.contains("TensorrtExecutionProvider 1"), "{error}");
         assert_eq!(placement(&[("a", cpu)]).is_on(Device::Cpu), Ok(()));
     }
 }

@@ -10,7 +10,7 @@ use ort::value::{Outlet, Shape, SymbolicDimensions, TensorElementType, ValueType
 
 use super::diagnosis;
 use super::engines::Engines;
-use super::fault::{cuda_failure, is_out_of_memory};
+use super::fault::{ARENA, IN_PARTS, cuda_failure, is_out_of_memory};
 use crate::memory::device;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::library::Library;
@@ -39,6 +39,9 @@ pub(super) fn builder(
     // Spinning would take the cores from the decoders between two batches.
     let builder =
         Session::builder(&library.environment)?.with_intra_threads(share.threads)?.with_intra_op_spinning(false)?;
+    // A pattern is a block of the arena for all a run computes with, one for each size of batch, kept beside the pieces that
+    // the first run took: up to twice the memory. What it saves in time on a GPU was not measured.
+    let builder = if device.number().is_some() { builder.with_memory_pattern(false)? } else { builder };
     Ok(builder.with_execution_providers(providers(device, share.memory, engines))?)
 }
 
@@ -95,7 +98,7 @@ pub(super) fn try_out(library: &Library, device: Device) -> Result<(), String> {
     if let Some(count) = device::count()
         && usize::try_from(number).is_ok_and(|number| number >= count)
     {
-        return Err(no_such_device(number, count));
+        return Err(no_such_device(number, Some(count)));
     }
     let share = Share { threads: 1, memory: None };
     let tried = builder(library, device, share, None).and_then(|builder| {
@@ -141,6 +144,7 @@ fn reason(device: Device, error: &str, library: &str, kind: &str) -> String {
         return lacking(missing, kind, library);
     }
     match cuda_failure(error) {
+        Some(46) => "another process has it for itself, or it is busy: see `nvidia-smi` (compute mode)".to_owned(),
         Some(35) => {
             let version = device::driver_version().map(|version| format!(" ({version})")).unwrap_or_default();
             format!("the NVIDIA driver{version} is too old for CUDA 13, or there is none: install 580 or later")
@@ -151,18 +155,24 @@ fn reason(device: Device, error: &str, library: &str, kind: &str) -> String {
         Some(100) => "there is no NVIDIA device: see whether `nvidia-smi` lists one, whether CUDA_VISIBLE_DEVICES \
                       hides it, and whether the container was given it (`--gpus all`)"
             .to_owned(),
-        Some(101) => no_such_device(number, device::count().unwrap_or_default()),
+        Some(101) => no_such_device(number, device::count()),
         Some(209) => "the device is too old for this ONNX Runtime, which has no code for it".to_owned(),
+        Some(802) => "the devices of this machine are not connected yet: start nvidia-fabricmanager, of the driver's \
+                      version, on the host"
+            .to_owned(),
+        _ if error.contains(ARENA) => {
+            "it needs more of the device's memory than it may take: raise --device-memory, or free some".to_owned()
+        }
         _ if is_out_of_memory(error) => "others have taken its memory: see `nvidia-smi`".to_owned(),
+        _ if error.contains(IN_PARTS) => "TensorRT takes this model only in parts: ask for cuda instead".to_owned(),
         _ => format!("{kind} can't be used"),
     }
 }
 
-fn no_such_device(number: i32, count: usize) -> String {
-    format!(
-        "there is no device {number}: this process sees {count}, counted from 0 (`nvidia-smi -L`; CUDA_VISIBLE_DEVICES \
-         hides the others)"
-    )
+/// What is wrong with a number where the process sees so many devices, if that is known.
+fn no_such_device(number: i32, count: Option<usize>) -> String {
+    let seen = count.map(|count| format!(": this process sees {count}, counted from 0")).unwrap_or_default();
+    format!("there is no device {number}{seen} (`nvidia-smi -L`; CUDA_VISIBLE_DEVICES hides the others)")
 }
 
 /// The library that another one, or the program, could not find.
@@ -219,6 +229,9 @@ mod tests {
             (cuda(100, "no CUDA-capable device is detected"), "nvidia-smi"),
             (cuda(101, "invalid device ordinal"), "no device 1"),
             (cuda(2, "out of memory"), "taken its memory"),
+            (cuda(46, "CUDA-capable device(s) is/are busy or unavailable"), "another process"),
+            (cuda(802, "system not yet initialized"), "nvidia-fabricmanager"),
+            ("Available memory of 1 is smaller than requested bytes of 2".to_owned(), "raise --device-memory"),
             ("something new".to_owned(), "something new"),
         ] {
             let text = explain(Device::Cuda(1), &error, "/lib/ort.so");
@@ -226,6 +239,13 @@ mod tests {
         }
         let text = explain(Device::TensorRt(0), &loading("libnvinfer.so.10"), "/lib/ort.so");
         assert!(text.contains("TensorRT 10") && text.contains("cuda instead"), "{text}");
+        let text = explain(
+            Device::TensorRt(0),
+            "User needs to provide all the dynamic shape inputs with associated profiles",
+            "/lib/ort.so",
+        );
+        assert!(text.contains("only in parts"), "{text}");
+        assert!(!no_such_device(1, None).contains("sees"), "nothing is known of how many there are");
     }
 
     #[test]

@@ -10,12 +10,16 @@ use super::{proof, tensor};
 use crate::failure::Code;
 use crate::pipeline::batch::limit;
 use crate::pipeline::decode::fit::CHANNELS;
+use crate::pipeline::panic_message;
 use crate::pipeline::tag::Runtime;
 use crate::pipeline::tag::device::Device;
 
 /// How many times as long as at the warm-up a run on a device may take before the device counts as hung, and the least that
 /// is. A GPU that others use too, or that is too hot, is slower by some times; one that hangs never comes back.
 const HUNG: (u32, Duration) = (30, Duration::from_mins(1));
+
+/// Runs of each turn beside those of the others: enough for them to overlap.
+const OVERLAPPING: usize = 3;
 
 /// What came of the first runs.
 #[derive(Clone, Debug)]
@@ -39,20 +43,11 @@ impl Warmth {
     /// Looks at what the session says it ran on.
     ///
     /// # Errors
-    /// Where it is not the device.
+    /// Where it is not the device, or that can't be seen.
     pub(super) fn prove(&mut self, session: &Mutex<Session>, device: Device) -> Result<(), String> {
         let ended = session.lock().unwrap_or_else(PoisonError::into_inner).end_profiling();
-        let placement = ended.map_err(|error| error.to_string()).and_then(|file| proof::read(file.as_ref()));
-        match placement {
-            Ok(placement) => {
-                placement.is_on(device)?;
-                self.nodes = Some(placement.shown());
-            }
-            // A folder that can't be written to is no reason not to work: that the provider works at all is known.
-            Err(error) => {
-                tracing::warn!(%device, error, "can't see which nodes run on the device: no profile of them could be read");
-            }
-        }
+        let file = ended.map_err(|error| error.to_string())?;
+        self.nodes = Some(proof::prove(file.as_ref(), device)?);
         Ok(())
     }
 
@@ -71,7 +66,7 @@ impl Warmth {
 /// What the runtime says.
 pub(super) fn turns(turns: &mut [Turn], side: u32, batch: usize) -> Result<Warmth, String> {
     let mut warmth: Option<Warmth> = None;
-    for turn in turns {
+    for turn in &mut *turns {
         // All turns of a session take what fitted the first.
         let most = warmth.as_ref().map_or(batch, |warmth| warmth.fits);
         let first = up(turn, side, &[most])?;
@@ -82,7 +77,22 @@ pub(super) fn turns(turns: &mut [Turn], side: u32, batch: usize) -> Result<Warmt
             None => Warmth { oddity: first.oddity, ..then },
         });
     }
-    warmth.ok_or_else(|| "no turn".into())
+    let warmth = warmth.ok_or("no turn")?;
+    let fits = together(turns, side, warmth.fits)?;
+    Ok(Warmth { fits, ..warmth })
+}
+
+/// How many images fit where all turns run at once, as they will: the copy of one is on the device beside the run of another.
+fn together<T: Runtime>(turns: &mut [T], side: u32, batch: usize) -> Result<usize, String> {
+    let fitted: Vec<Result<Warmth, String>> = std::thread::scope(|scope| {
+        let running = turns.iter_mut().map(|turn| scope.spawn(move || up(turn, side, &[batch; OVERLAPPING])));
+        // All are started before the first is waited for.
+        let running: Vec<_> = running.collect();
+        let ended = running.into_iter().map(std::thread::ScopedJoinHandle::join);
+        ended.map(|ended| ended.unwrap_or_else(|panic| Err(panic_message(&*panic).to_owned()))).collect()
+    });
+    let fitted: Vec<Warmth> = fitted.into_iter().collect::<Result<_, _>>()?;
+    Ok(fitted.iter().map(|warmth| warmth.fits).min().unwrap_or(batch))
 }
 
 /// Runs blank images in batches of these sizes one after the other, or of as many as fit. What is told is of the last.
@@ -92,8 +102,12 @@ pub(super) fn turns(turns: &mut [Turn], side: u32, batch: usize) -> Result<Warmt
 pub(super) fn up(runtime: &mut dyn Runtime, side: u32, sizes: &[usize]) -> Result<Warmth, String> {
     let row = vec![255; side as usize * side as usize * CHANNELS];
     let mut last = Warmth { fits: 1, oddity: None, probe: Duration::MAX, nodes: None };
+    let mut most = usize::MAX;
     for &size in sizes {
-        last = fitting(runtime, &row, size)?;
+        last = fitting(runtime, &row, size.min(most))?;
+        if last.fits < size {
+            most = last.fits;
+        }
     }
     Ok(last)
 }
@@ -110,5 +124,41 @@ fn fitting(runtime: &mut dyn Runtime, row: &[u8], batch: usize) -> Result<Warmth
             fitting(runtime, row, batch / 2)
         }
         Err(failure) => Err(failure.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::failure::Failure;
+
+    /// Has memory for what all turns run at once, of which the first two runs are sure to overlap.
+    struct Crowded<'a> {
+        barrier: &'a Barrier,
+        runs: usize,
+    }
+
+    impl Runtime for Crowded<'_> {
+        fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+            self.runs += 1;
+            if self.runs == 1 {
+                self.barrier.wait();
+            }
+            if rows.len() > 2 {
+                return Err(Failure::new(Code::OutOfMemory, "another turn has it"));
+            }
+            Ok(rows.iter().map(|_| vec![0.5]).collect())
+        }
+    }
+
+    #[test]
+    fn what_fits_one_turn_alone_is_halved_where_turns_overlap() {
+        let barrier = Barrier::new(2);
+        let mut turns = [(); 2].map(|()| Crowded { barrier: &barrier, runs: 0 });
+        assert_eq!(together(&mut turns, 2, 8), Ok(2));
+        // 8, 4 and 2 to find it, and twice more.
+        assert_eq!(turns.map(|turn| turn.runs), [5, 5]);
     }
 }
