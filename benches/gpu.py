@@ -198,7 +198,7 @@ def parsed():
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a trial (%(default)s)")
     parser.add_argument("--model", default="vit-b", help="its size, of benches/make_models.py (%(default)s)")
     parser.add_argument("--batch-sizes", type=lambda text: [int(size) for size in text.split(",")], default=[1, 2, 4, 8, 16, 32, 64, 128])
-    parser.add_argument("--only", default="", help="only those of such a name, as 'TensorRT' or 'fp16'")
+    parser.add_argument("--only", default="", help="only those of such a name, as 'TensorRT' or 'fp16': the section has no others then")
     parser.add_argument("--seconds", type=float, default=2, help="for each batch size (%(default)s)")
     parser.add_argument("--worker-seconds", type=float, default=20, help="for each worker (%(default)s)")
     parser.add_argument("--images", type=pathlib.Path, default=ROOT / "target/bench/images/photos-1.6mp")

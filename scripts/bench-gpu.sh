@@ -5,9 +5,11 @@
 # Python with numpy and onnx. Without a word, both. What `run` needs of `prepare`, for another machine with the same tree:
 # target/release/{tagmill,examples/s3-server}, target/bench/images/photos-1.6mp, .runtime/{nats-server-*,python}; and ONNX Runtime's GPU
 # build (.runtime/gpu, or ORT_DYLIB_PATH) with CUDA's libraries (LD_LIBRARY_PATH; those of Python packages are found).
+# TensorRT is taken from `tensorrt-cu13-libs` where that is installed; where it is not, its rows say what is missing.
 #
 # The section is written after each part of the measurement. On a machine whose tree is thrown away, write it where it is
 # fetched from, too: `scripts/bench-gpu.sh run --section "$OUT/gpu.md"`; COMMIT names the commit where there is no git.
+# It is written anew by each command: with --only in several commands, give each a --section of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,9 +36,13 @@ run() {
     # A folder that is missing is no error: ORT_DYLIB_PATH may name the library.
     library=$({ find "$PWD/.runtime/gpu" "$PWD/.runtime" -maxdepth 1 -name 'libonnxruntime.so.*' 2>/dev/null || true; } | head -n 1)
     export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$library} PYTHONPATH=$PWD/.runtime/python${PYTHONPATH:+:$PYTHONPATH}
-    local nvidia
-    nvidia=$("$python" -c 'import glob, nvidia; print(":".join(glob.glob(list(nvidia.__path__)[0] + "/*/lib")))' 2>/dev/null || true)
-    export LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${nvidia:+:$nvidia}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    local folders
+    folders=$("$python" -c '
+import glob
+from importlib.util import find_spec
+folders = lambda name: list(spec.submodule_search_locations) if (spec := find_spec(name)) else []
+print(":".join([lib for folder in folders("nvidia") for lib in glob.glob(folder + "/*/lib")] + folders("tensorrt_libs")))')
+    export LD_LIBRARY_PATH=$(dirname "$ORT_DYLIB_PATH")${folders:+:$folders}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     "$python" benches/gpu.py "$@"
 }
 
