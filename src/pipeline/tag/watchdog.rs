@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::time::MissedTickBehavior;
+
 use super::Runtime;
 use crate::failure::Failure;
 
@@ -61,16 +63,18 @@ impl Pulse {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is wrong at this time, if anything.
-    fn hung(&self, now: Instant) -> Option<String> {
-        let took = now.checked_duration_since((*self.since())?)?;
-        (took > self.deadline).then(|| {
-            let (device, seconds, allowed) = (&self.device, took.as_secs(), self.deadline.as_secs());
-            format!(
-                "the device {device} hangs: a batch has been running for {seconds} s, where {allowed} s are more than it \
-                 ever takes. See `nvidia-smi` and the kernel's log (NVRM: Xid); the worker must be started again"
-            )
-        })
+    /// When the run began that takes too long at this time, if one does.
+    fn overdue(&self, now: Instant) -> Option<Instant> {
+        let since = (*self.since())?;
+        (now.checked_duration_since(since)? > self.deadline).then_some(since)
+    }
+
+    fn told(&self, took: Duration) -> String {
+        let (device, seconds, allowed) = (&self.device, took.as_secs(), self.deadline.as_secs());
+        format!(
+            "the device {device} hangs: a batch has been running for {seconds} s, where {allowed} s are more than it ever \
+             takes. See `nvidia-smi` and the kernel's log (NVRM: Xid); the worker must be started again"
+        )
     }
 }
 
@@ -79,11 +83,42 @@ pub(super) async fn watch(pulses: Vec<Arc<Pulse>>) -> String {
     let Some(shortest) = pulses.iter().map(|pulse| pulse.deadline).min() else { return std::future::pending().await };
     // Often enough that a deadline is kept to within a tenth.
     let mut ticks = tokio::time::interval((shortest / 10).max(Duration::from_millis(1)));
+    // Those that were missed are not made up for: a run needs the time between two to end.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut suspects = vec![None; pulses.len()];
     loop {
         ticks.tick().await;
-        let now = Instant::now();
-        if let Some(hung) = pulses.iter().find_map(|pulse| pulse.hung(now)) {
+        if let Some(hung) = look(&pulses, &mut suspects, Instant::now()) {
             return hung;
         }
+    }
+}
+
+/// What hangs: a run that is overdue now and was when it was last looked at. A process that was stopped for a while finds
+/// every run overdue, and healthy ones end in a moment.
+fn look(pulses: &[Arc<Pulse>], suspects: &mut [Option<Instant>], now: Instant) -> Option<String> {
+    pulses.iter().zip(suspects).find_map(|(pulse, suspect)| {
+        let overdue = pulse.overdue(now);
+        let before = std::mem::replace(suspect, overdue);
+        overdue.filter(|_| overdue == before).map(|since| pulse.told(now.duration_since(since)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_found_overdue_gets_until_the_next_look() {
+        let (began, minute) = (Instant::now(), Duration::from_mins(1));
+        let pulse = Arc::new(Pulse { device: "cuda:7".into(), deadline: minute, since: Mutex::new(Some(began)) });
+        let (pulses, mut suspects) = ([Arc::clone(&pulse)], [None]);
+        let mut hangs = |now| look(&pulses, &mut suspects, now);
+        assert_eq!(hangs(began + minute), None);
+        assert_eq!(hangs(began + 2 * minute), None, "the process may have been stopped meanwhile");
+        *pulse.since() = Some(began + minute / 2);
+        assert_eq!(hangs(began + 3 * minute), None, "another run");
+        let told = hangs(began + 4 * minute).expect("it does not end");
+        assert!(told.contains("cuda:7 hangs") && told.contains("210 s"), "{told}");
     }
 }
