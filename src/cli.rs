@@ -207,7 +207,7 @@ pub struct TaggingArgs {
     pub devices: Vec<Device>,
     /// Bytes each model may take of each GPU's memory for what it computes with [default: what is free when it is loaded, but
     /// for a sixteenth of all or 512MiB].
-    #[arg(long, value_name = "SIZE", env = "TAGMILL_DEVICE_MEMORY", help_heading = "Model")]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_DEVICE_MEMORY", help_heading = "Model")]
     pub device_memory: Option<ByteSize>,
     /// Where TensorRT keeps the engines it builds of models [default: the folder engines where copies of models are kept].
     #[arg(long, value_name = "DIR", env = "TAGMILL_ENGINE_CACHE", help_heading = "Model")]
