@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::Runtime;
 use crate::failure::{Code, Failure};
 use crate::pipeline::panicked;
+use crate::telemetry::seldom::seldom;
 
 /// What a batch says of the device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub(super) fn run_or_split(
         outcomes.extend(rows.iter().map(|_| Err(failure.clone())));
         return here;
     }
-    tracing::warn!(code = %failure.code, error = %failure, rows = rows.len(), "a batch failed; it is split");
+    seldom!("a batch failed; it is split", failure.code, error = %failure, rows = rows.len());
     let (left, right) = rows.split_at(rows.len() / 2);
     let halves = [run_or_split(runtime, left, outcomes), run_or_split(runtime, right, outcomes)];
     let too_large = halves.into_iter().chain([here]).filter_map(|fit| match fit {
