@@ -63,6 +63,8 @@ impl Limit {
     /// A batch of this many rows did not fit.
     pub fn too_large(&mut self, rows: usize) {
         self.fitted = 0;
+        // What did not fit was filled up.
+        let rows = filled_up(self.sizes[0], rows);
         // Nothing is learnt from what was assembled before the limit fell.
         if rows < self.rows() * 2 {
             self.patience = (self.patience * 2).min(MOST_PATIENCE);
@@ -101,6 +103,13 @@ mod tests {
             limit.fitted(4);
         }
         assert_eq!(limit.rows(), 8);
+    }
+
+    #[test]
+    fn a_batch_that_was_filled_up_counts_as_what_it_was_filled_up_to() {
+        let mut limit = Limit::new(8, 8);
+        limit.too_large(5);
+        assert_eq!(limit.rows(), 4, "which was never tried");
     }
 
     #[test]
