@@ -5,7 +5,7 @@
 //! writes a dead letter; a live request is replied to.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
@@ -154,6 +154,12 @@ impl Delivery {
     pub fn new(id: String, door: Door, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
         metrics::job_accepted();
         Self { id, door, attempt, accepted: Instant::now(), reply: Some(reply), answers, presence: None }
+    }
+
+    /// How long ago its door accepted the job.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.accepted.elapsed()
     }
 
     /// How the job came in.

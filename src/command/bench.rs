@@ -50,29 +50,28 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     let (images, encoded) = images(&sources, &settings).await?;
 
     progress.set_message("loading the model");
-    let mut parts = {
+    let parts = {
         let (settings, progress) = (settings.clone(), progress.clone());
         let measuring = move || Parts::measure(&files, &settings, &encoded, &batch_sizes, time, &progress);
         tokio::task::spawn_blocking(measuring).await.map_err(Failed::running)??
     };
-    let fitting: Vec<(usize, f64)> =
-        parts.session.iter().filter_map(|measured| Some((measured.batch, measured.rate?))).collect();
-    let batch = advice::batch_size(&fitting)
-        .ok_or_else(|| Failed::running(anyhow::anyhow!("no batch size fits the device's memory")))?;
-
-    progress.set_message(format!("everything together, in batches of {batch}"));
-    tagging.batch_size = batch;
-    let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
-    together.lanes.onnx.batch = parts.prepared(batch, &together.lanes.onnx.devices);
-    let whole = whole::measure(&together, catalog, sources.stores(), &images, time.max(Duration::from_secs(1))).await?;
+    let mut whole = Vec::new();
+    for batch in parts.fitting()? {
+        progress.set_message(format!("everything together, in batches of {batch}"));
+        tagging.batch_size = batch;
+        let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
+        together.lanes.onnx.batch = parts.prepared(batch, &together.lanes.onnx.devices);
+        let time = time.max(Duration::from_secs(1));
+        whole.push(whole::measure(&together, catalog.clone(), sources.stores(), &images, time).await?);
+    }
     progress.finish_and_clear();
-    let advice = parts.advice(batch, &whole);
+    let advice = parts.advice(&whole);
     let report = Report {
         model: parts.model,
         device: parts.device,
         images: images.len(),
         unreadable: parts.unreadable,
-        session: std::mem::take(&mut parts.session),
+        session: parts.session,
         decoding: parts.decoding,
         whole,
         advice,
@@ -151,6 +150,16 @@ impl Parts {
         })
     }
 
+    /// The batch sizes that fit the device's memory, in order.
+    fn fitting(&self) -> Result<Vec<usize>, Failed> {
+        let fitting = self.session.iter().filter(|measured| measured.rate.is_some());
+        let fitting: Vec<usize> = fitting.map(|measured| measured.batch).collect();
+        if fitting.is_empty() {
+            return Err(Failed::running(anyhow::anyhow!("no batch size fits the device's memory")));
+        }
+        Ok(fitting)
+    }
+
     /// The batch to load the model for where it is to run so many images at once: TensorRT has engines for the largest, and
     /// would build others.
     fn prepared(&self, batch: usize, devices: &[Device]) -> usize {
@@ -158,7 +167,9 @@ impl Parts {
         if tensorrt { self.loaded_for } else { batch }
     }
 
-    fn advice(&self, batch: usize, whole: &whole::Measured) -> Advice {
+    fn advice(&self, whole: &[whole::Measured]) -> Advice {
+        let rates: Vec<(usize, f64)> = whole.iter().map(|measured| (measured.batch, measured.rate)).collect();
+        let (batch, whole) = advice::batch_size(&rates).expect("at least one size was measured");
         let session = self.session.iter().find(|measured| measured.batch == batch);
         let model = session.and_then(|measured| measured.rate).unwrap_or_default();
         let run = session.and_then(|measured| measured.seconds).map_or(0.0, |seconds| seconds.p50);
@@ -166,9 +177,9 @@ impl Parts {
         let (one, all) = (alone(self.decoding.first()), alone(self.decoding.last()));
         let shared = !self.device.contains("cuda") && !self.device.contains("tensorrt");
         Advice {
-            bound: Rates { model, decoding: all, whole: whole.rate, shared }.bound(),
+            bound: Rates { model, decoding: all, whole, shared }.bound(),
             batch_size: batch,
-            window: advice::window(batch, whole.rate, run),
+            window: advice::window(batch, whole, run),
             decode_threads: advice::decode_threads(one, model, shared, self.cores),
             infer_threads: shared.then_some(self.cores),
         }

@@ -71,6 +71,8 @@ pub async fn run(
 ) -> Result<(), Ended> {
     while let Some(Incoming { request, queued, mut delivery }) = incoming.recv().await {
         metrics::stage_seconds("queue", queued);
+        // For a suspect to be through, or to run alone itself.
+        metrics::waited(Stage::Accept, delivery.age());
         match accept.check(request, &mut delivery) {
             Ok((mut job, destination, location)) => {
                 let image = std::mem::take(&mut job.image);

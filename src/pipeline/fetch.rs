@@ -97,7 +97,12 @@ impl Fetch {
         // them.
         let heading = match destination {
             Destination::Lane(heading) => Ok(heading),
-            Destination::Unloaded(model) => self.lanes.load(&model).await.map(|lane| Heading::to(&lane)),
+            Destination::Unloaded(model) => {
+                let waiting = metrics::backpressure(Stage::Accept);
+                let lane = self.lanes.load(&model).await;
+                drop(waiting);
+                lane.map(|lane| Heading::to(&lane))
+            }
         };
         let began = Instant::now();
         let read = match &heading {

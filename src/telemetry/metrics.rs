@@ -227,8 +227,13 @@ pub struct Backpressure {
 
 impl Drop for Backpressure {
     fn drop(&mut self) {
-        gauge!(BACKPRESSURE, "stage" => self.stage.as_str()).increment(self.since.elapsed().as_secs_f64());
+        waited(self.stage, self.since.elapsed());
     }
+}
+
+/// A job waited so long for room in the stage after `stage`, or to come in at all.
+pub fn waited(stage: Stage, spent: Duration) {
+    gauge!(BACKPRESSURE, "stage" => stage.as_str()).increment(spent.as_secs_f64());
 }
 
 /// A batch of `size` was closed.

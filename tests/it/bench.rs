@@ -18,18 +18,23 @@ fn it_measures_every_part_and_recommends_flags() {
     let (code, out, log) = bench(&["--json", &samples]);
     assert_eq!(code, Some(0), "{log}");
     let report: Value = serde_json::from_str(&out).expect("JSON");
-    let session = report["session"].as_array().expect("sizes");
-    let sizes: Vec<_> = session.iter().map(|measured| measured["batch"].as_u64()).collect();
-    assert_eq!(sizes, [Some(1), Some(4)], "in order");
+    let measured = |part: &str| report[part].as_array().expect("a list").clone();
+    let (session, whole) = (measured("session"), measured("whole"));
+    let sizes = |part: &[Value]| part.iter().map(|measured| measured["batch"].as_u64()).collect::<Vec<_>>();
+    for part in [&session, &whole] {
+        assert_eq!(sizes(part), [Some(1), Some(4)], "in order");
+    }
     let positive = |value: &Value| value.as_f64().is_some_and(|value| value > 0.0);
-    for measured in session.iter().chain(report["decoding"].as_array().expect("threads")).chain([&report["whole"]]) {
+    for measured in session.iter().chain(&measured("decoding")).chain(&whole) {
         let Value::Object(seconds) = &measured["seconds"] else { panic!("{measured}") };
         assert!(positive(&measured["rate"]) && positive(&seconds["p50"]) && positive(&seconds["p99"]), "{measured}");
     }
-    assert!(positive(&report["whole"]["parts"]["infer"]) && positive(&report["whole"]["resident"]), "{report}");
+    for whole in &whole {
+        assert!(positive(&whole["parts"]["infer"]) && positive(&whole["resident"]), "{whole}");
+    }
     assert_eq!(report["images"], 10);
     let advice = &report["advice"];
-    assert!(sizes.contains(&advice["batch_size"].as_u64()) && advice["bound"].is_string(), "{advice}");
+    assert!(sizes(&session).contains(&advice["batch_size"].as_u64()) && advice["bound"].is_string(), "{advice}");
 
     let (code, out, log) = bench(&[&samples]);
     assert_eq!(code, Some(0), "{log}");

@@ -178,14 +178,14 @@ fn start_fragile(nats: &NatsServer, more: &[&str]) -> Worker {
 async fn a_batch_that_does_not_fit_the_memory_is_split_and_later_ones_are_smaller() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    // 256 MiB an image, and room for little more than a GiB.
+    // A GiB an image, and room for little more than two.
     let worker = start_with_model(&nats, "hungry", &["--window", "2s"]);
     assert_eq!(worker.metric("tagmill_batch_limit{model=\"hungry\"}").await, Some(8.0));
-    worker.limit_memory(1400 << 20);
-    for number in 0..24 {
+    worker.limit_memory(2400 << 20);
+    for number in 0..12 {
         submit_colour(&client, &number.to_string(), [255, 127, 0]).await;
     }
-    let results = client.results(24).await;
+    let results = client.results(12).await;
     assert!(results.iter().all(|result| result.json["attempt"] == 1), "nobody loses a job, or an attempt");
     let limit = worker.metric("tagmill_batch_limit{model=\"hungry\"}").await;
     assert!(limit < Some(8.0), "{limit:?}\n{}", worker.log());
@@ -198,7 +198,7 @@ async fn an_image_that_alone_does_not_fit_the_memory_is_named_so() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
     let worker = start_with_model(&nats, "hungry", &["--max-attempts", "1"]);
-    worker.limit_memory(200 << 20);
+    worker.limit_memory(800 << 20);
     submit_colour(&client, "large", [255, 127, 0]).await;
     submit_colour(&client, "white", [255; 3]).await;
     assert_eq!(client.dead(1).await[0].code(), "out_of_memory");

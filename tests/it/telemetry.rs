@@ -1,11 +1,14 @@
 //! What operators see.
 
-use serde_json::Value;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
-use crate::support::samples;
 use crate::support::worker::Worker;
+use crate::support::{repository, samples};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_the_names_of_the_contract_and_count_what_happened() {
@@ -58,6 +61,16 @@ async fn metrics_have_the_names_of_the_contract_and_count_what_happened() {
     }
 }
 
+/// What stages and backpressure come to, as a share of the time of all jobs.
+async fn accounted_for(worker: &Worker) -> f64 {
+    let (_, text) = worker.get("/metrics").await;
+    let jobs = sum(&text, "tagmill_job_seconds_sum", "-");
+    let stages = sum(&text, "tagmill_stage_seconds_sum", "\"queue\"");
+    let share = (stages + sum(&text, "tagmill_backpressure_seconds_total", "-")) / jobs;
+    println!("{share} of {jobs} s in\n{text}");
+    share
+}
+
 /// Adds up every series of a metric whose labels hold none of `but`.
 fn sum(text: &str, name: &str, but: &str) -> f64 {
     let series = text.lines().filter(|line| line.starts_with(name) && !line.contains(but));
@@ -72,11 +85,29 @@ async fn stages_and_backpressure_account_for_the_time_of_jobs() {
     client.submit_samples(400).await;
     client.results(400).await;
     client.queue_is_empty().await;
-    let (_, text) = worker.get("/metrics").await;
-    let jobs = sum(&text, "tagmill_job_seconds_sum", "-");
-    let stages = sum(&text, "tagmill_stage_seconds_sum", "\"queue\"");
-    let parts = stages + sum(&text, "tagmill_backpressure_seconds_total", "-");
-    assert!((0.9..=1.01).contains(&(parts / jobs)), "{parts} of {jobs} s in\n{text}");
+    let share = accounted_for(&worker).await;
+    assert!((0.9..=1.01).contains(&share), "{share}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_do_they_where_jobs_wait_for_suspects_and_for_their_model() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    for number in 0..20 {
+        client.submit(&format!("suspect-{number}"), "orange-sunset.jpg").await;
+    }
+    client.take_without_answer(2).await;
+    for number in 0..20 {
+        let job = json!({ "id": number.to_string(), "image": "orange-sunset.jpg", "model": "wd-v2" });
+        client.publish("tagmill.jobs", HeaderMap::new(), job.to_string()).await;
+    }
+    let models = repository("tests/models/families").display().to_string();
+    let worker = Worker::start_with(&nats, &samples(), &["--models", &models, "--model", "wd-v3"], &[]);
+    client.results(40).await;
+    client.queue_is_empty().await;
+    let share = accounted_for(&worker).await;
+    assert!((0.9..=1.01).contains(&share), "{share}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 * fragile: it fails in the runtime, with its whole batch, on any image that is black throughout, and gives every other one
   the same scores. The brightest value of an image picks an element of a list of one; black picks the second, which is not
   there.
-* hungry: it takes 256 MiB for every image of a batch that is not white throughout. The number of such images decides how
+* hungry: it takes 1 GiB for every image of a batch that is not white throughout. The number of such images decides how
   large a tensor is made, and its largest value (1) is a factor of the scores.
 """
 
@@ -59,7 +59,7 @@ make(
         "white": np.float32(254.5),
         "axis": np.array([0], np.int64),
         "column": np.array([1], np.int64),
-        "floats": np.int64((256 << 20) // 4),
+        "floats": np.int64((1 << 30) // 4),
         "one": np.int64(1),
         "value": np.float32(1),
         "zero": np.float32(0),

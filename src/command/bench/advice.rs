@@ -71,10 +71,10 @@ impl Rates {
     }
 }
 
-/// The smallest batch size that is as good as the best one, of sizes and their rates.
-pub(super) fn batch_size(measured: &[(usize, f64)]) -> Option<usize> {
+/// The smallest batch size that is as good as the best one, and its rate, of sizes and their rates.
+pub(super) fn batch_size(measured: &[(usize, f64)]) -> Option<(usize, f64)> {
     let best = measured.iter().map(|(_, rate)| *rate).max_by(f64::total_cmp)?;
-    measured.iter().filter(|(_, rate)| *rate >= AS_GOOD * best).map(|(size, _)| *size).min()
+    measured.iter().filter(|(_, rate)| *rate >= AS_GOOD * best).min_by_key(|(size, _)| *size).copied()
 }
 
 /// As long as a batch takes to fill at this rate, in whole milliseconds; but no longer than it takes to run.
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_smallest_batch_that_is_as_good_is_recommended() {
-        assert_eq!(batch_size(&[(1, 50.0), (2, 80.0), (4, 97.0), (8, 100.0), (16, 99.0)]), Some(4));
+        assert_eq!(batch_size(&[(1, 50.0), (2, 80.0), (4, 97.0), (8, 100.0), (16, 99.0)]), Some((4, 97.0)));
         assert_eq!(batch_size(&[]), None);
     }
 

@@ -24,8 +24,8 @@ pub(super) struct Report {
     pub(super) session: Vec<session::Measured>,
     /// The decoders alone, by threads.
     pub(super) decoding: Vec<decoding::Measured>,
-    /// Everything together.
-    pub(super) whole: whole::Measured,
+    /// Everything together, by batch size.
+    pub(super) whole: Vec<whole::Measured>,
     /// What follows.
     pub(super) advice: Advice,
 }
@@ -103,22 +103,24 @@ impl Report {
     }
 
     fn together(&self, out: &mut impl Write) -> io::Result<()> {
-        let whole::Measured { batch, filled, rate, seconds, parts, resident } = &self.whole;
         writeln!(
             out,
-            "\n{:<12}{:>10}{:>12}{:>12}{:>12}",
-            "TOGETHER", "images/s", "image p50", "image p99", "resident"
+            "\n{:<12}{:>10}{:>12}{:>12}{:>12}{:>12}    where an image's time goes",
+            "TOGETHER", "images/s", "a batch has", "image p50", "image p99", "resident"
         )?;
-        let (batch, resident) = (format!("batch {batch}"), size(*resident));
-        writeln!(out, "{batch:<12}{rate:>10.1}{:>12}{:>12}{resident:>12}", millis(seconds.p50), millis(seconds.p99))?;
-        writeln!(
-            out,
-            "of an image: fetch {}, decode {}, wait {}, infer {}; {filled:.1} images a batch",
-            millis(parts.fetch),
-            millis(parts.decode),
-            millis(parts.wait),
-            millis(parts.infer)
-        )
+        for whole::Measured { batch, filled, rate, seconds, parts, resident, device_memory: _ } in &self.whole {
+            let (batch, resident) = (format!("batch {batch}"), size(*resident));
+            let (p50, p99) = (millis(seconds.p50), millis(seconds.p99));
+            writeln!(
+                out,
+                "{batch:<12}{rate:>10.1}{filled:>12.1}{p50:>12}{p99:>12}{resident:>12}    fetch {}, decode {}, wait {}, infer {}",
+                millis(parts.fetch),
+                millis(parts.decode),
+                millis(parts.wait),
+                millis(parts.infer)
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Measured {
     pub(super) parts: Seconds,
     /// Bytes the process has resident at the end.
     pub(super) resident: Option<u64>,
+    /// Bytes of the GPU's memory that are taken at the end, by whomever.
+    pub(super) device_memory: Option<u64>,
 }
 
 /// Tags the images again and again, for so long.
@@ -48,7 +50,9 @@ pub(super) async fn measure(
 ) -> Result<Measured, Failed> {
     let default = catalog.choose(settings.model.as_deref())?.name.clone();
     let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, Health::default());
-    lanes.load_default().await.map_err(Failed::running)?;
+    let lane = lanes.load_default().await.map_err(Failed::running)?;
+    let device = lane.model.devices.first().cloned().unwrap_or_default();
+    drop(lane);
     let pace = Arc::default();
     let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores, &lanes, outlets, &pace);
     let (done, mut dones) = mpsc::channel(settings.in_flight);
@@ -77,13 +81,13 @@ pub(super) async fn measure(
             broken = pipeline.broken() => return Err(Failed::running(broken)),
         }
     }
-    let resident = memory::resident();
+    let memory = (memory::resident(), memory::device::memory(&device).map(|memory| memory.used));
     drop(open);
     pipeline.drained().await.map_err(Failed::running)?;
     if tally.each.is_empty() {
         return Err(Failed::running(anyhow::anyhow!("not one of the images can be tagged; `tagmill tag` says why")));
     }
-    Ok(tally.measured(settings.lanes.batch.limit, resident))
+    Ok(tally.measured(settings.lanes.batch.limit, memory))
 }
 
 /// Asks for one image after another, as many at once as there are places.
@@ -117,7 +121,7 @@ impl Tally {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a few thousand images")]
-    fn measured(self, batch: usize, resident: Option<u64>) -> Measured {
+    fn measured(self, batch: usize, (resident, device_memory): (Option<u64>, Option<u64>)) -> Measured {
         let count = self.each.len() as f64;
         let Seconds { queue, fetch, decode, wait, infer } = self.sums;
         let parts =
@@ -129,6 +133,7 @@ impl Tally {
             seconds: Spread::of(self.each),
             parts,
             resident,
+            device_memory,
         }
     }
 }
