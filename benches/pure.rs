@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
+use tagmill::model::labels::{CHARACTER, GENERAL, Label, Labels, RATING};
 use tagmill::model::manifest::{Layout, Manifest};
+use tagmill::model::threshold::{Threshold, Thresholds};
 use tagmill::pipeline::batch::window::{Decision, Room, Window};
 use tagmill::pipeline::decode::fit::{Filter, Fit, Fitter, Frame};
 use tagmill::pipeline::decode::picture;
-use tagmill::pipeline::tag::labels::{CHARACTER, GENERAL, Label, Labels, RATING};
 use tagmill::pipeline::tag::onnx::tensor::Encoder;
-use tagmill::pipeline::tag::threshold::{Threshold, Thresholds};
 
 /// What the WD taggers look at.
 const FRAME: Frame = Frame { side: 448, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };

@@ -18,8 +18,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::door::stream::part::Filter;
 use crate::model::catalog::Alias;
+use crate::model::threshold::Threshold;
 use crate::pipeline::tag::device::Device;
-use crate::pipeline::tag::threshold::Threshold;
 use crate::secret::Secret;
 use crate::telemetry::LogFormat;
 use bench::BenchArgs;

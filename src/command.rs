@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod dead;
 pub mod generate;
+mod images;
 pub mod models;
 pub mod serve;
 mod signals;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure};
-use crate::pipeline::tag::threshold::Thresholds;
+use crate::model::threshold::Thresholds;
 
 /// Bytes an id has at most, so that every answer has room for it.
 pub(crate) const LONGEST_ID: usize = 1024;
@@ -80,7 +80,7 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(jso
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::tag::threshold::Threshold;
+    use crate::model::threshold::Threshold;
 
     fn reason(payload: &str) -> String {
         let failure = Job::parse(payload.as_bytes()).expect_err("must be refused");

@@ -24,6 +24,7 @@
 //!
 //! Why it is so (sizes of queues, shares of memory, what keeps the promise of delivery) is told in `docs/architecture.md`.
 
+mod backoff;
 pub mod cli;
 pub mod command;
 pub mod delivery;

@@ -4,17 +4,19 @@
 //! * [`source`]: where they come from: a folder, or a bucket that is copied into one.
 //! * [`manifest`]: what a model says of itself, in `tagmill.toml`.
 //! * [`label_file`]: what its labels are called.
+//! * [`labels`]: which of them are tags, by their scores and [`threshold`]s.
 //! * [`hub`]: downloads one.
 
 pub mod catalog;
+pub mod hub;
 pub mod label_file;
+pub mod labels;
 pub mod manifest;
 pub mod source;
-
-pub mod hub;
+pub mod threshold;
 
 use std::ffi::OsString;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::fs::{DirEntry, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +24,8 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use crate::pipeline::tag::labels::Labels;
 use crate::tags::ModelId;
+use labels::Labels;
 use manifest::{Format, Manifest};
 
 /// The label files a model may come with, where its manifest names none.
@@ -118,7 +120,7 @@ impl ModelFiles {
         File::open(&self.onnx)
             .and_then(|mut file| io::copy(&mut file, &mut io::BufWriter::with_capacity(1 << 20, HashWriter(&mut hash))))
             .map_err(|error| self.unusable(format_args!("{}: {error}", self.onnx.display())))?;
-        Ok(ModelId { name: self.name.clone(), sha256: hex(&hash.finalize()) })
+        Ok(ModelId { name: self.name.clone(), sha256: hex::encode(hash.finalize()) })
     }
 }
 
@@ -136,7 +138,7 @@ impl ModelFiles {
         let mut hash = Sha256::new();
         hash.update(self.id()?.sha256);
         beside.for_each(|file| hash.update(format!("{file:?}")));
-        Ok(hex(&hash.finalize())[..16].to_owned())
+        Ok(hex::encode(hash.finalize())[..16].to_owned())
     }
 }
 
@@ -206,12 +208,4 @@ impl io::Write for HashWriter<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Bytes in hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

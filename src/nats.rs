@@ -1,5 +1,7 @@
 //! The connection to NATS, and whether it stands.
 
+pub mod subjects;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

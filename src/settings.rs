@@ -18,13 +18,12 @@ use crate::cli::tag::CaptionArgs;
 use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
 use crate::door::{self, live, stream};
 use crate::memory::{self, Budget};
-use crate::model::hex;
+use crate::model::labels::{CHARACTER, GENERAL};
 use crate::model::source::Source;
+use crate::model::threshold::Thresholds;
 use crate::nats::{self, Login};
 use crate::pipeline::publish::caption;
-use crate::pipeline::tag::labels::{CHARACTER, GENERAL};
 use crate::pipeline::tag::onnx;
-use crate::pipeline::tag::threshold::Thresholds;
 use crate::pipeline::{self, batch, decode, fetch, lanes, publish};
 use crate::store::suffix::Suffixes;
 use crate::store::{InvalidStore, Store};
@@ -57,7 +56,7 @@ pub enum Invalid {
         /// As given.
         prefix: String,
         /// Why.
-        source: stream::subjects::InvalidPrefix,
+        source: nats::subjects::InvalidPrefix,
     },
     /// A subject that is not one of jobs.
     #[error(
@@ -283,7 +282,7 @@ pub fn models(url: &str, folder: Option<&FilePath>) -> Result<Source, Invalid> {
     // A folder of its own for each bucket and prefix, wherever they are served.
     let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
     let hash = Sha256::digest(format!("{endpoint} {}", url.trim_end_matches('/')));
-    let cache = root.join(format!("models-{}", &hex(&hash)[..16]));
+    let cache = root.join(format!("models-{}", &hex::encode(hash)[..16]));
     Ok(Source::Bucket { store: Store::of_models(url.trim_end_matches('/'))?, cache })
 }
 
@@ -360,7 +359,7 @@ fn login_in(server: &ServerAddr) -> Option<Login> {
 ///
 /// # Errors
 /// Where it is not one.
-pub fn subjects(prefix: &str) -> Result<stream::subjects::Subjects, Invalid> {
+pub fn subjects(prefix: &str) -> Result<nats::subjects::Subjects, Invalid> {
     prefix.parse().map_err(|source| Invalid::Prefix { prefix: prefix.to_owned(), source })
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failed;
-use super::tag::source::{Found, Sources};
+use super::images::{Found, Sources};
 use crate::cli::bench::BenchArgs;
 use crate::cli::tag::CaptionArgs;
 use crate::door::local::Image;
@@ -190,7 +190,7 @@ impl Parts {
 async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Image>, Vec<Bytes>), Failed> {
     let stores = sources.stores();
     let limit = settings.pipeline.fetch.max_image_bytes;
-    let mut found = sources.found(Arc::default());
+    let mut found = sources.found(|_| false);
     let (mut images, mut encoded, mut total) = (Vec::new(), Vec::new(), 0);
     while let Some(found) = found.recv().await {
         let image = match found {

@@ -8,8 +8,8 @@ use std::num::NonZero;
 
 use super::Failed;
 use crate::cli::models::{ModelsCheckArgs, ModelsCommand};
+use crate::model::threshold::Thresholds;
 use crate::pipeline::tag::onnx;
-use crate::pipeline::tag::threshold::Thresholds;
 use crate::settings;
 
 pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {

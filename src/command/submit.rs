@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failed;
 use crate::cli::submit::SubmitArgs;
-use crate::door::stream::subjects::Subjects;
+use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
 use crate::store::suffix::Suffixes;

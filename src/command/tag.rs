@@ -3,7 +3,6 @@
 mod output;
 mod progress;
 mod sidecar;
-pub(in crate::command) mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::Failed;
+use super::images::{Found, Sources};
 use crate::cli::tag::{Sidecar, TagArgs};
 use crate::door::local::{Done, Local};
 use crate::pipeline::Pipeline;
@@ -23,7 +23,6 @@ use crate::store::Store;
 use crate::telemetry::health::Health;
 use output::Output;
 use progress::Progress;
-use source::{Found, Sources};
 
 /// How long what is told to stop at once may take.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -77,10 +76,10 @@ async fn tag(
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let mut progress = Progress::new();
     if progress.is_shown() {
-        tokio::spawn(progress.count(sources.found(output.existing())));
+        tokio::spawn(progress.count(sources.found(output.is_done())));
     }
     let local = Local::new(entrance.clone(), done, stop.soon.clone());
-    let (found, ended) = (sources.found(output.existing()), stop.soon.clone());
+    let (found, ended) = (sources.found(output.is_done()), stop.soon.clone());
     let (others, mut passed) = mpsc::channel(settings.in_flight);
     tokio::spawn(feed(local, found, others, Arc::new(Semaphore::new(settings.in_flight)), ended));
     // The entrance is held meanwhile, so that the stages end after the images and not while the last is counted.

@@ -8,6 +8,7 @@ use futures_util::future::{select_all, try_join_all};
 use tokio::sync::watch;
 
 use super::Failed;
+use crate::backoff::Backoff;
 use crate::door::http::server::Server;
 use crate::failure::{Code, Failure};
 use crate::memory;
@@ -25,6 +26,9 @@ pub(super) const CLOSING: Duration = Duration::from_secs(2);
 
 /// How often GPUs are asked what they do: they tell of a time of about that length.
 const DEVICES: Duration = Duration::from_secs(1);
+
+/// How long a store that does not answer yet is left alone.
+const WAITING: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
 
 /// Serves health and metrics from here on.
 pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> Result<Server, Failed> {
@@ -63,14 +67,14 @@ pub(super) async fn stores(stores: &[Store], health: &Health) -> Result<(), Fail
 
 /// Waits until the store answers.
 async fn usable(store: &Store) -> Result<(), Failed> {
-    let mut delay = Duration::from_secs(1);
+    let mut tries = 0;
     while let Err(Failure { code, message, .. }) = store.probe().await {
         if code != Code::StorageUnavailable {
             return Err(Failed::running(anyhow::anyhow!("a store can't be used (--store): {message}")));
         }
         tracing::warn!(%store, error = message, "the store does not answer; waiting for it");
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(Duration::from_secs(10));
+        tries += 1;
+        tokio::time::sleep(WAITING.after(tries)).await;
     }
     Ok(())
 }

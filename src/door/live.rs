@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::outbox::{Outbox, id_in};
-use super::stream::subjects::Subjects;
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
 use crate::memory::Share;
 use crate::nats::Nats;
+use crate::nats::subjects::Subjects;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::pipeline::entrance::Entrance;
 use crate::telemetry::metrics::{self, Stage};

@@ -9,13 +9,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::outbox::jittered;
+use crate::backoff::Backoff;
 use crate::delivery::{Answer, Answers, Delivery, Door, Outcome, Reply};
 use crate::failure::{Class, Code, Failure};
 use crate::job::Job;
+use crate::model::threshold::Thresholds;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::pipeline::entrance::Entrance;
-use crate::pipeline::tag::threshold::Thresholds;
 use crate::store::location::Location;
 use crate::tags::TagResult;
 
@@ -23,7 +23,7 @@ use crate::tags::TagResult;
 const ATTEMPTS: u64 = 3;
 
 /// The wait before the second attempt; it doubles with each.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
 /// An image to tag.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ impl LocalReply {
             Answer::Tagged(result) => Ok(result),
             Answer::Failed(failure) if self.may_try_again(&failure) => {
                 tracing::warn!(image = self.image.name, code = %failure.code, error = %failure, "it will be tried again");
-                let delay = jittered(RETRY * 2u32.pow(u32::try_from(self.attempt - 1).unwrap_or(u32::MAX).min(8)));
+                let delay = RETRY.after(self.attempt);
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
                     self.local.attempt(self.image, self.place, self.attempt + 1).await;

@@ -1,6 +1,6 @@
 //! What doors publish: results and dead letters, again and again until their streams have confirmed them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
@@ -13,9 +13,9 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::failure::{Code, Failure};
+use crate::backoff::Backoff;
+use crate::failure::{Code, ErrorBody, Failure};
 use crate::job::LONGEST_ID;
-use crate::model::hex;
 use crate::nats::Nats;
 use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
 use crate::telemetry::{metrics, seldom};
@@ -24,7 +24,7 @@ use crate::telemetry::{metrics, seldom};
 pub const ID_HEADER: &str = "Tagmill-Id";
 
 /// The first and the longest wait before an unconfirmed answer is published again.
-const REPUBLISH: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const REPUBLISH: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Publishes answers.
 #[derive(Clone, Debug)]
@@ -68,9 +68,9 @@ impl Outbox {
                 headers = id_alone(&headers);
             } else if omitted {
                 tracing::error!(subject, "the server takes no message even of this size; the dead letter waits");
-                tokio::time::sleep(REPUBLISH.1).await;
+                tokio::time::sleep(REPUBLISH.after(u64::MAX)).await;
             } else {
-                let (job_bytes, job_sha256) = (payload.len(), hex(&Sha256::digest(payload)));
+                let (job_bytes, job_sha256) = (payload.len(), hex::encode(Sha256::digest(payload)));
                 letter.job = OriginalJob::Omitted { job: (), job_bytes, job_sha256 };
             }
         }
@@ -82,7 +82,7 @@ impl Outbox {
         if !self.fits(headers, body.len()) {
             return Err(TooLarge::Message);
         }
-        let mut delay = REPUBLISH.0;
+        let mut tries = 0;
         loop {
             let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
             let sent = self.jetstream.send_publish(subject.to_owned(), message).await;
@@ -95,8 +95,8 @@ impl Outbox {
                 return Err(too_large);
             }
             unconfirmed(subject, &error);
-            tokio::time::sleep(jittered(delay)).await;
-            delay = (delay * 2).min(REPUBLISH.1);
+            tries += 1;
+            tokio::time::sleep(REPUBLISH.after(tries)).await;
             self.nats.up().await;
         }
     }
@@ -176,9 +176,23 @@ pub fn original(payload: &Bytes) -> OriginalJob {
     }
 }
 
-/// A delay that differs a little each time, so that what waits together does not come back together.
-pub(super) fn jittered(delay: Duration) -> Duration {
-    delay.mul_f64(rand::random_range(0.8..1.2))
+/// What becomes of a job that failed at this attempt.
+pub(super) fn dead_letter(
+    id: String,
+    subject: &str,
+    payload: &Bytes,
+    (failure, attempts): (&Failure, u64),
+    worker: &str,
+) -> DeadLetter {
+    DeadLetter {
+        id,
+        subject: subject.to_owned(),
+        job: original(payload),
+        error: ErrorBody::from(failure),
+        attempts,
+        worker: worker.to_owned(),
+        at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+    }
 }
 
 /// Whether a message is refused for its size. Whatever else the server says may be mended: it is waited for.

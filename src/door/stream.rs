@@ -15,7 +15,6 @@ mod event;
 pub mod part;
 mod places;
 pub mod pull;
-pub mod subjects;
 mod suspect;
 pub mod topology;
 
@@ -24,10 +23,10 @@ use std::time::Duration;
 
 use crate::door::outbox::Outbox;
 use crate::nats::Nats;
+use crate::nats::subjects::Subjects;
 use crate::store::suffix::Suffixes;
 use claims::Claims;
 use part::Filter;
-use subjects::Subjects;
 use topology::Topology;
 
 /// How the queue is used.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::manifest::{Format, LabelRules};
-use crate::pipeline::tag::labels::{GENERAL, Label, RATING};
+use crate::model::labels::{GENERAL, Label, RATING};
 
 /// What the numbers in label files stand for, where the manifest does not say otherwise.
 const CATEGORIES: [(&str, &str); 6] =

@@ -11,8 +11,9 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
-use super::batch::{Approach, Heading};
+use super::batch::traffic::Approach;
 use super::fetch::Fetched;
+use super::lanes::lane::Heading;
 use super::publish::Finished;
 use super::queue::{Queued, Receiver};
 use super::{Ended, Flight, panicked};
@@ -186,8 +187,8 @@ mod tests {
     use crate::failure::Class;
     use crate::job::Job;
     use crate::memory::Budget;
-    use crate::pipeline::batch::Lane;
     use crate::pipeline::batch::limit::Limit;
+    use crate::pipeline::lanes::lane::Lane;
     use crate::pipeline::queue;
     use crate::pipeline::tag::tests::model;
     use crate::tags::Seconds;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
 
 use super::accept::Accepted;
-use super::batch::Heading;
+use super::lanes::lane::Heading;
 use super::lanes::{Destination, Lanes};
 use super::pace::Pace;
 use super::publish::Finished;
@@ -167,7 +167,7 @@ async fn inline(image: Inline, limit: u64, room: &Share, flight: &mut Flight) ->
         let media_type = image.media_type.clone();
         let bytes = image.decode(limit)?;
         let hash = Sha256::digest(&bytes);
-        Ok((bytes, format!("data:{media_type};sha256,{}", crate::model::hex(&hash))))
+        Ok((bytes, format!("data:{media_type};sha256,{}", hex::encode(hash))))
     });
     let (bytes, image) = decoded.await.unwrap_or_else(|error| {
         Err(match error.try_into_panic() {

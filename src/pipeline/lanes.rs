@@ -1,31 +1,33 @@
 //! The loaded models, a lane each: loaded when the first job wants one, kept, and at most so many at a time; the one
 //! unused longest makes room. A job is tagged by the model it names or by none.
 
+pub mod lane;
+mod loading;
 mod outlets;
+mod state;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc::{self, Sender, UnboundedSender};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::limit::Limit;
-use super::batch::{self, Heading, Lane};
-use super::panic_message;
-use super::publish::Finished;
+use super::Ended;
+use super::batch::{self, limit::Limit};
 use super::tag::onnx::{self, CannotLoad};
-use super::tag::threshold::Thresholds;
-use super::tag::{self, Loaded, Model, Stopper};
+use super::tag::{self, Loaded, Model};
 use crate::failure::{Code, Failure};
 use crate::model::catalog::{Alias, Catalog, NoModel};
 use crate::model::source::Source;
+use crate::model::threshold::Thresholds;
 use crate::model::{ModelFiles, Stamp, Unusable};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics;
+use lane::{Heading, Lane};
+use loading::Load;
 pub use outlets::Outlets;
-use outlets::Part;
+use state::{Open, Running, State};
 
 /// How long a model that could not be loaded is not tried again.
 const BROKEN: Duration = Duration::from_secs(10);
@@ -52,35 +54,9 @@ pub struct Lanes {
     default: Arc<str>,
     health: Health,
     state: Mutex<State>,
+    load: Load,
     /// One model is loaded at a time.
     loading: tokio::sync::Mutex<()>,
-}
-
-struct State {
-    catalog: Arc<Catalog>,
-    /// `None` once no more lanes are opened.
-    open: Option<Open>,
-    loaded: HashMap<Arc<str>, Running>,
-    /// Lanes that get no more jobs, until nothing of them is left.
-    retired: Vec<Running>,
-    broken: HashMap<Arc<str>, (Instant, String)>,
-}
-
-/// What a new lane is connected to.
-#[derive(Clone)]
-struct Open {
-    finished: Sender<Finished>,
-    parts: UnboundedSender<Part>,
-}
-
-struct Running {
-    /// `None` where it gets no more jobs.
-    lane: Option<Arc<Lane>>,
-    stamp: Stamp,
-    used: Instant,
-    stop: Stopper,
-    /// Cancelled when nothing of the lane is left.
-    gone: CancellationToken,
 }
 
 /// Where a job is to go.
@@ -109,14 +85,22 @@ impl Lanes {
     /// With no model loaded yet.
     #[must_use]
     pub fn new(settings: Settings, catalog: Catalog, default: &str, health: Health) -> (Arc<Self>, Outlets) {
+        Self::loading_by(onnx::load, settings, catalog, default, health)
+    }
+
+    fn loading_by(
+        load: Load,
+        settings: Settings,
+        catalog: Catalog,
+        default: &str,
+        health: Health,
+    ) -> (Arc<Self>, Outlets) {
         // Only answers get room, so that no stage waits for the broker.
         let (publish, finished) = mpsc::channel(256);
         let (parts, opened) = mpsc::unbounded_channel();
-        let open = Some(Open { finished: publish.clone(), parts });
-        let catalog = Arc::new(catalog);
-        let state =
-            Mutex::new(State { catalog, open, loaded: HashMap::new(), retired: Vec::new(), broken: HashMap::new() });
-        let lanes = Self { settings, default: default.into(), health, state, loading: tokio::sync::Mutex::default() };
+        let state = Mutex::new(State::new(catalog, Open { finished: publish.clone(), parts }));
+        let loading = tokio::sync::Mutex::default();
+        let lanes = Self { settings, default: default.into(), health, state, load, loading };
         (Arc::new(lanes), Outlets { finished, publish, parts: opened })
     }
 
@@ -177,8 +161,8 @@ impl Lanes {
             return Err(Failure::new(Code::InferenceFailed, reason));
         }
         self.open(name, true).await.map_err(|error| {
-            if let CannotLoad::Stopped = error {
-                return Failure::new(Code::ShuttingDown, "the worker stops");
+            if let CannotLoad::Stopped | CannotLoad::Hung { .. } = error {
+                return Failure::new(Code::ShuttingDown, error.to_string());
             }
             let reason = format!("{error}; `tagmill models check` tells more");
             tracing::error!(model = %name, %error, "a model that a job names can't be loaded");
@@ -210,21 +194,28 @@ impl Lanes {
         self.start(name, &files, loaded)
     }
 
-    /// On a thread that may block, for large models take a while.
     async fn load_files(&self, files: &ModelFiles) -> Result<Loaded, CannotLoad> {
         if self.state().open.is_none() {
             return Err(CannotLoad::Stopped);
         }
-        let (own, settings) = (files.clone(), self.settings.onnx.clone());
-        let loading = tokio::task::spawn_blocking(move || onnx::load(&own, &settings));
-        let loaded = loading.await.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => Err(files.unusable(format_args!("loading it panicked: {}", panic_message(&*panic))).into()),
-            Err(cancelled) => Err(files.unusable(cancelled).into()),
-        });
+        let loaded = loading::load(self.load, files, &self.settings.onnx).await;
+        if let Err(hung @ CannotLoad::Hung { .. }) = &loaded {
+            self.break_off(hung);
+        }
         if loaded.is_ok() && !files.are_unchanged() {
             return Err(files.unusable("its files changed while it was loaded; look again (SIGHUP)").into());
         }
         loaded
+    }
+
+    /// Ends the pipeline: what is wrong gets well in another process only.
+    fn break_off(&self, reason: &CannotLoad) {
+        self.health.set_inference(false);
+        let reason = reason.to_string();
+        if let Some(open) = &self.state().open {
+            // Refused only where the pipeline is gone.
+            let _ = open.parts.send(async { Err(Ended::Broken(reason)) }.boxed());
+        }
     }
 
     /// Waits until there is room for one more.
@@ -244,13 +235,13 @@ impl Lanes {
         let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state();
         let Open { finished, parts } = state.open.clone().ok_or(CannotLoad::Stopped)?;
-        let batching = batch::run(self.settings.batch, Arc::clone(&model), rows, lane.traffic(), tag);
+        let batching = batch::run(self.settings.batch, model.id.name.clone(), rows, lane.traffic(), tag);
         let tagging = tag::run(loaded, work, lane.traffic(), finished, self.health.clone());
         let ended = gone.clone().drop_guard();
-        metrics::model_loaded(&model);
+        metrics::model_loaded(&model.id, &model.devices);
         let tagging = async move {
             let result = tagging.await;
-            metrics::model_unloaded(&model);
+            metrics::model_unloaded(&model.id, &model.devices);
             drop(ended);
             result
         };
@@ -327,33 +318,29 @@ impl Lanes {
     }
 }
 
-impl State {
-    fn use_lane(&mut self, name: &str) -> Option<Arc<Lane>> {
-        let running = self.loaded.get_mut(name)?;
-        running.used = Instant::now();
-        running.lane.clone()
-    }
-
-    /// Gives a model no more jobs; what tells that it is gone.
-    fn retire(&mut self, name: &str) -> Option<CancellationToken> {
-        let running = self.loaded.remove(name)?;
-        let gone = running.gone.clone();
-        self.retired.retain(|running| !running.gone.is_cancelled());
-        self.retired.push(Running { lane: None, ..running });
-        Some(gone)
-    }
-
-    /// Lets go of the lane unused longest, where there are as many as there may be; what tells that it is gone.
-    fn evict(&mut self, max: usize) -> Option<CancellationToken> {
-        if self.loaded.len() < max {
-            return None;
-        }
-        let oldest = self.loaded.iter().min_by_key(|(_, running)| running.used).map(|(name, _)| Arc::clone(name))?;
-        tracing::info!(model = %oldest, "unloading a model to make room for another (--max-models)");
-        self.retire(&oldest)
-    }
-}
-
 fn unknown(name: &str, catalog: &Catalog) -> Failure {
     Failure::new(Code::UnknownModel, format!("no model `{name}`; this worker has {}", catalog.names()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The shipped model, on the CPU.
+    pub(super) fn demo() -> (Settings, Catalog) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let catalog = Catalog::read(&folder, &[]).expect("models");
+        let onnx = onnx::Settings {
+            devices: vec![tag::device::Device::Cpu],
+            threads: 1,
+            batch: 1,
+            thresholds: Thresholds::default(),
+            device_memory: None,
+            engines: None,
+        };
+        let batch = batch::Settings { limit: 1, window: Duration::ZERO };
+        (Settings { source: Source::Folder(folder), aliases: vec![], onnx, batch, max_models: 1 }, catalog)
+    }
 }

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 
 use super::pace::Pace;
 use super::tag::Model;
-use super::tag::labels::Selected;
 use super::{Ended, Flight};
 use crate::delivery::{Answer, Delivery, Outcome};
 use crate::failure::Failure;
+use crate::model::labels::Selected;
 use crate::tags::{TagResult, Tags};
 use crate::telemetry::metrics;
 

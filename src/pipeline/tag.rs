@@ -2,13 +2,13 @@
 //! culprit stands alone. Fails with `out_of_memory` or `inference_failed`.
 
 pub mod device;
-pub mod labels;
 pub mod library;
 pub mod onnx;
 mod share;
+pub(crate) mod sizes;
 mod split;
-pub mod threshold;
 mod watchdog;
+pub mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,24 +19,27 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 
-use super::batch::{Batch, Row, Traffic, Trial, Work};
+use super::batch::traffic::Traffic;
+use super::batch::{Batch, Row};
 use super::decode::fit::{CHANNELS, Frame};
 use super::publish::{Finished, Scored};
 use super::{Ended, panicked};
+use crate::backoff::Backoff;
 use crate::delivery::Delivery;
 use crate::failure::{Code, Failure};
+use crate::model::labels::Labels;
+use crate::model::threshold::Thresholds;
 use crate::tags::ModelId;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Stage};
-use labels::Labels;
 use onnx::interface::Interface;
 use share::{Dealer, Queue};
 use split::{Fit, run_or_split};
-use threshold::Thresholds;
 use watchdog::Watched;
+use work::{Trial, Work};
 
 /// How long a device whose memory others have taken is left alone before the next try: at first, and at most.
-const FULL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+const FULL: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
 /// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
 const SICK: u32 = 3;
@@ -300,21 +303,20 @@ impl Tagger {
 
     /// Waits until an image fits the device; whether that was worth waiting for: it did not fit at first, and does now.
     fn wait_for_memory(&mut self) -> bool {
-        let (mut wait, mut waited) = (FULL.0, false);
+        let mut tries = 0;
         loop {
             match self.blank() {
-                Ok(_) => return waited,
+                Ok(_) => return tries > 0,
                 Err(failure) if failure.code == Code::OutOfMemory => {
-                    if !waited {
+                    if tries == 0 {
                         self.health.set_inference(false);
                         tracing::warn!(device = &*self.device, error = %failure, "not one image fits the device's memory: waiting for others to give it back");
                     }
                 }
                 Err(_) => return false,
             }
-            waited = true;
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(FULL.1);
+            tries += 1;
+            std::thread::sleep(FULL.after(tries));
         }
     }
 

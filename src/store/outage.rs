@@ -14,6 +14,7 @@ use object_store::path::Path;
 use tokio::sync::watch;
 
 use super::{Read, Store};
+use crate::backoff::Backoff;
 use crate::failure::{Code, Failure};
 use crate::memory::Share;
 use crate::telemetry::metrics::{self, Stage};
@@ -25,7 +26,7 @@ const IN_A_ROW: u32 = 8;
 const RECOVERIES: u32 = 2;
 
 /// The first and the longest wait between two questions to a store in trouble.
-const ASK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+const ASK: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// How long an answer to the question whether the store is there is believed.
 const BELIEVED: Duration = Duration::from_secs(1);
@@ -180,14 +181,13 @@ impl Store {
 
     /// Asks until the store answers. One that answers questions but fails reads is given longer and longer.
     async fn recover(self, in_a_row: u32) {
-        let doublings = (in_a_row / IN_A_ROW).min(5);
-        let mut delay = (ASK.0 * 2u32.pow(doublings)).min(ASK.1);
+        let mut tries = u64::from(in_a_row / IN_A_ROW);
         loop {
-            tokio::time::sleep(delay.mul_f64(rand::random_range(0.8..1.2))).await;
+            tries += 1;
+            tokio::time::sleep(ASK.after(tries)).await;
             if self.probe().await.is_ok() {
                 break;
             }
-            delay = (delay * 2).min(ASK.1);
         }
         tracing::info!(store = %self, "the store answers again");
         let _ = self.outage.state.send_replace(State::Well);

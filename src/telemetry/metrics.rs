@@ -9,7 +9,7 @@ use crate::delivery::{Door, Outcome};
 use crate::failure::Code;
 use crate::memory;
 use crate::pipeline::batch::window::Flush;
-use crate::pipeline::tag::Model;
+use crate::tags::ModelId;
 
 const JOBS: &str = "tagmill_jobs_total";
 const IMAGES_TAGGED: &str = "tagmill_images_tagged_total";
@@ -313,20 +313,19 @@ pub fn nats_connected(connected: bool) {
 }
 
 /// A model is loaded. While one takes another's place, both of them are.
-pub fn model_loaded(model: &Model) {
-    counter!(OUT_OF_MEMORY, "model" => model.id.name.clone()).increment(0);
-    model_info(model).for_each(|gauge| gauge.increment(1.0));
+pub fn model_loaded(id: &ModelId, devices: &[String]) {
+    counter!(OUT_OF_MEMORY, "model" => id.name.clone()).increment(0);
+    model_info(id, devices).for_each(|gauge| gauge.increment(1.0));
 }
 
 /// It no longer is.
-pub fn model_unloaded(model: &Model) {
-    model_info(model).for_each(|gauge| gauge.decrement(1.0));
+pub fn model_unloaded(id: &ModelId, devices: &[String]) {
+    model_info(id, devices).for_each(|gauge| gauge.decrement(1.0));
 }
 
 /// One for each device.
-fn model_info(model: &Model) -> impl Iterator<Item = Gauge> {
-    let (id, devices) = (&model.id, model.devices.iter());
-    devices.map(|device| {
+fn model_info(id: &ModelId, devices: &[String]) -> impl Iterator<Item = Gauge> {
+    devices.iter().map(|device| {
         gauge!(MODEL_INFO, "model" => id.name.clone(), "sha256" => id.sha256.clone(), "device" => device.clone())
     })
 }

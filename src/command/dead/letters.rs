@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cli::dead::DeadFilter;
-use crate::door::stream::subjects::Subjects;
+use crate::nats::subjects::Subjects;
 
 /// A dead letter as it is read; see [`crate::tags::DeadLetter`].
 #[derive(Deserialize, Serialize)]

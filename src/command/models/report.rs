@@ -10,12 +10,12 @@ use super::table;
 use crate::cli::models::ModelsArgs;
 use crate::command::Failed;
 use crate::model::catalog::Catalog;
+use crate::model::labels::{Labels, RATING};
+use crate::model::threshold::{Threshold, Thresholds};
 use crate::model::{ModelFiles, Unusable};
 use crate::pipeline::tag::Loaded;
-use crate::pipeline::tag::labels::{Labels, RATING};
 use crate::pipeline::tag::library;
 use crate::pipeline::tag::onnx::{self, CannotLoad};
-use crate::pipeline::tag::threshold::{Threshold, Thresholds};
 use crate::settings;
 
 /// What is said of a model.

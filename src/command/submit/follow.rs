@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::checkpoint::Count;
 use super::screen::Screen;
 use super::show::Show;
-use crate::door::stream::subjects::Subjects;
+use crate::nats::subjects::Subjects;
 
 /// How often the queue is looked at: when there are as many answers as jobs, and before.
 const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));

@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use super::checkpoint::{Checkpoint, Count};
 use super::screen::Screen;
 use super::source::{Item, Position};
-use crate::model::hex;
 use crate::nats::Nats;
 
 /// Publishes under way at once, and their bytes: the server's confirmations are not waited for one by one.
@@ -272,7 +271,7 @@ impl Publisher {
             hash.update(part);
         }
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, HeaderValue::from(&hex(&hash.finalize())[..32]));
+        headers.insert(NATS_MESSAGE_ID, HeaderValue::from(&hex::encode(hash.finalize())[..32]));
         headers
     }
 }

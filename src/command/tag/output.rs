@@ -32,7 +32,7 @@ struct Lines {
 
 /// What earlier runs have done, where that is to be left out.
 #[derive(Default)]
-pub(in crate::command) struct Existing {
+pub(super) struct Existing {
     sidecar: Option<Sidecar>,
     /// Hashes of the images with a result: names would be much to remember.
     lines: Option<HashSet<u64>>,
@@ -81,9 +81,10 @@ impl Output {
         Ok(Self { lines, sidecar, append, existing: Arc::new(existing) })
     }
 
-    /// What need not be done again.
-    pub(super) fn existing(&self) -> Arc<Existing> {
-        Arc::clone(&self.existing)
+    /// Whether an image need not be tagged again.
+    pub(super) fn is_done(&self) -> impl Fn(&Image) -> bool + Send + Sync + 'static {
+        let existing = Arc::clone(&self.existing);
+        move |image| existing.has(image)
     }
 
     /// Writes what became of an image; what that is in the end, for its sidecar may not be written.

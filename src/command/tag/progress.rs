@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio::sync::mpsc;
 
 use super::super::Failed;
-use super::source::Found;
+use crate::command::images::Found;
 use crate::failure::{Code, Failure};
 
 /// Failed images that are listed at the end; all were named when they failed.

@@ -11,9 +11,9 @@ use super::{Http, shutting_down};
 use crate::delivery::{Answer, Delivery, Door, Outcome, Reply};
 use crate::failure::{Code, Failure};
 use crate::job::Job;
+use crate::model::threshold::Thresholds;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::pipeline::entrance::Entrance;
-use crate::pipeline::tag::threshold::Thresholds;
 use crate::tags::TagResult;
 
 /// What is asked of an image.

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use super::Http;
 use super::error::Refused;
 use crate::memory::device;
+use crate::model::labels::{CHARACTER, GENERAL};
+use crate::model::threshold::Threshold;
 use crate::pipeline::lanes::Listed;
-use crate::pipeline::tag::labels::{CHARACTER, GENERAL};
-use crate::pipeline::tag::threshold::Threshold;
 use crate::tags::score;
 
 /// Megabytes (2²⁰ bytes) of the GPU's memory that are taken, by whomever.

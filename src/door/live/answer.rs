@@ -2,7 +2,7 @@
 //! of the queue has it.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{HeaderMap, HeaderValue, Message, Subject};
@@ -14,10 +14,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Live, random_id};
 use crate::delivery::{Answer, Outcome, Reply};
-use crate::door::outbox::{carry, original, result_too_large, written_result};
+use crate::door::outbox::{carry, dead_letter, result_too_large, written_result};
 use crate::failure::{ErrorBody, Failure};
 use crate::memory::Reservation;
-use crate::tags::{DeadLetter, TagResult};
+use crate::tags::TagResult;
 use crate::telemetry::metrics::{self, Stage};
 use crate::telemetry::seldom::seldom;
 
@@ -164,15 +164,7 @@ impl Live {
             Answer::Failed(failure) => failure,
         };
         seldom!("a request that nobody waits for becomes a dead letter", failure.code, id, error = %failure);
-        let letter = DeadLetter {
-            id,
-            subject: message.subject.to_string(),
-            job: original(&message.payload),
-            error: ErrorBody::from(&failure),
-            attempts: 1,
-            worker: self.settings.worker.to_string(),
-            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-        };
+        let letter = dead_letter(id, &message.subject, &message.payload, (&failure, 1), &self.settings.worker);
         self.outbox.letter(&subjects.dead_for(&message.subject), headers, letter, &message.payload).await;
         Err(failure)
     }

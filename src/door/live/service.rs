@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::door::stream::subjects::Subjects;
 use crate::failure::Failure;
+use crate::nats::subjects::Subjects;
 
 /// The name that all workers share.
 const NAME: &str = "tagmill";

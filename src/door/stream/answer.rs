@@ -2,7 +2,7 @@
 //! acknowledged; or it goes back into the queue for another attempt. The message of an event ends when all its jobs have.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::AckKind;
@@ -14,15 +14,16 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Stream;
 use super::claims::HAND_BACK;
+use crate::backoff::Backoff;
 use crate::delivery::{Answer, Outcome, Reply};
-use crate::door::outbox::{carry, id_in, jittered, original};
-use crate::failure::{Class, Code, ErrorBody, Failure};
-use crate::tags::{DeadLetter, TagResult};
+use crate::door::outbox::{carry, dead_letter, id_in};
+use crate::failure::{Class, Code, Failure};
+use crate::tags::TagResult;
 use crate::telemetry::metrics::{self, Stage};
 use crate::telemetry::seldom::seldom;
 
 /// The first and the longest wait before another attempt.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
 /// The stream's side of one job.
 pub struct StreamReply {
@@ -135,7 +136,7 @@ impl StreamReply {
         let attempt = self.held.attempt;
         if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
             seldom!("a job will be tried again", failure.code, id, error = %failure, attempt);
-            return (Verdict::Again(retry_delay(attempt)), Outcome::Retried);
+            return (Verdict::Again(RETRY.after(attempt)), Outcome::Retried);
         }
         self.bury(id, &failure).await;
         (Verdict::Dead, Outcome::Rejected)
@@ -152,15 +153,7 @@ impl StreamReply {
         let Held { stream, message, attempt, .. } = &*self.held;
         seldom!("a job becomes a dead letter", failure.code, id, error = %failure, attempts = attempt);
         let payload = &self.payload;
-        let letter = DeadLetter {
-            id,
-            subject: message.subject.to_string(),
-            job: original(payload),
-            error: ErrorBody::from(failure),
-            attempts: *attempt,
-            worker: stream.settings.worker.to_string(),
-            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-        };
+        let letter = dead_letter(id, &message.subject, payload, (failure, *attempt), &stream.settings.worker);
         let subject = stream.settings.subjects.dead_for(&message.subject);
         stream.outbox.letter(&subject, self.headers(), letter, payload).await;
     }
@@ -181,12 +174,6 @@ impl Reply for StreamReply {
     }
 }
 
-/// Doubles with each attempt, with jitter, so that jobs that failed together do not come back together.
-fn retry_delay(attempt: u64) -> Duration {
-    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
-    jittered((RETRY.0 * 2u32.pow(doublings)).min(RETRY.1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,13 +184,5 @@ mod tests {
         assert_eq!([Verdict::Done, again, Verdict::Dead].into_iter().max(), Some(again));
         assert_eq!([Verdict::Dead, Verdict::Done, Verdict::Dead].into_iter().max(), Some(Verdict::Done));
         assert!(again < Verdict::Again(Duration::from_secs(2)));
-    }
-
-    #[test]
-    fn attempts_are_spread_from_a_second_to_a_minute() {
-        for (attempt, seconds) in [(1, 1.0), (2, 2.0), (4, 8.0), (7, 60.0), (1000, 60.0)] {
-            let delay = retry_delay(attempt).as_secs_f64();
-            assert!((seconds * 0.8..=seconds * 1.2).contains(&delay), "{attempt}: {delay}");
-        }
     }
 }

@@ -10,8 +10,8 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use async_nats::jetstream::{Context, ErrorCode, stream};
 
 use super::part::Part;
-use super::subjects::Subjects;
 use super::{Settings, consumer};
+use crate::nats::subjects::Subjects;
 
 const DAY: Duration = Duration::from_hours(24);
 

@@ -7,7 +7,6 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use super::listing::{Digest, File};
-use crate::model::hex;
 
 /// How a file on disk stands to the listed one.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,7 +54,7 @@ fn hash(mut hash: impl sha2::Digest, path: &PathBuf) -> io::Result<String> {
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
+            0 => return Ok(hex::encode(hash.finalize())),
             length => hash.update(&buffer[..length]),
         }
     }

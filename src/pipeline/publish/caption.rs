@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::pipeline::tag::labels::CHARACTER;
+use crate::model::labels::CHARACTER;
 use crate::tags::Tag;
 
 /// Names that are faces, not words: their underscores stay.

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
+
+use crate::memory::device as gpu;
 
 /// A device as `--device` names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +29,22 @@ impl Device {
             Self::Auto | Self::Cpu => None,
         }
     }
+
+    /// How long loading a model on it may take before it counts as hung; any time on the CPU, which is only ever busy.
+    #[must_use]
+    pub fn patience(self) -> Option<Duration> {
+        match self {
+            Self::Cpu => None,
+            Self::Auto if gpu::count().is_none_or(|count| count == 0) => None,
+            Self::Auto | Self::Cuda(_) => Some(PATIENCE.0),
+            Self::TensorRt(_) => Some(PATIENCE.1),
+        }
+    }
 }
+
+/// How long a model may take to be loaded and warmed up: CUDA is ready within a minute or two, TensorRT builds engines for
+/// as long as half an hour.
+const PATIENCE: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(2));
 
 /// Not a device.
 #[derive(Debug, thiserror::Error)]

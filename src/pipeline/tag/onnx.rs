@@ -21,9 +21,9 @@ use ort::session::Session;
 
 use super::device::Device;
 use super::library::{self, Library, NoLibrary};
-use super::threshold::Thresholds;
 use super::{Loaded, Model, Runner, Runtime};
 use crate::memory::device as gpu;
+use crate::model::threshold::Thresholds;
 use crate::model::{ModelFiles, Unusable};
 use crate::pipeline::decode::fit::Frame;
 use bound::Turn;
@@ -68,6 +68,20 @@ pub enum CannotLoad {
         device: Device,
         /// What the runtime says, and what to do.
         reason: String,
+    },
+    /// A device does not come back.
+    #[error(
+        "{model} is not loaded on {devices} after {}: the device hangs. See `nvidia-smi` and the kernel's log (NVRM: Xid); \
+         the worker must be started again",
+        humantime::format_duration(*waited)
+    )]
+    Hung {
+        /// The model's name.
+        model: String,
+        /// Where it was to run.
+        devices: String,
+        /// How long that was waited for.
+        waited: Duration,
     },
     /// No more models are loaded.
     #[error("the worker stops")]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-use crate::pipeline::batch::Work;
+use super::work::Work;
 
 /// What waits at a device: as many batches as are closed for each at most.
 const WAITING: usize = 2;
@@ -73,7 +73,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::pipeline::batch::Trial;
+    use crate::pipeline::tag::work::Trial;
 
     fn taken(queue: &Queue) -> Option<usize> {
         match queue.next()? {

@@ -11,10 +11,10 @@ use crate::job::Job;
 use crate::memory::Budget;
 use crate::model::manifest::Layout;
 use crate::pipeline::Flight;
-use crate::pipeline::batch::Lane;
 use crate::pipeline::batch::limit::Limit;
 use crate::pipeline::decode::Input;
 use crate::pipeline::decode::fit::{self, Filter};
+use crate::pipeline::lanes::lane::Lane;
 use crate::tags::Seconds;
 
 /// A model of two by two pixels and no labels.

@@ -6,7 +6,6 @@ use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
 use super::{Feed, Place, Stopped};
-use crate::model::hex;
 
 /// Bytes a line has at most: as many as a NATS server takes in one message, whatever its settings.
 const LONGEST: u64 = 64 * 1024 * 1024;
@@ -78,5 +77,5 @@ impl<R: BufRead> Lines<'_, R> {
 }
 
 fn digest(line: &str) -> String {
-    hex(&Sha256::digest(line))[..16].to_owned()
+    hex::encode(Sha256::digest(line))[..16].to_owned()
 }

@@ -4,7 +4,6 @@
 use std::fmt;
 
 use crate::failure::{Code, Failure};
-use crate::model::hex;
 
 /// How far into a text its kind is looked for, past comments and declarations.
 const TEXT_HEAD: usize = 1024;
@@ -82,7 +81,7 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format, Failure> {
             None => format!(
                 "no image format that is read here ({formats}): {} bytes that start {}",
                 bytes.len(),
-                hex(&bytes[..bytes.len().min(16)])
+                hex::encode(&bytes[..bytes.len().min(16)])
             ),
         })),
     }

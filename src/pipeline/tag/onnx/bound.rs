@@ -19,10 +19,9 @@ use super::fault::RunError;
 use super::front::INPUT;
 use super::head::Head;
 use crate::failure::Failure;
-use crate::pipeline::batch::limit;
 use crate::pipeline::decode::fit::CHANNELS;
-use crate::pipeline::tag::Runtime;
 use crate::pipeline::tag::device::Device;
+use crate::pipeline::tag::{Runtime, sizes};
 
 /// One of those that take turns on a session.
 pub(super) struct Turn {
@@ -162,7 +161,7 @@ fn values(tensor: &Tensor<f32>) -> &[f32] {
 
 impl Runtime for Turn {
     fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
-        let at_once = self.head.interface.batch.unwrap_or_else(|| limit::filled_up(self.most, rows.len())).max(1);
+        let at_once = self.head.interface.batch.unwrap_or_else(|| sizes::filled_up(self.most, rows.len())).max(1);
         let mut scores = Vec::with_capacity(rows.len());
         for rows in rows.chunks(at_once) {
             let run = self.run_chunk(rows, at_once, &mut scores);

@@ -8,11 +8,10 @@ use ort::session::Session;
 use super::bound::Turn;
 use super::{proof, tensor};
 use crate::failure::Code;
-use crate::pipeline::batch::limit;
 use crate::pipeline::decode::fit::CHANNELS;
 use crate::pipeline::panic_message;
-use crate::pipeline::tag::Runtime;
 use crate::pipeline::tag::device::Device;
+use crate::pipeline::tag::{Runtime, sizes};
 
 /// How many times as long as at the warm-up a run on a device may take before the device counts as hung, and the least that
 /// is. A GPU that others use too, or that is too hot, is slower by some times; one that hangs never comes back.
@@ -70,7 +69,7 @@ pub(super) fn turns(turns: &mut [Turn], side: u32, batch: usize) -> Result<Warmt
         // All turns of a session take what fitted the first.
         let most = warmth.as_ref().map_or(batch, |warmth| warmth.fits);
         let first = up(turn, side, &[most])?;
-        let sizes: Vec<usize> = limit::sizes(batch).into_iter().filter(|size| *size <= first.fits).rev().collect();
+        let sizes: Vec<usize> = sizes::of(batch).into_iter().filter(|size| *size <= first.fits).rev().collect();
         let then = up(turn, side, &sizes)?;
         warmth = Some(match warmth {
             Some(before) => Warmth { fits: before.fits.min(then.fits), probe: before.probe.min(then.probe), ..before },

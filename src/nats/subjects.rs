@@ -92,7 +92,7 @@ impl Subjects {
         self.stream("DEAD")
     }
 
-    pub(super) fn stream(&self, kind: &str) -> String {
+    pub(crate) fn stream(&self, kind: &str) -> String {
         format!("{}_{kind}", self.prefix.replace('.', "_").to_uppercase())
     }
 }

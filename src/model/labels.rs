@@ -99,8 +99,8 @@ fn tag(label: &Label, value: f32) -> Tag {
 
 #[cfg(test)]
 mod tests {
-    use super::super::threshold::Threshold;
     use super::*;
+    use crate::model::threshold::Threshold;
 
     fn labels() -> Labels {
         let label = |(name, category): &(&str, &str)| Label { name: (*name).into(), category: (*category).into() };

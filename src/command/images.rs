@@ -9,7 +9,6 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use walkdir::WalkDir;
 
-use super::output::Existing;
 use crate::door::local::Image;
 use crate::failure::Failure;
 use crate::store::suffix::Suffixes;
@@ -20,7 +19,7 @@ const AHEAD: usize = 128;
 
 /// What is on the command line.
 #[derive(Clone)]
-pub(in crate::command) struct Sources(Arc<[Source]>);
+pub(super) struct Sources(Arc<[Source]>);
 
 enum Source {
     /// A file, a folder, or nothing at all.
@@ -32,7 +31,7 @@ enum Source {
 }
 
 /// What is found on the way.
-pub(in crate::command) enum Found {
+pub(super) enum Found {
     /// An image to tag.
     Image(Image),
     /// One that is tagged already.
@@ -50,7 +49,7 @@ impl Sources {
     ///
     /// # Errors
     /// Where a bucket's name or settings are wrong.
-    pub(in crate::command) fn open(names: &[OsString], stores: &[String]) -> Result<Self, InvalidStore> {
+    pub(super) fn open(names: &[OsString], stores: &[String]) -> Result<Self, InvalidStore> {
         let names = names.iter().map(|name| located(name, stores.first()).unwrap_or_else(|| name.clone()));
         let mut stores = HashMap::new();
         let mut open = |name: OsString| match name.to_str() {
@@ -66,7 +65,7 @@ impl Sources {
     }
 
     /// The buckets that are read.
-    pub(in crate::command) fn stores(&self) -> Vec<Store> {
+    pub(super) fn stores(&self) -> Vec<Store> {
         let store = |source: &Source| match source {
             Source::Path(_) => None,
             Source::Object { bucket: store, .. } | Source::Bucket(store) => Some(store.clone()),
@@ -75,12 +74,12 @@ impl Sources {
         stores.into_values().collect()
     }
 
-    /// What there is, one after another.
-    pub(in crate::command) fn found(&self, existing: Arc<Existing>) -> mpsc::Receiver<Found> {
+    /// What there is, one after another, but for images that `are_done`.
+    pub(super) fn found(&self, are_done: impl Fn(&Image) -> bool + Send + Sync + 'static) -> mpsc::Receiver<Found> {
         let (sender, found) = mpsc::channel(AHEAD);
         let sources = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let finder = Finder { found: sender, existing };
+            let finder = Finder { found: sender, is_done: Arc::new(are_done) };
             for source in sources.iter() {
                 let ended = match source {
                     Source::Path(path) => {
@@ -132,7 +131,7 @@ impl Source {
 #[derive(Clone)]
 struct Finder {
     found: mpsc::Sender<Found>,
-    existing: Arc<Existing>,
+    is_done: Arc<dyn Fn(&Image) -> bool + Send + Sync>,
 }
 
 impl Finder {
@@ -179,7 +178,7 @@ impl Finder {
     }
 
     fn image(&self, image: Image) -> Found {
-        if self.existing.has(&image) { Found::Skipped } else { Found::Image(image) }
+        if (self.is_done)(&image) { Found::Skipped } else { Found::Image(image) }
     }
 }
 

@@ -1,0 +1,79 @@
+//! A model is loaded on a thread that may block, for a large one takes a while; on a device that hangs it takes for ever.
+
+use std::time::Duration;
+
+use crate::model::ModelFiles;
+use crate::pipeline::panic_message;
+use crate::pipeline::tag::Loaded;
+use crate::pipeline::tag::onnx::{CannotLoad, Settings};
+
+/// What loads a model; it blocks.
+pub(super) type Load = fn(&ModelFiles, &Settings) -> Result<Loaded, CannotLoad>;
+
+/// Loads a model within the patience that its devices deserve. One that hangs keeps its thread: the process must end.
+///
+/// # Errors
+/// Where it can't be loaded, `Hung` where the time is over.
+pub(super) async fn load(load: Load, files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
+    let (own, with) = (files.clone(), settings.clone());
+    let loading = tokio::task::spawn_blocking(move || load(&own, &with));
+    let patience = settings.devices.iter().filter_map(|device| device.patience()).max();
+    let ended = match patience {
+        Some(patience) => match tokio::time::timeout(patience, loading).await {
+            Ok(ended) => ended,
+            Err(_) => return Err(hung(files, settings, patience)),
+        },
+        None => loading.await,
+    };
+    ended.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => Err(files.unusable(format_args!("loading it panicked: {}", panic_message(&*panic))).into()),
+        Err(cancelled) => Err(files.unusable(cancelled).into()),
+    })
+}
+
+fn hung(files: &ModelFiles, settings: &Settings, waited: Duration) -> CannotLoad {
+    let devices: Vec<String> = settings.devices.iter().map(ToString::to_string).collect();
+    CannotLoad::Hung { model: files.name.clone(), devices: devices.join(","), waited }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Code;
+    use crate::pipeline::Ended;
+    use crate::pipeline::lanes::{Lanes, Outlets, tests};
+    use crate::pipeline::tag::device::Device;
+    use crate::telemetry::health::Health;
+
+    /// As a driver that never answers.
+    fn forever(_: &ModelFiles, _: &Settings) -> Result<Loaded, CannotLoad> {
+        loop {
+            std::thread::park();
+        }
+    }
+
+    #[test]
+    fn a_device_that_hangs_while_a_model_is_loaded_ends_the_pipeline() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime");
+        runtime.block_on(async {
+            let (mut settings, catalog) = tests::demo();
+            settings.onnx.devices = vec![Device::Cuda(0)];
+            let (lanes, outlets) = Lanes::loading_by(forever, settings, catalog, "demo", Health::default());
+            let (_, _, parts) = outlets.split();
+            let broken = tokio::spawn(Outlets::run(parts));
+            let loading = tokio::spawn(async move { lanes.load(&"demo".into()).await.map(drop) });
+            let patience = Device::Cuda(0).patience().expect("a GPU may hang");
+            while !broken.is_finished() {
+                tokio::task::yield_now().await;
+                tokio::time::advance(patience).await;
+            }
+            let failure = loading.await.expect("no panic").expect_err("it hangs");
+            assert_eq!(failure.code, Code::ShuttingDown, "the job is the next worker's");
+            let Err(Ended::Broken(reason)) = broken.await.expect("no panic") else { panic!("it goes on") };
+            assert!(reason.contains("demo") && reason.contains("cuda:0") && reason.contains("10m"), "{reason}");
+        });
+        // The thread that hangs is not waited for.
+        runtime.shutdown_background();
+    }
+}
