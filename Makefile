@@ -27,7 +27,7 @@ bench-gpu: ## measure an NVIDIA device: tags against the CPU's, speed by precisi
 lint: deny ## check format, clippy, documentation and dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- --deny warnings
-	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps --quiet
+	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps --document-private-items --quiet
 
 deny: ## check licences, sources and versions of dependencies against deny.toml
 	@scripts/setup.sh lint

@@ -44,8 +44,10 @@ fn folder() -> PathBuf {
 #[divan::bench(args = pictures())]
 fn decode(bencher: Bencher<'_, '_>, name: &str) {
     let bytes = std::fs::read(folder().join(name)).expect("it was listed");
+    let mut spare = Vec::new();
     bencher.bench_local(|| {
-        picture::decode(black_box(&bytes), &SETTINGS, &FRAME, &mut |_| Ok(())).expect("a good picture")
+        let pixels = picture::decode(black_box(&bytes), &SETTINGS, &FRAME, &mut spare, &mut |_| Ok(()));
+        spare = pixels.expect("a good picture").into_buffer();
     });
 }
 
@@ -53,7 +55,7 @@ fn decode(bencher: Bencher<'_, '_>, name: &str) {
 #[divan::bench(args = pictures())]
 fn fit(bencher: Bencher<'_, '_>, name: &str) {
     let bytes = std::fs::read(folder().join(name)).expect("it was listed");
-    let pixels = picture::decode(&bytes, &SETTINGS, &FRAME, &mut |_| Ok(())).expect("a good picture");
+    let pixels = picture::decode(&bytes, &SETTINGS, &FRAME, &mut Vec::new(), &mut |_| Ok(())).expect("a good picture");
     let mut fitter = Fitter::new(FRAME);
     bencher.bench_local(|| fitter.fit(black_box(&pixels.as_picture())));
 }

@@ -1,13 +1,13 @@
 //! What can be said on the command line, and in the environment.
 #![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
-pub mod bench;
-pub mod dead;
-pub mod generate;
-pub mod http;
-pub mod models;
-pub mod submit;
-pub mod tag;
+pub(crate) mod bench;
+pub(crate) mod dead;
+pub(crate) mod generate;
+pub(crate) mod http;
+pub(crate) mod models;
+pub(crate) mod submit;
+pub(crate) mod tag;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -131,22 +131,22 @@ impl Cli {
 pub struct WorkerArgs {
     /// What to tag with.
     #[command(flatten)]
-    pub tagging: TaggingArgs,
+    pub(crate) tagging: TaggingArgs,
     /// Where the queue is.
     #[command(flatten)]
-    pub nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// How the queue is used.
     #[command(flatten)]
-    pub queue: QueueArgs,
+    pub(crate) queue: QueueArgs,
     /// How long a stop waits for jobs in hand; the rest goes back to the queue.
     #[arg(long, value_name = "DUR", default_value = "25s", value_parser = duration, env = "TAGMILL_DRAIN_TIMEOUT", help_heading = "Queue")]
-    pub drain_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
     /// What is served over HTTP.
     #[command(flatten)]
-    pub http: HttpArgs,
+    pub(crate) http: HttpArgs,
     /// How to log.
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }
 
 /// Shared by all that tag.
@@ -155,7 +155,7 @@ pub struct TaggingArgs {
     /// Where images may be read from: s3://bucket, s3://bucket/prefix or file:///folder. Repeatable; the first is the
     /// default. A worker needs one. S3 settings come from the AWS_* variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ...).
     #[arg(long = "store", value_name = "URL", value_delimiter = ',', env = "TAGMILL_STORE", help_heading = "Images")]
-    pub stores: Vec<String>,
+    pub(crate) stores: Vec<String>,
     /// Bytes an encoded image may have.
     #[arg(
         long,
@@ -165,7 +165,7 @@ pub struct TaggingArgs {
         env = "TAGMILL_MAX_IMAGE_BYTES",
         help_heading = "Images"
     )]
-    pub max_image_bytes: ByteSize,
+    pub(crate) max_image_bytes: ByteSize,
     /// Pixels an image may have.
     #[arg(
         long,
@@ -174,27 +174,27 @@ pub struct TaggingArgs {
         env = "TAGMILL_MAX_IMAGE_PIXELS",
         help_heading = "Images"
     )]
-    pub max_image_pixels: u64,
+    pub(crate) max_image_pixels: u64,
     /// Bytes that images in flight may take, as they are stored and decoded [default: a quarter of the memory there is, at
     /// most 4GiB].
     #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_MEMORY_BUDGET", help_heading = "Images")]
-    pub memory_budget: Option<ByteSize>,
+    pub(crate) memory_budget: Option<ByteSize>,
     /// Leave images as they are stored, whatever their EXIF orientation says.
     #[arg(long, env = "TAGMILL_IGNORE_ORIENTATION", help_heading = "Images")]
-    pub ignore_orientation: bool,
+    pub(crate) ignore_orientation: bool,
     /// Threads that decode images [default: one per core].
     #[arg(long, value_name = "N", env = "TAGMILL_DECODE_THREADS", help_heading = "Images")]
-    pub decode_threads: Option<usize>,
+    pub(crate) decode_threads: Option<usize>,
 
     /// Where models come from.
     #[command(flatten)]
-    pub source: ModelSourceArgs,
+    pub(crate) source: ModelSourceArgs,
     /// The model for jobs that name none [default: the only one there is].
     #[arg(long, value_name = "NAME", env = "TAGMILL_MODEL", help_heading = "Model")]
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Models kept loaded at a time; the one unused longest makes room for another.
     #[arg(long, value_name = "N", default_value_t = 2, env = "TAGMILL_MAX_MODELS", help_heading = "Model")]
-    pub max_models: usize,
+    pub(crate) max_models: usize,
     /// What to run it on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N. Several, separated by commas, share the work.
     #[arg(
         long = "device",
@@ -204,27 +204,27 @@ pub struct TaggingArgs {
         env = "TAGMILL_DEVICE",
         help_heading = "Model"
     )]
-    pub devices: Vec<Device>,
+    pub(crate) devices: Vec<Device>,
     /// Bytes each model may take of each GPU's memory for what it computes with [default: what is free when it is loaded, but
     /// for a sixteenth of all or 512MiB].
     #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_DEVICE_MEMORY", help_heading = "Model")]
-    pub device_memory: Option<ByteSize>,
+    pub(crate) device_memory: Option<ByteSize>,
     /// Where TensorRT keeps the engines it builds of models [default: the folder engines where copies of models are kept].
     #[arg(long, value_name = "DIR", env = "TAGMILL_ENGINE_CACHE", help_heading = "Model")]
-    pub engine_cache: Option<PathBuf>,
+    pub(crate) engine_cache: Option<PathBuf>,
     /// Images a batch has at most.
     #[arg(long, value_name = "N", default_value_t = 8, env = "TAGMILL_BATCH_SIZE", help_heading = "Model")]
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
     /// How long an image waits for others to fill its batch.
     #[arg(long, value_name = "DUR", default_value = "25ms", value_parser = duration, env = "TAGMILL_WINDOW", help_heading = "Model")]
-    pub window: Duration,
+    pub(crate) window: Duration,
     /// Score over which a general tag is reported, or mcut for the largest gap between scores [default: the model's own,
     /// else 0.35].
     #[arg(long, value_name = "SCORE", env = "TAGMILL_GENERAL_THRESHOLD", help_heading = "Tags")]
-    pub general_threshold: Option<Threshold>,
+    pub(crate) general_threshold: Option<Threshold>,
     /// The same for characters [default: the model's own, else 0.85].
     #[arg(long, value_name = "SCORE", env = "TAGMILL_CHARACTER_THRESHOLD", help_heading = "Tags")]
-    pub character_threshold: Option<Threshold>,
+    pub(crate) character_threshold: Option<Threshold>,
     /// A tag never to report, as its label file has it. Repeatable.
     #[arg(
         long = "exclude-tag",
@@ -233,7 +233,7 @@ pub struct TaggingArgs {
         env = "TAGMILL_EXCLUDE_TAG",
         help_heading = "Tags"
     )]
-    pub exclude_tags: Vec<String>,
+    pub(crate) exclude_tags: Vec<String>,
     /// What captions say instead of a tag; nothing leaves it out there. Repeatable.
     #[arg(
         long = "replace-tag",
@@ -242,13 +242,13 @@ pub struct TaggingArgs {
         env = "TAGMILL_REPLACE_TAG",
         help_heading = "Tags"
     )]
-    pub replace_tags: Vec<Replacement>,
+    pub(crate) replace_tags: Vec<Replacement>,
     /// Write a backslash before parentheses in captions.
     #[arg(long, env = "TAGMILL_ESCAPE_PARENTHESES", help_heading = "Tags")]
-    pub escape_parentheses: bool,
+    pub(crate) escape_parentheses: bool,
     /// Threads one batch runs on, on the CPU [default: one per core].
     #[arg(long, value_name = "N", env = "TAGMILL_INFER_THREADS", help_heading = "Model")]
-    pub infer_threads: Option<usize>,
+    pub(crate) infer_threads: Option<usize>,
 }
 
 /// Where models come from.
@@ -258,13 +258,13 @@ pub struct ModelSourceArgs {
     /// The folder with the models, or s3://bucket/prefix: each is a folder in it with an ONNX file, a label file, and a
     /// tagmill.toml where it differs from the WD taggers. SIGHUP has a worker look at it again.
     #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS")]
-    pub models: String,
+    pub(crate) models: String,
     /// Where copies of models from a bucket are kept [default: ~/.cache/tagmill].
     #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS_CACHE")]
-    pub models_cache: Option<PathBuf>,
+    pub(crate) models_cache: Option<PathBuf>,
     /// A further name for a model. Repeatable.
     #[arg(long = "alias", value_name = "NAME=MODEL", value_delimiter = ',', env = "TAGMILL_ALIAS")]
-    pub aliases: Vec<Alias>,
+    pub(crate) aliases: Vec<Alias>,
 }
 
 /// The longest time that can be asked for: what is longer may be past the end of the machine's clock.
@@ -278,11 +278,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// What captions say instead of a tag.
 #[derive(Clone, Debug)]
-pub struct Replacement {
+pub(crate) struct Replacement {
     /// As in the label file.
-    pub tag: String,
+    pub(crate) tag: String,
     /// What is written.
-    pub by: String,
+    pub(crate) by: String,
 }
 
 impl FromStr for Replacement {
@@ -301,10 +301,10 @@ impl FromStr for Replacement {
 pub struct NatsArgs {
     /// Servers, separated by commas [default: the variable NATS_URL, else nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL", value_delimiter = ',', env = "TAGMILL_NATS_URL", hide_env_values = true)]
-    pub nats_url: Vec<Secret>,
+    pub(crate) nats_url: Vec<Secret>,
     /// A credentials file.
     #[arg(long, value_name = "FILE", env = "TAGMILL_NATS_CREDS", conflicts_with_all = ["nats_user", "nats_token"])]
-    pub nats_creds: Option<PathBuf>,
+    pub(crate) nats_creds: Option<PathBuf>,
     /// A user's name.
     #[arg(
         long,
@@ -313,19 +313,19 @@ pub struct NatsArgs {
         requires = "nats_password",
         conflicts_with = "nats_token"
     )]
-    pub nats_user: Option<String>,
+    pub(crate) nats_user: Option<String>,
     /// The user's password.
     #[arg(long, value_name = "SECRET", env = "TAGMILL_NATS_PASSWORD", hide_env_values = true, requires = "nats_user")]
-    pub nats_password: Option<Secret>,
+    pub(crate) nats_password: Option<Secret>,
     /// A token.
     #[arg(long, value_name = "SECRET", env = "TAGMILL_NATS_TOKEN", hide_env_values = true)]
-    pub nats_token: Option<Secret>,
+    pub(crate) nats_token: Option<Secret>,
     /// Certificates to trust besides the system's, in PEM.
     #[arg(long, value_name = "FILE", env = "TAGMILL_NATS_CA")]
-    pub nats_ca: Option<PathBuf>,
+    pub(crate) nats_ca: Option<PathBuf>,
     /// What subjects start with; stream names too, in upper case.
     #[arg(long, default_value = "tagmill", env = "TAGMILL_PREFIX")]
-    pub prefix: String,
+    pub(crate) prefix: String,
 }
 
 /// How the queue is used.
@@ -334,25 +334,25 @@ pub struct NatsArgs {
 pub struct QueueArgs {
     /// Copies of each stream that is created, in a cluster.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5), env = "TAGMILL_REPLICAS")]
-    pub replicas: u8,
+    pub(crate) replicas: u8,
     /// Bytes the jobs stream holds where it is created; publishing to a full stream is refused [default: no limit].
     #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_JOBS_MAX_BYTES")]
-    pub jobs_max_bytes: Option<ByteSize>,
+    pub(crate) jobs_max_bytes: Option<ByteSize>,
     /// Deliveries of a job after which an error is final.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), env = "TAGMILL_MAX_ATTEMPTS")]
-    pub max_attempts: u64,
+    pub(crate) max_attempts: u64,
     /// Take only the jobs whose subject goes on like this after tagmill.jobs, such as 'shop.>': a part of the queue, with a
     /// consumer of its own (workers-shop). Parts must not overlap, so no worker may take all meanwhile.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_FILTER")]
-    pub filter: Option<Filter>,
+    pub(crate) filter: Option<Filter>,
     /// How long the caller of a live request waits who does not say so in the header Tagmill-Timeout; what takes longer is
     /// dropped before it costs inference.
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = duration, env = "TAGMILL_LIVE_TIMEOUT")]
-    pub live_timeout: Duration,
+    pub(crate) live_timeout: Duration,
     /// Suffixes of the keys that S3 event notifications are taken of, separated by commas, such as jpg,png; the others are
     /// passed over [default: all are taken].
     #[arg(long, value_name = "SUFFIX", value_delimiter = ',', env = "TAGMILL_EVENT_SUFFIXES")]
-    pub event_suffixes: Option<Vec<String>>,
+    pub(crate) event_suffixes: Option<Vec<String>>,
 }
 
 /// How to log.
@@ -368,7 +368,7 @@ pub struct LogArgs {
         env = "TAGMILL_LOG_FORMAT",
         help_heading = "Telemetry"
     )]
-    pub format: LogFormat,
+    pub(crate) format: LogFormat,
 }
 
 fn size(text: &str) -> Result<ByteSize, &'static str> {

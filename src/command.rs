@@ -1,21 +1,22 @@
 //! What the program does: one file per subcommand.
 
-pub mod bench;
-pub mod dead;
-pub mod generate;
+mod bench;
+mod dead;
+mod generate;
 mod images;
-pub mod models;
-pub mod serve;
+mod models;
+mod serve;
 mod signals;
-pub mod submit;
-pub mod tag;
+mod submit;
+mod tag;
 mod tagging;
-pub mod worker;
+mod worker;
 
 use std::time::Duration;
 
 use crate::cli::Command;
 use crate::model::catalog::NoModel;
+use crate::pipeline::tag::onnx::CannotLoad;
 use crate::settings::Invalid;
 
 /// How long libraries may take to clean up after themselves.
@@ -68,6 +69,15 @@ impl From<NoModel> for Failed {
         match error {
             NoModel::Store(_) => Self::running(error),
             other => Self::settings(other),
+        }
+    }
+}
+
+impl From<CannotLoad> for Failed {
+    fn from(error: CannotLoad) -> Self {
+        match error {
+            CannotLoad::Model(error) => Self::settings(error),
+            other => Self::running(other),
         }
     }
 }

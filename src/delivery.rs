@@ -18,7 +18,7 @@ use crate::telemetry::metrics;
 
 /// How a job came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub(crate) enum Door {
     /// The work queue.
     Stream,
     /// A request over NATS.
@@ -31,11 +31,11 @@ pub enum Door {
 
 impl Door {
     /// Every door.
-    pub const ALL: [Self; 4] = [Self::Stream, Self::Live, Self::Http, Self::Local];
+    pub(crate) const ALL: [Self; 4] = [Self::Stream, Self::Live, Self::Http, Self::Local];
 
     /// As metrics name it.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Stream => "stream",
             Self::Live => "live",
@@ -46,14 +46,14 @@ impl Door {
 
     /// Whether somebody waits for each answer, so that it goes before what nobody does.
     #[must_use]
-    pub const fn is_urgent(self) -> bool {
+    pub(crate) const fn is_urgent(self) -> bool {
         matches!(self, Self::Live | Self::Http)
     }
 }
 
 /// What became of a job.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// It was tagged.
     Tagged(Box<TagResult>),
     /// It was not.
@@ -62,7 +62,7 @@ pub enum Answer {
 
 /// What a door made of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The result is confirmed.
     Tagged,
     /// The job is given up, and its client can know.
@@ -74,7 +74,7 @@ pub enum Outcome {
 impl Outcome {
     /// As metrics name it.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Tagged => "tagged",
             Self::Rejected => "rejected",
@@ -84,7 +84,7 @@ impl Outcome {
 }
 
 /// A door's side of one job.
-pub trait Reply: Send {
+pub(crate) trait Reply: Send {
     /// Tells the client, or the queue, what became of the job with this id; ends when that is certain.
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome>;
 
@@ -97,7 +97,8 @@ pub trait Reply: Send {
 /// What a job keeps others from while it is in flight: one that runs alone keeps all of them, any other keeps only those
 /// that want to run alone.
 #[derive(Debug)]
-pub enum Presence {
+#[expect(dead_code, reason = "what it holds is let go of, not read")]
+pub(crate) enum Presence {
     /// Beside others.
     Beside(OwnedRwLockReadGuard<()>),
     /// With nothing else in flight in this worker but what the same message brought.
@@ -106,7 +107,7 @@ pub enum Presence {
 
 /// Where answers run that nobody waits for, and what a stop waits for before it closes the connection.
 #[derive(Clone, Debug)]
-pub struct Answers {
+pub(crate) struct Answers {
     tasks: TaskTracker,
     runtime: Handle,
 }
@@ -117,12 +118,12 @@ impl Answers {
     /// # Panics
     /// Outside of a tokio runtime.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { tasks: TaskTracker::new(), runtime: Handle::current() }
     }
 
     /// Ends when every answer given so far has arrived.
-    pub async fn arrived(&self) {
+    pub(crate) async fn arrived(&self) {
         self.tasks.close();
         self.tasks.wait().await;
         self.tasks.reopen();
@@ -136,7 +137,7 @@ impl Default for Answers {
 }
 
 /// One accepted job's claim on an answer.
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// The job's id: the door's until the job's own is known.
     pub id: String,
     door: Door,
@@ -151,36 +152,36 @@ pub struct Delivery {
 impl Delivery {
     /// A job that came through `door` as its `attempt`th delivery, from 1.
     #[must_use]
-    pub fn new(id: String, door: Door, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
+    pub(crate) fn new(id: String, door: Door, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
         metrics::job_accepted();
         Self { id, door, attempt, accepted: Instant::now(), reply: Some(reply), answers, presence: None }
     }
 
     /// How long ago its door accepted the job.
     #[must_use]
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.accepted.elapsed()
     }
 
     /// How the job came in.
     #[must_use]
-    pub const fn door(&self) -> Door {
+    pub(crate) const fn door(&self) -> Door {
         self.door
     }
 
     /// Whether anybody still waits for the answer.
     #[must_use]
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.reply.as_ref().is_some_and(|reply| reply.is_wanted())
     }
 
     /// The job is in the pipeline from now on.
-    pub fn enter(&mut self, presence: Presence) {
+    pub(crate) fn enter(&mut self, presence: Presence) {
         self.presence = Some(presence);
     }
 
     /// The job has a name of its own.
-    pub fn called(&mut self, id: Option<String>) {
+    pub(crate) fn called(&mut self, id: Option<String>) {
         if let Some(id) = id {
             self.id = id;
         }
@@ -188,17 +189,17 @@ impl Delivery {
 
     /// Which delivery of the job this is, from 1.
     #[must_use]
-    pub const fn attempt(&self) -> u64 {
+    pub(crate) const fn attempt(&self) -> u64 {
         self.attempt
     }
 
     /// Answers the door; ends when the answer has arrived, and says what the door made of it.
-    pub async fn answer(mut self, answer: Answer) -> Option<Outcome> {
+    pub(crate) async fn answer(mut self, answer: Answer) -> Option<Outcome> {
         Some(self.answered(answer)?.await)
     }
 
     /// Answers a job that does not come in, in the background.
-    pub fn refuse(mut self, failure: Failure) {
+    pub(crate) fn refuse(mut self, failure: Failure) {
         if let Some(answered) = self.answered(Answer::Failed(failure)) {
             self.answers.tasks.spawn_on(answered, &self.answers.runtime);
         }

@@ -1,8 +1,8 @@
 //! The ways jobs come in. All lead to the same pipeline.
 
-pub mod admission;
-pub mod http;
-pub mod live;
-pub mod local;
-pub mod outbox;
-pub mod stream;
+pub(crate) mod admission;
+pub(crate) mod http;
+pub(crate) mod live;
+pub(crate) mod local;
+pub(crate) mod outbox;
+pub(crate) mod stream;

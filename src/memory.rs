@@ -4,7 +4,7 @@
 //! Encoded and decoded images have a share each. What waits for room among the decoded holds room among the encoded, never
 //! the other way round, so that nothing waits in a circle; each share is given out in the order in which it was asked for.
 
-pub mod device;
+pub(crate) mod device;
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::telemetry::metrics;
 const PAGE: u64 = 4096;
 
 /// The least budget: room for a decoded photo of a phone or two.
-pub const LEAST: u64 = 64 << 20;
+pub(crate) const LEAST: u64 = 64 << 20;
 
 /// The most a budget is where the operator sets none: more makes nothing faster.
 const MOST_BY_DEFAULT: u64 = 4 << 30;
 
 /// Room for the images in flight.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// For files as they are stored.
     pub encoded: Share,
     /// For pixels.
@@ -37,7 +37,7 @@ pub struct Budget {
 
 /// A part of the budget.
 #[derive(Clone, Debug)]
-pub struct Share {
+pub(crate) struct Share {
     pages: Arc<Semaphore>,
     total: u64,
     what: &'static str,
@@ -47,7 +47,7 @@ pub struct Share {
 
 /// Reserved bytes, given back when dropped.
 #[derive(Debug)]
-pub struct Reservation {
+pub(crate) struct Reservation {
     pages: OwnedSemaphorePermit,
     /// As metrics count them.
     bytes: u64,
@@ -57,7 +57,7 @@ impl Budget {
     /// A budget of so many bytes: a quarter for encoded images, the rest for decoded ones. Requests, which images are read
     /// from, may take another quarter.
     #[must_use]
-    pub fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64) -> Self {
         let encoded = bytes / 4;
         let decoded = Share::new(bytes - encoded, "decoded");
         let bodies = Share { is_counted: false, ..Share::new(encoded, "uploaded") };
@@ -66,7 +66,7 @@ impl Budget {
 
     /// What a budget is where the operator sets none: a quarter of the memory this process may use.
     #[must_use]
-    pub fn default_bytes() -> u64 {
+    pub(crate) fn default_bytes() -> u64 {
         (available() / 4).clamp(LEAST, MOST_BY_DEFAULT)
     }
 }
@@ -79,13 +79,13 @@ impl Share {
 
     /// Bytes it holds in all.
     #[must_use]
-    pub const fn total(&self) -> u64 {
+    pub(crate) const fn total(&self) -> u64 {
         self.total
     }
 
     /// Takes room for so many bytes, if there is any now.
     #[must_use]
-    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+    pub(crate) fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
         let pages = u32::try_from(bytes.div_ceil(PAGE)).ok()?;
         let pages = Arc::clone(&self.pages).try_acquire_many_owned(pages).ok()?;
         Some(self.reserved(pages, bytes))
@@ -95,7 +95,7 @@ impl Share {
     ///
     /// # Errors
     /// `image_too_large` where there never will be.
-    pub async fn reserve(&self, bytes: u64) -> Result<Reservation, Failure> {
+    pub(crate) async fn reserve(&self, bytes: u64) -> Result<Reservation, Failure> {
         let too_large = || {
             let (what, total) = (self.what, self.total);
             Failure::new(
@@ -124,14 +124,14 @@ impl Share {
     ///
     /// # Errors
     /// As [`Share::reserve`].
-    pub fn reserve_blocking(&self, bytes: u64, runtime: &Handle) -> Result<Reservation, Failure> {
+    pub(crate) fn reserve_blocking(&self, bytes: u64, runtime: &Handle) -> Result<Reservation, Failure> {
         runtime.block_on(self.reserve(bytes))
     }
 }
 
 impl Reservation {
     /// Gives back all but so many bytes.
-    pub fn shrink_to(&mut self, bytes: u64) {
+    pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let pages = usize::try_from(bytes.div_ceil(PAGE)).unwrap_or(usize::MAX);
         drop(self.pages.split(self.pages.num_permits().saturating_sub(pages)));
         metrics::memory_returned(self.bytes.saturating_sub(bytes));
@@ -147,7 +147,7 @@ impl Drop for Reservation {
 
 /// Bytes this process may use: the machine's memory, or less where its cgroup (v2 or v1) says so.
 #[must_use]
-pub fn available() -> u64 {
+pub(crate) fn available() -> u64 {
     let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
@@ -161,7 +161,7 @@ fn mem_total(meminfo: &str) -> Option<u64> {
 
 /// Bytes this process has resident now.
 #[must_use]
-pub fn resident() -> Option<u64> {
+pub(crate) fn resident() -> Option<u64> {
     kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 

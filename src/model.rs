@@ -7,12 +7,12 @@
 //! * [`labels`]: which of them are tags, by their scores and [`threshold`]s.
 //! * [`hub`]: downloads one.
 
-pub mod catalog;
-pub mod hub;
-pub mod label_file;
+pub(crate) mod catalog;
+pub(crate) mod hub;
+pub(crate) mod label_file;
 pub mod labels;
 pub mod manifest;
-pub mod source;
+pub(crate) mod source;
 pub mod threshold;
 
 use std::ffi::OsString;
@@ -33,31 +33,31 @@ const LABEL_FILES: [&str; 4] = ["selected_tags.csv", "tag_mapping.json", "tags.t
 
 /// The files of one model.
 #[derive(Clone, Debug)]
-pub struct ModelFiles {
+pub(crate) struct ModelFiles {
     /// The folder's name, which is the model's.
-    pub name: String,
+    pub(crate) name: String,
     /// The graph and its weights.
-    pub onnx: PathBuf,
+    pub(crate) onnx: PathBuf,
     /// What its output means.
-    pub labels: PathBuf,
+    pub(crate) labels: PathBuf,
     /// What it says of itself.
-    pub manifest: Manifest,
+    pub(crate) manifest: Manifest,
     /// Tells whether the files have changed.
-    pub stamp: Stamp,
+    pub(crate) stamp: Stamp,
 }
 
 /// Names, sizes and times of the files in a model's folder: the graph may keep its weights beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp(Vec<(OsString, u64, Option<SystemTime>)>);
+pub(crate) struct Stamp(Vec<(OsString, u64, Option<SystemTime>)>);
 
 /// Why a model can't be used.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the model `{name}` can't be used: {reason}")]
-pub struct Unusable {
+pub(crate) struct Unusable {
     /// The model.
-    pub name: String,
+    pub(crate) name: String,
     /// Why.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl ModelFiles {
@@ -66,7 +66,7 @@ impl ModelFiles {
     /// # Errors
     /// Where it holds one that can't be used: its manifest is wrong, or names files that are not there.
     #[must_use]
-    pub fn open(folder: &Path) -> Option<Result<Self, Unusable>> {
+    pub(crate) fn open(folder: &Path) -> Option<Result<Self, Unusable>> {
         let name = folder.file_name()?.to_str()?.to_owned();
         let toml = folder.join(manifest::FILE);
         let described = toml.is_file();
@@ -85,7 +85,7 @@ impl ModelFiles {
 
     /// Whether its folder is as it was when it was opened.
     #[must_use]
-    pub fn are_unchanged(&self) -> bool {
+    pub(crate) fn are_unchanged(&self) -> bool {
         self.onnx.parent().is_some_and(|folder| self.stamp.holds(folder))
     }
 
@@ -98,7 +98,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// Where the label file can't be read.
-    pub fn labels(&self) -> Result<Labels, Unusable> {
+    pub(crate) fn labels(&self) -> Result<Labels, Unusable> {
         let about = |error: &dyn fmt::Display| self.unusable(format_args!("{}: {error}", self.labels.display()));
         let file = std::fs::read(&self.labels).map_err(|error| about(&error))?;
         let by_extension = || match self.labels.extension().and_then(|extension| extension.to_str()) {
@@ -115,7 +115,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// Where the ONNX file can't be read.
-    pub fn id(&self) -> Result<ModelId, Unusable> {
+    pub(crate) fn id(&self) -> Result<ModelId, Unusable> {
         let mut hash = Sha256::new();
         File::open(&self.onnx)
             .and_then(|mut file| io::copy(&mut file, &mut io::BufWriter::with_capacity(1 << 20, HashWriter(&mut hash))))
@@ -157,7 +157,7 @@ impl Stamp {
 
     /// Whether the folder is as it was.
     #[must_use]
-    pub fn holds(&self, folder: &Path) -> bool {
+    pub(crate) fn holds(&self, folder: &Path) -> bool {
         *self == Self::of(folder)
     }
 }

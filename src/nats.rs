@@ -1,6 +1,6 @@
 //! The connection to NATS, and whether it stands.
 
-pub mod subjects;
+pub(crate) mod subjects;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +21,7 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(8);
 
 /// Where NATS is, and how to be let in. Not `Debug`: a server's URL may hold a password.
 #[derive(Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The servers of one cluster.
     pub servers: Vec<ServerAddr>,
     /// What identifies us.
@@ -32,7 +32,7 @@ pub struct Settings {
 
 /// What identifies us to the server.
 #[derive(Clone, Debug)]
-pub enum Login {
+pub(crate) enum Login {
     /// Nothing.
     None,
     /// A credentials file.
@@ -45,7 +45,7 @@ pub enum Login {
 
 /// A connection that waits for its server when that goes away.
 #[derive(Clone, Debug)]
-pub struct Nats {
+pub(crate) struct Nats {
     /// The client.
     pub client: Client,
     connections: watch::Receiver<Connection>,
@@ -60,7 +60,7 @@ struct Connection {
 
 /// The server can't be reached.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreachable {
+pub(crate) enum Unreachable {
     /// The credentials file can't be read.
     #[error("the credentials file `{}` can't be read (--nats-creds): {source}", path.display())]
     Creds {
@@ -91,7 +91,7 @@ impl Nats {
     ///
     /// # Errors
     /// Where no server can be reached, or it does not let us in.
-    pub async fn connect(settings: &Settings, name: &str, health: &Health) -> Result<Self, Unreachable> {
+    pub(crate) async fn connect(settings: &Settings, name: &str, health: &Health) -> Result<Self, Unreachable> {
         let (sender, connections) = watch::channel(Connection::default());
         let sender = Arc::new(sender);
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -115,12 +115,12 @@ impl Nats {
     }
 
     /// Ends when the connection stands.
-    pub async fn up(&self) {
+    pub(crate) async fn up(&self) {
         let _ = self.connections.clone().wait_for(|connection| connection.up).await;
     }
 
     /// Ends when a connection later than the present one stands: what was asked of the server before is forgotten.
-    pub async fn renewed(&self) {
+    pub(crate) async fn renewed(&self) {
         let mut connections = self.connections.clone();
         let now = connections.borrow_and_update().count;
         let _ = connections.wait_for(|connection| connection.count > now).await;

@@ -1,16 +1,16 @@
 //! The stages wired together: bounded channels, last stage to first; then stop, drain, deadline.
 
-pub mod accept;
+pub(crate) mod accept;
 pub mod batch;
 pub mod decode;
-pub mod entrance;
-pub mod fetch;
-pub mod lanes;
-pub mod pace;
-pub mod publish;
-pub mod queue;
+pub(crate) mod entrance;
+pub(crate) mod fetch;
+pub(crate) mod lanes;
+pub(crate) mod pace;
+pub(crate) mod publish;
+pub(crate) mod queue;
 pub mod tag;
-pub mod turns;
+pub(crate) mod turns;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -33,14 +33,14 @@ use queue::Queued;
 /// A stage ended while the others still ran: the worker can't go on.
 #[derive(Debug, thiserror::Error)]
 #[error("the {stage} stage ended: {reason}")]
-pub struct StageEnded {
+pub(crate) struct StageEnded {
     stage: &'static str,
     reason: String,
 }
 
 /// Why a stage ended before its input did.
 #[derive(Debug)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// The stage after it is gone, and says why.
     NextGone,
     /// Something is wrong with it.
@@ -58,31 +58,31 @@ impl Ended {
 
 /// Settings of every stage.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Of `fetch`.
-    pub fetch: fetch::Settings,
+    pub(crate) fetch: fetch::Settings,
     /// Of `decode`.
-    pub decode: decode::Settings,
+    pub(crate) decode: decode::Settings,
     /// Of `publish`.
-    pub publish: publish::Settings,
+    pub(crate) publish: publish::Settings,
 }
 
 /// A job on its way: what every stage needs of it.
-pub struct Flight {
+pub(crate) struct Flight {
     /// The job as it was published, but for its image.
-    pub job: Job,
+    pub(crate) job: Job,
     /// The image as answers name it; one inside the job once it is read.
-    pub image: String,
+    pub(crate) image: String,
     /// Where the time went so far.
-    pub seconds: Seconds,
+    pub(crate) seconds: Seconds,
     /// The claim on an answer.
-    pub delivery: Delivery,
+    pub(crate) delivery: Delivery,
 }
 
 impl Flight {
     /// Whether somebody waits for the answer, so that it goes before what nobody does.
     #[must_use]
-    pub const fn is_urgent(&self) -> bool {
+    pub(crate) const fn is_urgent(&self) -> bool {
         self.delivery.door().is_urgent()
     }
 
@@ -96,14 +96,14 @@ impl Flight {
 }
 
 /// The running stages.
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     stages: JoinSet<(Stage, Result<(), Ended>)>,
 }
 
 impl Pipeline {
     /// Starts every stage; jobs go in through the entrance returned, and the pipeline ends after it was dropped.
     #[must_use]
-    pub fn start(
+    pub(crate) fn start(
         settings: &Settings,
         stores: Vec<Store>,
         lanes: &Arc<Lanes>,
@@ -131,7 +131,7 @@ impl Pipeline {
     /// Waits for the next stage to end while jobs still come in, which none should.
     ///
     /// Cancel safe.
-    pub async fn broken(&mut self) -> StageEnded {
+    pub(crate) async fn broken(&mut self) -> StageEnded {
         loop {
             return match self.stages.join_next().await {
                 Some(Ok((_, Err(Ended::NextGone)))) => continue,
@@ -147,7 +147,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// Where a stage ended otherwise than by its input closing.
-    pub async fn drained(mut self) -> Result<(), StageEnded> {
+    pub(crate) async fn drained(mut self) -> Result<(), StageEnded> {
         while let Some(ended) = self.stages.join_next().await {
             match ended {
                 Ok((_, Ok(()) | Err(Ended::NextGone))) => {}

@@ -1,6 +1,6 @@
 //! From arguments to the settings of each part, all checked before anything starts.
 
-pub mod http;
+pub(crate) mod http;
 
 use std::num::NonZero;
 use std::path::{Path as FilePath, PathBuf};
@@ -85,7 +85,7 @@ pub enum Invalid {
 }
 
 /// Settings of all that tag what others send.
-pub struct Tagging {
+pub(crate) struct Tagging {
     /// Where images may be read from.
     pub stores: Vec<Store>,
     /// The model for jobs that name none.
@@ -107,7 +107,7 @@ pub struct Tagging {
 }
 
 /// Settings of `tagmill worker`.
-pub struct Worker {
+pub(crate) struct Worker {
     /// What it shares with others that tag.
     pub tagging: Tagging,
     /// Where the queue is.
@@ -171,7 +171,7 @@ impl Tagging {
 
 /// Settings of `tagmill tag`.
 #[derive(Clone)]
-pub struct Local {
+pub(crate) struct Local {
     /// The model, where there are several.
     pub model: Option<String>,
     /// What to tag with.
@@ -187,7 +187,7 @@ impl Local {
     ///
     /// # Errors
     /// Where one can't be used.
-    pub fn new(tagging: &TaggingArgs, caption: CaptionArgs) -> Result<Self, Invalid> {
+    pub(crate) fn new(tagging: &TaggingArgs, caption: CaptionArgs) -> Result<Self, Invalid> {
         let budget = Budget::new(memory_budget(tagging)?);
         let (lanes, mut pipeline) = stages(tagging, &budget, &worker_name().into())?;
         pipeline.publish.caption = caption::Settings {
@@ -274,7 +274,7 @@ const fn live_in_flight(batch: usize) -> usize {
 ///
 /// # Errors
 /// Where it is a bucket that can't be, or there is no place for its copy.
-pub fn models(url: &str, folder: Option<&FilePath>) -> Result<Source, Invalid> {
+pub(crate) fn models(url: &str, folder: Option<&FilePath>) -> Result<Source, Invalid> {
     if !url.starts_with("s3://") {
         return Ok(Source::Folder(url.strip_prefix("file://").unwrap_or(url).into()));
     }
@@ -359,7 +359,7 @@ fn login_in(server: &ServerAddr) -> Option<Login> {
 ///
 /// # Errors
 /// Where it is not one.
-pub fn subjects(prefix: &str) -> Result<nats::subjects::Subjects, Invalid> {
+pub(crate) fn subjects(prefix: &str) -> Result<nats::subjects::Subjects, Invalid> {
     prefix.parse().map_err(|source| Invalid::Prefix { prefix: prefix.to_owned(), source })
 }
 

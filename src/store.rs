@@ -2,12 +2,12 @@
 
 pub(crate) mod file;
 mod head;
-pub mod inline;
-pub mod list;
-pub mod location;
+pub(crate) mod inline;
+pub(crate) mod list;
+pub(crate) mod location;
 mod open;
-pub mod outage;
-pub mod suffix;
+pub(crate) mod outage;
+pub(crate) mod suffix;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,12 +22,12 @@ use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
 
 use head::HeadBucket;
-pub use open::InvalidStore;
+pub(crate) use open::InvalidStore;
 use outage::Outage;
 
 /// One store: a bucket, or a folder.
 #[derive(Clone)]
-pub struct Store {
+pub(crate) struct Store {
     place: Place,
     objects: Arc<dyn ObjectStore>,
     outage: Outage,
@@ -58,7 +58,7 @@ impl fmt::Debug for Store {
 }
 
 /// An object that was read.
-pub struct Read {
+pub(crate) struct Read {
     /// All of it.
     pub bytes: Bytes,
     /// Room for it.
@@ -73,7 +73,7 @@ impl Store {
     /// # Errors
     /// `image_not_found`, `image_too_large` (known before anything is read), `forbidden_location` (a link that leads out of
     /// the folder), `storage_denied` or `storage_unavailable`.
-    pub async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+    pub(crate) async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
         let path = self.resolve(path).await?;
         let failed = |error| failure(&path, self, &error);
         let asked = Instant::now();
@@ -100,7 +100,7 @@ impl Store {
     ///
     /// # Errors
     /// `image_not_found` where the bucket or folder does not exist, `storage_denied` or `storage_unavailable`.
-    pub async fn probe(&self) -> Result<(), Failure> {
+    pub(crate) async fn probe(&self) -> Result<(), Failure> {
         match &self.place {
             Place::Folder { root } => match tokio::fs::read_dir(root).await {
                 Ok(_) => Ok(()),

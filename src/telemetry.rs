@@ -1,9 +1,9 @@
 //! What operators see: logs, metrics, health, and the HTTP server that shows the last two.
 
-pub mod health;
-pub mod metrics;
+pub(crate) mod health;
+pub(crate) mod metrics;
 pub(crate) mod seldom;
-pub mod server;
+pub(crate) mod server;
 
 use std::io::{IsTerminal, stderr};
 

@@ -21,11 +21,11 @@ class Contender:
         return " ".join(map(str, self.arguments)) or "defaults"
 
 
-def tagmill(model, store, environment, *arguments, name="tagmill", jobs):
+def tagmill(model, store, environment, *arguments, name="tagmill", batch=8, jobs):
     models, _ = lab.model(model)
     command = [lab.program("tagmill"), "worker", "--store", store, "--models", models, "--listen", "127.0.0.1:0"]
     environment = environment | {"ORT_DYLIB_PATH": str(lab.runtime("libonnxruntime.so.*"))}
-    arguments = ["--batch-size", 8, *arguments]
+    arguments = ["--batch-size", batch, *arguments]
     return Contender(name, arguments, [*command, *arguments], environment, jobs=jobs)
 
 

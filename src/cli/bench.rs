@@ -25,20 +25,20 @@ pub struct BenchArgs {
     /// Images to measure with: files, folders, s3://bucket or s3://bucket/prefix. A few dozen that are like yours will do;
     /// the first 256 are used.
     #[arg(value_name = "PATH|LOCATION", required = true)]
-    pub sources: Vec<OsString>,
+    pub(crate) sources: Vec<OsString>,
     /// Batch sizes to try.
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32], env = "TAGMILL_BATCH_SIZES", help_heading = "Measuring")]
-    pub batch_sizes: Vec<usize>,
+    pub(crate) batch_sizes: Vec<usize>,
     /// How long each measurement takes.
     #[arg(long = "time", value_name = "DUR", default_value = "5s", value_parser = super::duration, env = "TAGMILL_TIME", help_heading = "Measuring")]
-    pub time: Duration,
+    pub(crate) time: Duration,
     /// Write JSON instead of tables.
     #[arg(long, env = "TAGMILL_JSON", help_heading = "Measuring")]
-    pub json: bool,
+    pub(crate) json: bool,
     /// What to tag with.
     #[command(flatten)]
-    pub tagging: TaggingArgs,
+    pub(crate) tagging: TaggingArgs,
     /// How to log.
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }

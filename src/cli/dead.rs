@@ -32,16 +32,16 @@ pub enum DeadCommand {
 pub struct DeadListArgs {
     /// Which.
     #[command(flatten)]
-    pub filter: DeadFilter,
+    pub(crate) filter: DeadFilter,
     /// One JSON object per line instead of a table.
     #[arg(long, env = "TAGMILL_JSON")]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Where the queue is.
     #[command(flatten)]
-    pub nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// How to log.
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }
 
 /// `tagmill dead retry` and `tagmill dead drop`.
@@ -49,31 +49,31 @@ pub struct DeadListArgs {
 pub struct DeadChangeArgs {
     /// Ids of dead letters; a number that is none's id is a sequence number.
     #[arg(value_name = "ID|SEQUENCE", required_unless_present = "all", conflicts_with = "all")]
-    pub which: Vec<String>,
+    pub(crate) which: Vec<String>,
     /// All that the filters let through.
     #[arg(long)]
-    pub all: bool,
+    pub(crate) all: bool,
     /// Do not ask.
     #[arg(long)]
-    pub yes: bool,
+    pub(crate) yes: bool,
     /// Which are looked at.
     #[command(flatten)]
-    pub filter: DeadFilter,
+    pub(crate) filter: DeadFilter,
     /// Where the queue is.
     #[command(flatten)]
-    pub nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// How to log.
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }
 
 /// Which dead letters are looked at.
 #[derive(Debug, Args)]
-pub struct DeadFilter {
+pub(crate) struct DeadFilter {
     /// Only those with this code, such as image_not_found.
     #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(Code::ALL.map(Code::as_str)), hide_possible_values = true, env = "TAGMILL_CODE")]
-    pub code: Option<String>,
+    pub(crate) code: Option<String>,
     /// Only those whose job came on this subject; wildcards are allowed, such as 'tagmill.jobs.shop.>'.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
-    pub subject: Option<String>,
+    pub(crate) subject: Option<String>,
 }

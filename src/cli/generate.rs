@@ -24,7 +24,7 @@ Examples:
 pub struct CompletionsArgs {
     /// The shell.
     #[arg(value_enum)]
-    pub shell: Shell,
+    pub(crate) shell: Shell,
 }
 
 /// `tagmill man`.
@@ -36,5 +36,5 @@ pub struct ManArgs {
     pub command: Vec<String>,
     /// Write the pages of all commands to this folder instead.
     #[arg(long, value_name = "DIR", env = "TAGMILL_DIR")]
-    pub dir: Option<PathBuf>,
+    pub(crate) dir: Option<PathBuf>,
 }

@@ -33,13 +33,13 @@ pub enum ModelsCommand {
 pub struct ModelsArgs {
     /// Where models come from.
     #[command(flatten)]
-    pub source: ModelSourceArgs,
+    pub(crate) source: ModelSourceArgs,
     /// JSON instead of a table.
     #[arg(long, env = "TAGMILL_JSON")]
-    pub json: bool,
+    pub(crate) json: bool,
     /// How to log.
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }
 
 /// `tagmill models check`.
@@ -47,13 +47,13 @@ pub struct ModelsArgs {
 pub struct ModelsCheckArgs {
     /// Which.
     #[command(flatten)]
-    pub models: ModelsArgs,
+    pub(crate) models: ModelsArgs,
     /// What to run them on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N.
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE")]
-    pub device: Device,
+    pub(crate) device: Device,
     /// Images to run at once.
     #[arg(long, value_name = "N", default_value_t = 8, env = "TAGMILL_BATCH_SIZE")]
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
 }
 
 /// `tagmill models pull`.
@@ -61,20 +61,20 @@ pub struct ModelsCheckArgs {
 pub struct ModelsPullArgs {
     /// The repository, such as SmilingWolf/wd-vit-tagger-v3.
     #[arg(value_name = "OWNER/NAME")]
-    pub repository: hub::Repository,
+    pub(crate) repository: hub::Repository,
     /// The folder with the models.
     #[arg(long, value_name = "DIR", default_value = "models", env = "TAGMILL_MODELS")]
-    pub models: String,
+    pub(crate) models: String,
     /// What the model is called here [default: the repository's last part].
     #[arg(long, env = "TAGMILL_NAME")]
-    pub name: Option<hub::FolderName>,
+    pub(crate) name: Option<hub::FolderName>,
     /// A branch, tag or commit.
     #[arg(long, default_value = "main", env = "TAGMILL_REVISION")]
-    pub revision: hub::Revision,
+    pub(crate) revision: hub::Revision,
     /// The ONNX file to take, as the repository names it [default: model.onnx, else the only one there is].
     #[arg(long, env = "TAGMILL_FILE")]
-    pub file: Option<String>,
+    pub(crate) file: Option<String>,
     /// How to log.
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }

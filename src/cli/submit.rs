@@ -17,47 +17,47 @@ pub struct SubmitArgs {
     /// of any other kind, or - for standard input, with a path, a key, a location or a job (JSON) on each line. Of folders
     /// and buckets, what has an image's suffix is taken.
     #[arg(value_name = "SOURCE", required = true)]
-    pub sources: Vec<String>,
+    pub(crate) sources: Vec<String>,
     /// Only names that match this pattern, and of folders and buckets those instead of images alone: * and ? stand for
     /// anything, / too, {jpg,png} for either. A name is a path below its folder, a whole key, or what a list says.
     #[arg(long = "match", value_name = "GLOB", env = "TAGMILL_MATCH")]
-    pub only: Option<Pattern>,
+    pub(crate) only: Option<Pattern>,
     /// Jobs to publish at most, those of an earlier run of the same checkpoint counted.
     #[arg(long, value_name = "N", env = "TAGMILL_LIMIT")]
-    pub limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
     /// The model to use, where a job in a list names none itself.
     #[arg(long, value_name = "NAME", env = "TAGMILL_MODEL")]
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// What comes back in every answer, where a job in a list brings none itself.
     #[arg(long, value_name = "JSON", env = "TAGMILL_META")]
-    pub meta: Option<Meta>,
+    pub(crate) meta: Option<Meta>,
     /// Where to publish: the subject of jobs, or one below it such as tagmill.jobs.shop, so that the workers of that part of
     /// the queue take them. A run that is followed goes below this.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
-    pub subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// Where to note how far this got; with the same file, sources and flags, an interrupted run goes on from there.
     #[arg(long, value_name = "FILE", env = "TAGMILL_CHECKPOINT")]
-    pub checkpoint: Option<PathBuf>,
+    pub(crate) checkpoint: Option<PathBuf>,
     /// Wait until every job is answered, and show the answers.
     #[arg(long, env = "TAGMILL_FOLLOW")]
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// Show answers as they are, one JSON object per line, instead of a table.
     #[arg(long, env = "TAGMILL_JSON", requires = "follow", conflicts_with = "output")]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Write them to this file instead.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", requires = "follow")]
-    pub output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     /// Where the queue is.
     #[command(flatten)]
-    pub nats: NatsArgs,
+    pub(crate) nats: NatsArgs,
     /// How to log.
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }
 
 /// Which names are wanted.
 #[derive(Clone, Debug)]
-pub struct Pattern(pub GlobMatcher);
+pub(crate) struct Pattern(pub GlobMatcher);
 
 impl FromStr for Pattern {
     type Err = globset::Error;
@@ -70,7 +70,7 @@ impl FromStr for Pattern {
 
 /// Any JSON, as it was written.
 #[derive(Clone, Debug)]
-pub struct Meta(pub Box<RawValue>);
+pub(crate) struct Meta(pub Box<RawValue>);
 
 impl FromStr for Meta {
     type Err = serde_json::Error;

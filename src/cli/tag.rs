@@ -32,18 +32,18 @@ pub(super) const STORE: &str = "Where names are looked for that are no path here
 pub struct TagArgs {
     /// Image files, folders (with the folders in them), s3://bucket, s3://bucket/prefix or s3://bucket/image.jpg.
     #[arg(value_name = "PATH|LOCATION", required = true)]
-    pub sources: Vec<OsString>,
+    pub(crate) sources: Vec<OsString>,
     /// Write one JSON line per image to this file, instead of to standard output.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", help_heading = "Output")]
-    pub output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     /// Write beside each image instead: name.txt or name.caption with the tags in one line, or name.json with the result.
     /// With --output as well, both are written.
     #[arg(long, value_name = "KIND", value_enum, env = "TAGMILL_SIDECAR", help_heading = "Output")]
-    pub sidecar: Option<Sidecar>,
+    pub(crate) sidecar: Option<Sidecar>,
     /// Leave out images that have their sidecar, or their result in the file of --output, which is then added to: so an
     /// interrupted run goes on.
     #[arg(long, env = "TAGMILL_SKIP_EXISTING", help_heading = "Output")]
-    pub skip_existing: bool,
+    pub(crate) skip_existing: bool,
     /// Add to the tags that a sidecar txt or caption has already, instead of writing it anew.
     #[arg(
         long,
@@ -52,36 +52,36 @@ pub struct TagArgs {
         conflicts_with = "skip_existing",
         help_heading = "Output"
     )]
-    pub append: bool,
+    pub(crate) append: bool,
     /// How captions are written.
     #[command(flatten)]
-    pub caption: CaptionArgs,
+    pub(crate) caption: CaptionArgs,
     /// What to tag with.
     #[command(flatten)]
-    pub tagging: TaggingArgs,
+    pub(crate) tagging: TaggingArgs,
     /// How to log.
     #[command(flatten)]
-    pub log: LogArgs,
+    pub(crate) log: LogArgs,
 }
 
 /// How captions are written, as training tools want them.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Tags")]
-pub struct CaptionArgs {
+pub(crate) struct CaptionArgs {
     /// Leave underscores in captions as they are.
     #[arg(long, env = "TAGMILL_UNDERSCORES")]
-    pub underscores: bool,
+    pub(crate) underscores: bool,
     /// Put characters before all other tags in captions.
     #[arg(long = "character-first", env = "TAGMILL_CHARACTER_FIRST")]
-    pub characters_first: bool,
+    pub(crate) characters_first: bool,
     /// What every caption begins with. Repeatable.
     #[arg(long = "prepend-tag", value_name = "TEXT", value_delimiter = ',', env = "TAGMILL_PREPEND_TAG")]
-    pub prepend_tags: Vec<String>,
+    pub(crate) prepend_tags: Vec<String>,
 }
 
 /// What is written beside an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Sidecar {
+pub(crate) enum Sidecar {
     /// Tags, comma separated.
     Txt,
     /// The result, as JSON.
@@ -93,7 +93,7 @@ pub enum Sidecar {
 impl Sidecar {
     /// What its file's name ends in.
     #[must_use]
-    pub const fn extension(self) -> &'static str {
+    pub(crate) const fn extension(self) -> &'static str {
         match self {
             Self::Txt => "txt",
             Self::Json => "json",

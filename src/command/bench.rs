@@ -24,7 +24,7 @@ use crate::memory::Budget;
 use crate::model::ModelFiles;
 use crate::pipeline::tag::Loaded;
 use crate::pipeline::tag::device::Device;
-use crate::pipeline::tag::onnx::{self, CannotLoad};
+use crate::pipeline::tag::onnx;
 use crate::settings;
 use crate::store::location::Location;
 use crate::store::{Store, file};
@@ -107,10 +107,7 @@ impl Parts {
         let largest = batch_sizes.last().copied().unwrap_or(1);
         let loaded_for = if gpu { largest } else { batch_sizes[0] };
         let onnx = onnx::Settings { batch: loaded_for, ..settings.lanes.onnx.clone() };
-        let Loaded { model, mut runners, .. } = onnx::load(files, &onnx).map_err(|error| match error {
-            CannotLoad::Model(error) => Failed::settings(error),
-            other => Failed::running(other),
-        })?;
+        let Loaded { model, mut runners, .. } = onnx::load(files, &onnx)?;
         // The figures are of one device; `together` uses all of them.
         let Some(device) = runners.first().map(|runner| Arc::clone(&runner.device)) else {
             return Err(Failed::settings(files.unusable("no device")));

@@ -17,7 +17,6 @@ use crate::cli::tag::{Sidecar, TagArgs};
 use crate::door::local::{Done, Local};
 use crate::pipeline::Pipeline;
 use crate::pipeline::lanes::{Lanes, Outlets};
-use crate::pipeline::tag::onnx::CannotLoad;
 use crate::settings;
 use crate::store::Store;
 use crate::telemetry::health::Health;
@@ -55,10 +54,7 @@ async fn load(settings: &settings::Local) -> Result<(Arc<Lanes>, Outlets), Faile
     let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
     let default = catalog.choose(settings.model.as_deref())?.name.clone();
     let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, Health::default());
-    lanes.load_default().await.map_err(|error| match error {
-        CannotLoad::Model(error) => Failed::settings(error),
-        other => Failed::running(other),
-    })?;
+    lanes.load_default().await?;
     Ok((lanes, outlets))
 }
 

@@ -14,7 +14,6 @@ use crate::failure::{Code, Failure};
 use crate::memory;
 use crate::pipeline::lanes::{Lanes, Outlets};
 use crate::pipeline::tag::library;
-use crate::pipeline::tag::onnx::CannotLoad;
 use crate::settings;
 use crate::store::Store;
 use crate::store::outage::State;
@@ -43,10 +42,7 @@ pub(super) async fn models(settings: &settings::Tagging, health: &Health) -> Res
     let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
     let default = catalog.choose(settings.model.as_deref())?.name.clone();
     let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, health.clone());
-    let lane = lanes.load_default().await.map_err(|error| match error {
-        CannotLoad::Model(error) => Failed::settings(error),
-        other => Failed::running(other),
-    })?;
+    let lane = lanes.load_default().await?;
     let library = library::load().map_err(Failed::running)?;
     tracing::debug!(path = %library.path.display(), "ONNX Runtime");
     metrics::running(&library.version);

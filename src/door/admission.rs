@@ -7,33 +7,33 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// So many images may be on their way at once. A clone is another way in to the same places.
 #[derive(Clone, Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     places: Arc<Semaphore>,
 }
 
 impl Admission {
     /// With this many places, one at least.
     #[must_use]
-    pub fn new(places: usize) -> Self {
+    pub(crate) fn new(places: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))) }
     }
 
     /// A place, until the permit is dropped, if there is one now.
     #[must_use]
-    pub fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
         self.try_enter_many(1)
     }
 
     /// So many places together, or none.
     #[must_use]
-    pub fn try_enter_many(&self, n: u32) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn try_enter_many(&self, n: u32) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_many_owned(n).ok()
     }
 
     /// The next place, for work that was let in and goes on in as many places as it can get; each in its turn.
     ///
     /// Cancel safe.
-    pub async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn enter(&self) -> Option<OwnedSemaphorePermit> {
         // `None` only where the places were closed, which nobody does.
         Arc::clone(&self.places).acquire_owned().await.ok()
     }

@@ -14,7 +14,7 @@ mod error;
 mod image;
 mod models;
 mod page;
-pub mod server;
+pub(crate) mod server;
 mod tagging;
 mod trace;
 
@@ -41,7 +41,7 @@ const MOST_IMAGES: usize = 1024;
 
 /// What is served, where and to whom.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where.
     pub listen: SocketAddr,
     /// What requests must bring.
@@ -60,7 +60,7 @@ pub struct Settings {
 
 /// Origins whose pages may use the API.
 #[derive(Clone, Debug)]
-pub enum Origins {
+pub(crate) enum Origins {
     /// All.
     Any,
     /// These, or none.
@@ -69,7 +69,7 @@ pub enum Origins {
 
 /// The door: what requests need to be answered.
 #[derive(Clone)]
-pub struct Http(Arc<Inner>);
+pub(crate) struct Http(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
@@ -86,7 +86,7 @@ struct Inner {
 impl Http {
     /// A door to this pipeline.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         settings: Settings,
         admission: Admission,
         lanes: Arc<Lanes>,
@@ -99,12 +99,12 @@ impl Http {
     }
 
     /// Lets in no more requests; the pipeline ends after those in hand.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.0.entrance.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Answers the requests in hand at once: the program ends before they are done.
-    pub fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         self.close();
         self.0.given_up.cancel();
     }

@@ -5,9 +5,9 @@
 //! * [`answer`]: the reply; or a result or dead letter, where nobody waits for one.
 //! * [`patience`]: how long the caller waits.
 
-pub mod answer;
-pub mod patience;
-pub mod service;
+pub(crate) mod answer;
+pub(crate) mod patience;
+pub(crate) mod service;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +35,7 @@ use answer::{LiveReply, Open};
 use service::Service;
 
 /// The queue group of every worker.
-pub const GROUP: &str = "workers";
+pub(crate) const GROUP: &str = "workers";
 
 /// How long a stop waits for the server to let it go. It answers at once, unless it is away, and then it has.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ const REFUSED: (usize, usize) = (32 << 20, 16 << 10);
 
 /// How requests are answered.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// What subjects start with.
     pub subjects: Subjects,
     /// How long a caller waits who does not say.
@@ -58,7 +58,7 @@ pub struct Settings {
 }
 
 /// This worker's instance of the service.
-pub struct Live {
+pub(crate) struct Live {
     settings: Settings,
     nats: Nats,
     outbox: Outbox,
@@ -72,7 +72,7 @@ pub struct Live {
 
 /// Why no more requests come.
 #[derive(Debug, thiserror::Error)]
-pub enum Closed {
+pub(crate) enum Closed {
     /// The subjects can't be listened on.
     #[error("can't listen on {subject}: {source}")]
     Subscribe {
@@ -89,14 +89,14 @@ pub enum Closed {
 impl Live {
     /// An instance that takes no requests yet.
     #[must_use]
-    pub fn new(settings: Settings, nats: Nats, admission: Admission) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings, nats: Nats, admission: Admission) -> Arc<Self> {
         let service = Arc::new(Service::new(&settings.subjects, &settings.worker));
         let (open, next, refused) = (Mutex::default(), AtomicU64::default(), Arc::new(Semaphore::new(REFUSED.0)));
         Arc::new(Self { settings, outbox: Outbox::new(nats.clone()), nats, admission, service, open, next, refused })
     }
 
     /// Answers every request that is still open: the worker stops before they are done.
-    pub async fn hand_back(&self) {
+    pub(crate) async fn hand_back(&self) {
         let open: Vec<_> = self.lock().drain().map(|(_, open)| open).collect();
         if !open.is_empty() {
             tracing::info!(requests = open.len(), "giving up requests");
@@ -117,7 +117,7 @@ impl Live {
 }
 
 /// A worker's place in the group: requests come from now on.
-pub struct Membership {
+pub(crate) struct Membership {
     requests: Subscriber,
     questions: SelectAll<Subscriber>,
 }
@@ -126,7 +126,7 @@ pub struct Membership {
 ///
 /// # Errors
 /// Where the connection is gone.
-pub async fn run(
+pub(crate) async fn run(
     live: Arc<Live>,
     Membership { mut requests, questions }: Membership,
     entrance: Entrance,
@@ -156,7 +156,7 @@ impl Live {
     ///
     /// # Errors
     /// Where the connection is gone.
-    pub async fn join(&self) -> Result<Membership, Closed> {
+    pub(crate) async fn join(&self) -> Result<Membership, Closed> {
         let (client, subject) = (&self.nats.client, self.settings.subjects.live());
         let failed = |source| Closed::Subscribe { subject: subject.clone(), source };
         let questions = service::subscribe(client, self.service.id()).await.map_err(failed)?;

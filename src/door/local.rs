@@ -27,7 +27,7 @@ const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(
 
 /// An image to tag.
 #[derive(Clone, Debug)]
-pub struct Image {
+pub(crate) struct Image {
     /// As answers name it; of an object its location.
     pub name: String,
     /// Where it is, if it is a file.
@@ -35,7 +35,7 @@ pub struct Image {
 }
 
 /// An image that is through.
-pub struct Done {
+pub(crate) struct Done {
     /// Which.
     pub image: Image,
     /// What became of it.
@@ -45,7 +45,7 @@ pub struct Done {
 }
 
 /// The way in for images of the command line.
-pub struct Local {
+pub(crate) struct Local {
     entrance: Entrance,
     answers: Answers,
     done: mpsc::Sender<Done>,
@@ -55,12 +55,12 @@ pub struct Local {
 impl Local {
     /// What is through goes to `done`; nothing is tried again after `stop`.
     #[must_use]
-    pub fn new(entrance: Entrance, done: mpsc::Sender<Done>, stop: CancellationToken) -> Arc<Self> {
+    pub(crate) fn new(entrance: Entrance, done: mpsc::Sender<Done>, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self { entrance, answers: Answers::new(), done, stop })
     }
 
     /// Brings an image in.
-    pub async fn tag(self: &Arc<Self>, image: Image, place: OwnedSemaphorePermit) {
+    pub(crate) async fn tag(self: &Arc<Self>, image: Image, place: OwnedSemaphorePermit) {
         self.attempt(image, place, 1).await;
     }
 

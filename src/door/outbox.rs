@@ -21,14 +21,14 @@ use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
 use crate::telemetry::{metrics, seldom};
 
 /// A client's id for its job, where the job itself has none.
-pub const ID_HEADER: &str = "Tagmill-Id";
+pub(crate) const ID_HEADER: &str = "Tagmill-Id";
 
 /// The first and the longest wait before an unconfirmed answer is published again.
 const REPUBLISH: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Publishes answers.
 #[derive(Clone, Debug)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     nats: Nats,
     jetstream: Context,
 }
@@ -45,7 +45,7 @@ enum TooLarge {
 impl Outbox {
     /// On this connection.
     #[must_use]
-    pub fn new(nats: Nats) -> Self {
+    pub(crate) fn new(nats: Nats) -> Self {
         Self { jetstream: jetstream::new(nats.client.clone()), nats }
     }
 
@@ -53,14 +53,14 @@ impl Outbox {
     ///
     /// # Errors
     /// `result_too_large` where the server will never take it.
-    pub async fn result(&self, subject: &str, headers: &HeaderMap, result: &TagResult) -> Result<(), Failure> {
+    pub(crate) async fn result(&self, subject: &str, headers: &HeaderMap, result: &TagResult) -> Result<(), Failure> {
         let body = written_result(result)?;
         let (size, tags) = (body.len(), result.tags.tags.len());
         self.until_confirmed(subject, headers, body).await.map_err(|_| result_too_large(tags, size))
     }
 
     /// Publishes a dead letter and sees it confirmed, with as much of the job and its headers as the server takes.
-    pub async fn letter(&self, subject: &str, mut headers: HeaderMap, mut letter: DeadLetter, payload: &Bytes) {
+    pub(crate) async fn letter(&self, subject: &str, mut headers: HeaderMap, mut letter: DeadLetter, payload: &Bytes) {
         let code = letter.error.code;
         while let Err(too_large) = self.until_confirmed(subject, &headers, written(&letter)).await {
             let omitted = matches!(letter.job, OriginalJob::Omitted { .. });
@@ -103,7 +103,7 @@ impl Outbox {
 
     /// Whether the server takes messages of this size.
     #[must_use]
-    pub fn fits(&self, headers: &HeaderMap, body: usize) -> bool {
+    pub(crate) fn fits(&self, headers: &HeaderMap, body: usize) -> bool {
         wire_size(headers, body) <= self.nats.client.server_info().max_payload
     }
 }
@@ -125,7 +125,7 @@ fn unconfirmed(subject: &str, error: &PublishError) {
 ///
 /// # Errors
 /// Where it can't be written as JSON.
-pub fn written_result(result: &TagResult) -> Result<Bytes, Failure> {
+pub(crate) fn written_result(result: &TagResult) -> Result<Bytes, Failure> {
     let body = serde_json::to_vec(result).map_err(|error| {
         Failure::new(Code::InferenceFailed, format!("the result can't be written as JSON: {error}"))
     })?;
@@ -134,7 +134,7 @@ pub fn written_result(result: &TagResult) -> Result<Bytes, Failure> {
 
 /// The failure of a job whose result does not fit.
 #[must_use]
-pub fn result_too_large(tags: usize, size: usize) -> Failure {
+pub(crate) fn result_too_large(tags: usize, size: usize) -> Failure {
     Failure::new(
         Code::ResultTooLarge,
         format!(
@@ -145,7 +145,7 @@ pub fn result_too_large(tags: usize, size: usize) -> Failure {
 
 /// What a message's headers call its job; as in its payload, a name is neither empty nor long.
 #[must_use]
-pub fn id_in(headers: Option<&HeaderMap>) -> Option<String> {
+pub(crate) fn id_in(headers: Option<&HeaderMap>) -> Option<String> {
     let header = |name: &str| {
         let value = headers.and_then(|headers| headers.get(name))?.as_str();
         (1..=LONGEST_ID).contains(&value.len()).then(|| value.to_owned())
@@ -154,7 +154,7 @@ pub fn id_in(headers: Option<&HeaderMap>) -> Option<String> {
 }
 
 /// Adds a job's headers but the server's.
-pub fn carry(job: &Message, headers: &mut HeaderMap) {
+pub(crate) fn carry(job: &Message, headers: &mut HeaderMap) {
     for (name, values) in job.headers.iter().flat_map(HeaderMap::iter) {
         let name_text: &str = name.as_ref();
         let servers = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"));
@@ -166,7 +166,7 @@ pub fn carry(job: &Message, headers: &mut HeaderMap) {
 
 /// A job's payload as a dead letter keeps it.
 #[must_use]
-pub fn original(payload: &Bytes) -> OriginalJob {
+pub(crate) fn original(payload: &Bytes) -> OriginalJob {
     match serde_json::from_slice::<Box<RawValue>>(payload) {
         Ok(job) => OriginalJob::Json { job },
         Err(_) => match std::str::from_utf8(payload) {

@@ -8,15 +8,15 @@
 //! * `event`: what a bucket publishes of its new objects, each a job of its own.
 //! * [`answer`]: result, dead letter or retry; then the acknowledgement.
 
-pub mod answer;
-pub mod claims;
+pub(crate) mod answer;
+pub(crate) mod claims;
 mod consumer;
 mod event;
-pub mod part;
+pub(crate) mod part;
 mod places;
-pub mod pull;
+pub(crate) mod pull;
 mod suspect;
-pub mod topology;
+pub(crate) mod topology;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ use topology::Topology;
 
 /// How the queue is used.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// What subjects start with.
     pub subjects: Subjects,
     /// Copies of each stream created, in a cluster.
@@ -51,7 +51,7 @@ pub struct Settings {
 }
 
 /// An open work queue.
-pub struct Stream {
+pub(crate) struct Stream {
     settings: Settings,
     nats: Nats,
     outbox: Outbox,
@@ -64,7 +64,7 @@ impl Stream {
     ///
     /// # Errors
     /// Where the server has no JetStream, or what there is can't be used.
-    pub async fn open(settings: Settings, nats: Nats) -> Result<Arc<Self>, topology::Unusable> {
+    pub(crate) async fn open(settings: Settings, nats: Nats) -> Result<Arc<Self>, topology::Unusable> {
         let jetstream = async_nats::jetstream::new(nats.client.clone());
         let topology = Topology::open(&jetstream, &settings).await?;
         let claims = Arc::new(Claims::new(nats.client.clone()));
@@ -73,25 +73,25 @@ impl Stream {
     }
 
     /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.
-    pub async fn keep_alive(self: Arc<Self>) {
+    pub(crate) async fn keep_alive(self: Arc<Self>) {
         let every = (self.topology.ack_wait / 3).max(Duration::from_millis(10));
         self.claims.keep(every).await;
     }
 
     /// Gives back everything held, at once, for other workers to take.
-    pub async fn hand_back(&self) {
+    pub(crate) async fn hand_back(&self) {
         self.claims.hand_back_all().await;
     }
 
     /// Everything said has reached the server, if it can be reached at all.
-    pub async fn flush(&self) {
+    pub(crate) async fn flush(&self) {
         if tokio::time::timeout(Duration::from_secs(2), self.nats.client.flush()).await.is_err() {
             tracing::warn!("NATS did not confirm the last acknowledgements; the jobs come again after the ack wait");
         }
     }
 
     /// Tells the metrics what waits in the stream, for as long as the process lives.
-    pub async fn watch_backlog(self: Arc<Self>, every: Duration) {
+    pub(crate) async fn watch_backlog(self: Arc<Self>, every: Duration) {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -9,7 +9,7 @@ use nvml_wrapper::{Device, Nvml};
 
 /// Bytes of a GPU's memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Taken, by this process and others.
     pub used: u64,
     /// That there are.
@@ -19,7 +19,7 @@ pub struct Memory {
 impl Memory {
     /// Taken by nobody.
     #[must_use]
-    pub const fn free(self) -> u64 {
+    pub(crate) const fn free(self) -> u64 {
         self.total.saturating_sub(self.used)
     }
 }
@@ -27,26 +27,26 @@ impl Memory {
 /// The memory of a device by the name a model has for it, such as `cuda:0`; `None` where it is no GPU, or none that can be
 /// asked.
 #[must_use]
-pub fn memory(device: &str) -> Option<Memory> {
+pub(crate) fn memory(device: &str) -> Option<Memory> {
     let memory = find(device)?.memory_info().ok()?;
     Some(Memory { used: memory.used, total: memory.total })
 }
 
 /// The share of the last moments, 0..=1, in which something ran on it.
 #[must_use]
-pub fn utilization(device: &str) -> Option<f64> {
+pub(crate) fn utilization(device: &str) -> Option<f64> {
     Some(f64::from(find(device)?.utilization_rates().ok()?.gpu) / 100.0)
 }
 
 /// What its maker calls it, such as `NVIDIA H200`.
 #[must_use]
-pub fn model(device: &str) -> Option<String> {
+pub(crate) fn model(device: &str) -> Option<String> {
     find(device)?.name().ok()
 }
 
 /// GPUs that CUDA can show to this process; `None` where there is no driver to ask.
 #[must_use]
-pub fn count() -> Option<usize> {
+pub(crate) fn count() -> Option<usize> {
     let all = driver()?.device_count().ok()? as usize;
     Some(match visible() {
         // The first name that is none ends the list.
@@ -57,7 +57,7 @@ pub fn count() -> Option<usize> {
 
 /// The driver's version, such as `580.95.05`.
 #[must_use]
-pub fn driver_version() -> Option<String> {
+pub(crate) fn driver_version() -> Option<String> {
     driver()?.sys_driver_version().ok()
 }
 

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 
 /// A further name for a model, as `--alias` gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Alias {
+pub(crate) struct Alias {
     /// The further name.
     pub name: String,
     /// The model's own.
@@ -20,7 +20,7 @@ pub struct Alias {
 /// Not `NAME=MODEL`.
 #[derive(Debug, thiserror::Error)]
 #[error("expected NAME=MODEL")]
-pub struct InvalidAlias;
+pub(crate) struct InvalidAlias;
 
 impl FromStr for Alias {
     type Err = InvalidAlias;
@@ -37,7 +37,7 @@ impl FromStr for Alias {
 
 /// Why models can't be found or chosen.
 #[derive(Debug, thiserror::Error)]
-pub enum NoModel {
+pub(crate) enum NoModel {
     /// The folder is missing or can't be read.
     #[error("the models folder `{}` can't be read (--models): {source}", path.display())]
     Folder {
@@ -83,7 +83,7 @@ pub enum NoModel {
 
 /// The models of a folder.
 #[derive(Clone, Debug)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     folder: PathBuf,
     models: BTreeMap<Arc<str>, Result<ModelFiles, Unusable>>,
     aliases: BTreeMap<String, Arc<str>>,
@@ -94,7 +94,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Where it can't be read, holds no model, or an alias means two things.
-    pub fn read(folder: &Path, aliases: &[Alias]) -> Result<Self, NoModel> {
+    pub(crate) fn read(folder: &Path, aliases: &[Alias]) -> Result<Self, NoModel> {
         let failed = |source| NoModel::Folder { path: folder.to_owned(), source };
         let mut models = BTreeMap::new();
         for entry in std::fs::read_dir(folder).map_err(failed)? {
@@ -142,30 +142,30 @@ impl Catalog {
     }
 
     /// Every model, by name, broken ones too.
-    pub fn models(&self) -> impl Iterator<Item = (&Arc<str>, &Result<ModelFiles, Unusable>)> {
+    pub(crate) fn models(&self) -> impl Iterator<Item = (&Arc<str>, &Result<ModelFiles, Unusable>)> {
         self.models.iter()
     }
 
     /// A model by its own name.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Result<ModelFiles, Unusable>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Result<ModelFiles, Unusable>> {
         self.models.get(name)
     }
 
     /// The further names of a model.
-    pub fn aliases_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn aliases_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.aliases.iter().filter(move |(_, model)| ***model == *name).map(|(alias, _)| alias.as_str())
     }
 
     /// The name of the model that is known by this name or alias.
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Arc<str>> {
+    pub(crate) fn find(&self, name: &str) -> Option<&Arc<str>> {
         self.models.get_key_value(name).map(|(own, _)| own).or_else(|| self.aliases.get(name))
     }
 
     /// The names there are, for a person to read.
     #[must_use]
-    pub fn names(&self) -> String {
+    pub(crate) fn names(&self) -> String {
         self.models
             .keys()
             .map(|name| &**name)
@@ -178,7 +178,7 @@ impl Catalog {
     ///
     /// # Errors
     /// Where there is none, no way to choose, or it is broken.
-    pub fn choose(&self, name: Option<&str>) -> Result<&ModelFiles, NoModel> {
+    pub(crate) fn choose(&self, name: Option<&str>) -> Result<&ModelFiles, NoModel> {
         let chosen = match name {
             Some(name) => {
                 self.find(name).ok_or_else(|| NoModel::Unknown { name: name.to_owned(), known: self.names() })?

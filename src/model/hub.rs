@@ -17,10 +17,10 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
-pub use error::Error;
-pub use listing::{Digest, File};
-pub use repository::{FolderName, InvalidFolderName, InvalidRepository, InvalidRevision, Repository, Revision};
-pub use settings::{InvalidSettings, Settings};
+pub(crate) use error::Error;
+pub(crate) use listing::File;
+pub(crate) use repository::{FolderName, Repository, Revision};
+pub(crate) use settings::Settings;
 
 use client::{Client, Patience};
 use record::Record;
@@ -32,7 +32,7 @@ const MANIFEST: &str = "tagmill.toml";
 
 /// What to download, and where to.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub(crate) struct Order {
     /// From which repository.
     pub repository: Repository,
     /// Which state of it.
@@ -45,7 +45,7 @@ pub struct Order {
 
 /// How far a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// It is there already, and is what the hub lists.
     Present,
     /// It begins to come, after these bytes from earlier.
@@ -63,7 +63,7 @@ pub enum Step {
 }
 
 /// Sees how a download goes.
-pub trait Watch {
+pub(crate) trait Watch {
     /// A file made a step.
     fn see(&mut self, file: &File, step: Step);
 }
@@ -72,7 +72,7 @@ pub trait Watch {
 ///
 /// # Errors
 /// Where something is missing at the end. What was downloaded stays, and another call goes on from there.
-pub async fn pull(settings: &Settings, order: &Order, watch: &mut impl Watch) -> Result<Vec<File>, Error> {
+pub(crate) async fn pull(settings: &Settings, order: &Order, watch: &mut impl Watch) -> Result<Vec<File>, Error> {
     if settings.offline {
         return look(order, watch).await;
     }

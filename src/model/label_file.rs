@@ -14,7 +14,7 @@ const CATEGORIES: [(&str, &str); 6] =
 
 /// Why a label file can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidLabels {
+pub(crate) enum InvalidLabels {
     /// Not CSV, or without the columns `name` and `category`.
     #[error("expected CSV with the columns name and category: {0}")]
     Csv(#[from] csv::Error),
@@ -52,7 +52,7 @@ struct Row {
 ///
 /// # Errors
 /// Where it is none of this format.
-pub fn read(file: &[u8], format: Format, rules: &LabelRules) -> Result<Vec<Label>, InvalidLabels> {
+pub(crate) fn read(file: &[u8], format: Format, rules: &LabelRules) -> Result<Vec<Label>, InvalidLabels> {
     let rows = match format {
         Format::Csv => csv_rows(file)?,
         Format::Json => json_rows(file)?,

@@ -20,7 +20,7 @@ const VERSIONS: &str = ".versions.json";
 
 /// Where models come from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub(crate) enum Source {
     /// A folder.
     Folder(PathBuf),
     /// A bucket, or a part of it, and the folder its copy is kept in.
@@ -37,7 +37,7 @@ impl Source {
     ///
     /// # Errors
     /// Where the folder or bucket can't be read, holds no model, or an alias means two things.
-    pub async fn catalog(&self, aliases: &[Alias]) -> Result<Catalog, NoModel> {
+    pub(crate) async fn catalog(&self, aliases: &[Alias]) -> Result<Catalog, NoModel> {
         let folder = match self {
             Self::Folder(folder) => folder,
             Self::Bucket { store, cache } => {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// The subjects and stream names of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subjects {
+pub(crate) struct Subjects {
     prefix: String,
 }
 
@@ -39,32 +39,32 @@ impl fmt::Display for Subjects {
 impl Subjects {
     /// Where jobs are published.
     #[must_use]
-    pub fn jobs(&self) -> String {
+    pub(crate) fn jobs(&self) -> String {
         format!("{}.jobs", self.prefix)
     }
 
     /// Whether this is where jobs are published, or below it.
     #[must_use]
-    pub fn is_of_jobs(&self, subject: &str) -> bool {
+    pub(crate) fn is_of_jobs(&self, subject: &str) -> bool {
         let below = subject.strip_prefix(&self.jobs());
         below.is_some_and(|below| below.is_empty() || below.strip_prefix('.').is_some_and(is_plain))
     }
 
     /// Where live requests are sent.
     #[must_use]
-    pub fn live(&self) -> String {
+    pub(crate) fn live(&self) -> String {
         format!("{}.tag", self.prefix)
     }
 
     /// Where the result of a job published on `job_subject` goes.
     #[must_use]
-    pub fn result_for(&self, job_subject: &str) -> String {
+    pub(crate) fn result_for(&self, job_subject: &str) -> String {
         self.carried("results", job_subject)
     }
 
     /// Where the dead letter of a job published on `job_subject` goes.
     #[must_use]
-    pub fn dead_for(&self, job_subject: &str) -> String {
+    pub(crate) fn dead_for(&self, job_subject: &str) -> String {
         self.carried("dead", job_subject)
     }
 
@@ -76,19 +76,19 @@ impl Subjects {
 
     /// The stream of jobs.
     #[must_use]
-    pub fn jobs_stream(&self) -> String {
+    pub(crate) fn jobs_stream(&self) -> String {
         self.stream("JOBS")
     }
 
     /// The stream of results.
     #[must_use]
-    pub fn results_stream(&self) -> String {
+    pub(crate) fn results_stream(&self) -> String {
         self.stream("RESULTS")
     }
 
     /// The stream of dead letters.
     #[must_use]
-    pub fn dead_stream(&self) -> String {
+    pub(crate) fn dead_stream(&self) -> String {
         self.stream("DEAD")
     }
 

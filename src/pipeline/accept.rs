@@ -19,7 +19,7 @@ use crate::tags::Seconds;
 use crate::telemetry::metrics::{self, Stage};
 
 /// A message from a door.
-pub struct Incoming {
+pub(crate) struct Incoming {
     /// What is asked for.
     pub request: Request,
     /// How long it waited before it came.
@@ -29,7 +29,7 @@ pub struct Incoming {
 }
 
 /// What a door was asked for.
-pub enum Request {
+pub(crate) enum Request {
     /// A job as a message has it: JSON.
     Message(Bytes),
     /// A job that the door has read.
@@ -42,7 +42,7 @@ pub enum Request {
 }
 
 /// A job that can be worked on.
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// The job.
     pub flight: Flight,
     /// The model it goes to.
@@ -52,7 +52,7 @@ pub struct Accepted {
 }
 
 /// What jobs are checked against.
-pub struct Accept {
+pub(crate) struct Accept {
     /// The stores, default first.
     pub stores: Vec<Store>,
     /// The models.
@@ -63,7 +63,7 @@ pub struct Accept {
 ///
 /// # Errors
 /// None of its own.
-pub async fn run(
+pub(crate) async fn run(
     accept: Accept,
     mut incoming: Receiver<Incoming>,
     fetch: Sender<Accepted>,

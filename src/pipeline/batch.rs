@@ -1,8 +1,8 @@
 //! **batch**: [`Ready`] rows of one model become [`Batch`]es. The rule is [`window`]'s; this is the shell around it that
 //! has the clock and the channels. Fails no job.
 
-pub mod limit;
-pub mod traffic;
+pub(crate) mod limit;
+pub(crate) mod traffic;
 pub mod window;
 
 use std::sync::Arc;
@@ -20,34 +20,34 @@ use window::{Decision, Flush, Window};
 
 /// How rows are gathered.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Rows a batch has at most.
-    pub limit: usize,
+    pub(crate) limit: usize,
     /// How long a row waits for company.
-    pub window: Duration,
+    pub(crate) window: Duration,
 }
 
 /// Rows that run together.
-pub struct Batch {
+pub(crate) struct Batch {
     /// The rows, oldest first.
-    pub rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
 }
 
 /// One row of a batch.
-pub struct Row {
+pub(crate) struct Row {
     /// The job.
-    pub flight: Flight,
+    pub(crate) flight: Flight,
     /// Its part of the model's input.
-    pub input: Input,
+    pub(crate) input: Input,
     /// When it was ready.
-    pub ready: Instant,
+    pub(crate) ready: Instant,
 }
 
 /// Batches until `ready` closes, then flushes what is left.
 ///
 /// # Errors
 /// Where the tag stage is gone.
-pub async fn run(
+pub(crate) async fn run(
     settings: Settings,
     model: String,
     mut ready: queue::Receiver<Ready>,

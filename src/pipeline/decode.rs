@@ -1,6 +1,7 @@
 //! **decode**: [`Fetched`] jobs become [`Ready`] ones: the image is decoded and fitted to one row of the model's input, on
 //! threads of its own. Fails with `image_undecodable` or `image_too_large`.
 
+pub(crate) mod decoder;
 pub mod fit;
 pub mod picture;
 
@@ -20,28 +21,29 @@ use super::{Ended, Flight, panicked};
 use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
 use crate::telemetry::metrics::{self, Stage};
-use fit::{Fitter, Frame};
+use decoder::Decoder;
+use fit::Frame;
 use picture::Reserve;
 
 /// How images are decoded.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Threads that decode.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// What is refused, and what is looked at.
-    pub picture: picture::Settings,
+    pub(crate) picture: picture::Settings,
     /// Room for decoded images.
-    pub room: Share,
+    pub(crate) room: Share,
 }
 
 /// A job with its row of the model's input.
-pub struct Ready {
+pub(crate) struct Ready {
     /// The job.
-    pub flight: Flight,
+    pub(crate) flight: Flight,
     /// Counts as on its way until the lane has it.
-    pub approach: Approach,
+    pub(crate) approach: Approach,
     /// What the model sees of it.
-    pub input: Input,
+    pub(crate) input: Input,
 }
 
 impl Queued for Ready {
@@ -51,9 +53,9 @@ impl Queued for Ready {
 }
 
 /// One row of a model's input.
-pub struct Input {
+pub(crate) struct Input {
     /// RGB, `side * side * 3` of them.
-    pub bytes: Box<[u8]>,
+    pub(crate) bytes: Box<[u8]>,
     /// Room for them.
     _room: Reservation,
 }
@@ -69,13 +71,17 @@ impl Input {
 ///
 /// # Errors
 /// Where a decoding thread can't be started, or died.
-pub async fn run(settings: Settings, fetched: Receiver<Fetched>, publish: Sender<Finished>) -> Result<(), Ended> {
+pub(crate) async fn run(
+    settings: Settings,
+    fetched: Receiver<Fetched>,
+    publish: Sender<Finished>,
+) -> Result<(), Ended> {
     let fetched = Arc::new(Mutex::new(fetched));
     let mut threads = tokio::task::JoinSet::new();
     for number in 0..settings.threads {
         let (picture, room) = (settings.picture.clone(), settings.room.clone());
         let runtime = Handle::current();
-        let worker = Worker { decode, picture, room, runtime, publish: publish.clone(), fitter: None };
+        let worker = Worker { decode: Decoder::row, picture, room, runtime, publish: publish.clone(), decoder: None };
         let fetched = Arc::clone(&fetched);
         let (done, ended) = tokio::sync::oneshot::channel::<()>();
         std::thread::Builder::new()
@@ -97,7 +103,7 @@ pub async fn run(settings: Settings, fetched: Receiver<Fetched>, publish: Sender
 }
 
 /// What a thread does with each image.
-type Decode = fn(&[u8], &picture::Settings, Reserve<'_>, &mut Fitter) -> Result<Box<[u8]>, Failure>;
+type Decode = fn(&mut Decoder, &[u8], Reserve<'_>) -> Result<Box<[u8]>, Failure>;
 
 struct Worker {
     decode: Decode,
@@ -106,7 +112,7 @@ struct Worker {
     /// What gives room back while a thread waits for it.
     runtime: Handle,
     publish: Sender<Finished>,
-    fitter: Option<Fitter>,
+    decoder: Option<Decoder>,
 }
 
 impl Worker {
@@ -144,20 +150,20 @@ impl Worker {
     fn input(&mut self, flight: &Flight, encoded: &[u8], frame: Frame) -> Result<Input, Failure> {
         flight.still_wanted()?;
         // Kept between images of the same model, for its buffers.
-        let fitter = match self.fitter.take() {
-            Some(fitter) if fitter.frame() == frame => fitter,
-            _ => Fitter::new(frame),
+        let decoder = match self.decoder.take() {
+            Some(decoder) if decoder.frame() == frame => decoder,
+            _ => Decoder::new(self.picture.clone(), frame),
         };
-        let fitter = self.fitter.insert(fitter);
+        let decoder = self.decoder.insert(decoder);
         let row = frame.row_bytes() as u64;
         let mut reserved = None;
         let mut reserve = |bytes: u64| {
             reserved = Some(self.room.reserve_blocking(bytes + row, &self.runtime)?);
             Ok(())
         };
-        let decoding = AssertUnwindSafe(|| (self.decode)(encoded, &self.picture, &mut reserve, fitter));
+        let decoding = AssertUnwindSafe(|| (self.decode)(decoder, encoded, &mut reserve));
         let bytes = catch_unwind(decoding).unwrap_or_else(|panic| {
-            self.fitter = None; // Its buffers may be half written.
+            self.decoder = None; // Its buffers may be half written.
             Err(panicked(Code::ImageUndecodable, "decoding an image", &*panic))
         })?;
         let mut room = reserved.ok_or_else(|| Failure::new(Code::ImageUndecodable, "no room was taken for it"))?;
@@ -165,16 +171,6 @@ impl Worker {
         room.shrink_to(row);
         Ok(Input { bytes, _room: room })
     }
-}
-
-fn decode(
-    bytes: &[u8],
-    settings: &picture::Settings,
-    reserve: Reserve<'_>,
-    fitter: &mut Fitter,
-) -> Result<Box<[u8]>, Failure> {
-    let picture = picture::decode(bytes, settings, &fitter.frame(), reserve)?;
-    Ok(fitter.fit(&picture.as_picture()))
 }
 
 #[cfg(test)]
@@ -205,7 +201,7 @@ mod tests {
     async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
         let (publish, mut finished) = mpsc::channel(2);
         let (lane, mut rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
-        let decode: Decode = |bytes, _, reserve, _| {
+        let decode: Decode = |_, bytes, reserve| {
             reserve(bytes.len() as u64)?;
             assert_ne!(bytes, b"bad", "this image");
             Ok(Box::from(bytes))
@@ -217,7 +213,7 @@ mod tests {
         }
         drop(send);
         let (room, runtime) = (Budget::new(1 << 20).decoded, Handle::current());
-        let worker = Worker { decode, picture, room, runtime, publish, fitter: None };
+        let worker = Worker { decode, picture, room, runtime, publish, decoder: None };
         let thread = std::thread::spawn(move || worker.run(&Mutex::new(jobs)));
         let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
         assert!(failed.1.message.contains("this image"), "{}", failed.1);

@@ -10,7 +10,7 @@ use crate::delivery::Presence;
 
 /// Where doors bring their jobs.
 #[derive(Clone)]
-pub struct Entrance {
+pub(crate) struct Entrance {
     accept: mpsc::Sender<Incoming>,
     /// Read by every job in flight, written by one that runs alone. It is fair: a suspect is not kept out for ever.
     company: Arc<RwLock<()>>,
@@ -22,7 +22,7 @@ impl Entrance {
     }
 
     /// Brings a job in, beside others; while one runs alone, or waits to, this waits too.
-    pub async fn admit(&self, incoming: Incoming) {
+    pub(crate) async fn admit(&self, incoming: Incoming) {
         let presence = Presence::Beside(Arc::clone(&self.company).read_owned().await);
         self.enter(incoming, presence).await;
     }
@@ -31,7 +31,7 @@ impl Entrance {
     ///
     /// # Errors
     /// Gives the job back where it does.
-    pub async fn try_admit(&self, incoming: Incoming) -> Result<(), Incoming> {
+    pub(crate) async fn try_admit(&self, incoming: Incoming) -> Result<(), Incoming> {
         match Arc::clone(&self.company).try_read_owned() {
             Ok(company) => {
                 self.enter(incoming, Presence::Beside(company)).await;
@@ -45,7 +45,7 @@ impl Entrance {
     ///
     /// # Errors
     /// Gives the job back where its turn has not come by then.
-    pub async fn admit_until(&self, stop: &CancellationToken, incoming: Incoming) -> Result<(), Incoming> {
+    pub(crate) async fn admit_until(&self, stop: &CancellationToken, incoming: Incoming) -> Result<(), Incoming> {
         let Some(company) = stop.run_until_cancelled(Arc::clone(&self.company).read_owned()).await else {
             return Err(incoming);
         };
@@ -57,7 +57,11 @@ impl Entrance {
     ///
     /// # Errors
     /// Gives them back where their turn has not come by `stop`.
-    pub async fn admit_alone_until(&self, stop: &CancellationToken, jobs: Vec<Incoming>) -> Result<(), Vec<Incoming>> {
+    pub(crate) async fn admit_alone_until(
+        &self,
+        stop: &CancellationToken,
+        jobs: Vec<Incoming>,
+    ) -> Result<(), Vec<Incoming>> {
         let Some(alone) = stop.run_until_cancelled(Arc::clone(&self.company).write_owned()).await else {
             return Err(jobs);
         };

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// How images are read.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Bytes an encoded image may have.
     pub max_image_bytes: u64,
     /// Room for encoded images.
@@ -38,7 +38,7 @@ pub struct Settings {
 }
 
 /// A job with its image's bytes.
-pub struct Fetched {
+pub(crate) struct Fetched {
     /// The job.
     pub flight: Flight,
     /// The lane it goes to.
@@ -68,7 +68,7 @@ struct Fetch {
 ///
 /// # Errors
 /// None of its own.
-pub async fn run(
+pub(crate) async fn run(
     settings: Settings,
     lanes: Arc<Lanes>,
     pace: Arc<Pace>,

@@ -1,7 +1,7 @@
 //! The loaded models, a lane each: loaded when the first job wants one, kept, and at most so many at a time; the one
 //! unused longest makes room. A job is tagged by the model it names or by none.
 
-pub mod lane;
+pub(crate) mod lane;
 mod loading;
 mod outlets;
 mod state;
@@ -26,7 +26,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics;
 use lane::{Heading, Lane};
 use loading::Load;
-pub use outlets::Outlets;
+pub(crate) use outlets::Outlets;
 use state::{Open, Running, State};
 
 /// How long a model that could not be loaded is not tried again.
@@ -34,21 +34,21 @@ const BROKEN: Duration = Duration::from_secs(10);
 
 /// How models are loaded and run.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where models come from.
-    pub source: Source,
+    pub(crate) source: Source,
     /// The operator's further names.
-    pub aliases: Vec<Alias>,
+    pub(crate) aliases: Vec<Alias>,
     /// How a session is made.
-    pub onnx: onnx::Settings,
+    pub(crate) onnx: onnx::Settings,
     /// How rows are gathered.
-    pub batch: batch::Settings,
+    pub(crate) batch: batch::Settings,
     /// Models kept at a time.
-    pub max_models: usize,
+    pub(crate) max_models: usize,
 }
 
 /// The loaded models, and those that can be.
-pub struct Lanes {
+pub(crate) struct Lanes {
     settings: Settings,
     /// The model of jobs that name none.
     default: Arc<str>,
@@ -60,7 +60,7 @@ pub struct Lanes {
 }
 
 /// Where a job is to go.
-pub enum Destination {
+pub(crate) enum Destination {
     /// To a loaded model.
     Lane(Heading),
     /// To a model that is not loaded.
@@ -68,23 +68,23 @@ pub enum Destination {
 }
 
 /// A model that jobs can name.
-pub struct Listed {
+pub(crate) struct Listed {
     /// Its own name.
-    pub name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Its further ones.
-    pub aliases: Vec<String>,
+    pub(crate) aliases: Vec<String>,
     /// Whether jobs get it that name none.
-    pub is_default: bool,
+    pub(crate) is_default: bool,
     /// What counts as a tag.
-    pub thresholds: Thresholds,
+    pub(crate) thresholds: Thresholds,
     /// What is known of it once it is loaded.
-    pub loaded: Option<Arc<Model>>,
+    pub(crate) loaded: Option<Arc<Model>>,
 }
 
 impl Lanes {
     /// With no model loaded yet.
     #[must_use]
-    pub fn new(settings: Settings, catalog: Catalog, default: &str, health: Health) -> (Arc<Self>, Outlets) {
+    pub(crate) fn new(settings: Settings, catalog: Catalog, default: &str, health: Health) -> (Arc<Self>, Outlets) {
         Self::loading_by(onnx::load, settings, catalog, default, health)
     }
 
@@ -108,7 +108,7 @@ impl Lanes {
     ///
     /// # Errors
     /// `unknown_model`, naming those there are.
-    pub fn own_name(&self, name: Option<&str>) -> Result<Arc<str>, Failure> {
+    pub(crate) fn own_name(&self, name: Option<&str>) -> Result<Arc<str>, Failure> {
         let Some(name) = name else { return Ok(Arc::clone(&self.default)) };
         let state = self.state();
         state.catalog.find(name).cloned().ok_or_else(|| unknown(name, &state.catalog))
@@ -116,7 +116,7 @@ impl Lanes {
 
     /// The models that jobs can name, loaded or not, as they are known: nothing is looked at.
     #[must_use]
-    pub fn list(&self) -> Vec<Listed> {
+    pub(crate) fn list(&self) -> Vec<Listed> {
         let state = self.state();
         let usable = state.catalog.models().filter_map(|(name, files)| Some((name, files.as_ref().ok()?)));
         usable.map(|(name, files)| self.listed(&state, name, files)).collect()
@@ -138,7 +138,7 @@ impl Lanes {
     ///
     /// # Errors
     /// `unknown_model`, naming those there are.
-    pub fn find(&self, name: Option<&str>) -> Result<Destination, Failure> {
+    pub(crate) fn find(&self, name: Option<&str>) -> Result<Destination, Failure> {
         let own = self.own_name(name)?;
         let mut state = self.state();
         Ok(match state.use_lane(&own) {
@@ -151,7 +151,7 @@ impl Lanes {
     ///
     /// # Errors
     /// `inference_failed` where it can't be loaded, `shutting_down` where no more are.
-    pub async fn load(&self, name: &Arc<str>) -> Result<Arc<Lane>, Failure> {
+    pub(crate) async fn load(&self, name: &Arc<str>) -> Result<Arc<Lane>, Failure> {
         let _one_at_a_time = self.loading.lock().await;
         if let Some(lane) = self.state().use_lane(name) {
             return Ok(lane);
@@ -175,7 +175,7 @@ impl Lanes {
     ///
     /// # Errors
     /// Where it can't be loaded.
-    pub async fn load_default(&self) -> Result<Arc<Lane>, CannotLoad> {
+    pub(crate) async fn load_default(&self) -> Result<Arc<Lane>, CannotLoad> {
         self.open(&self.default, false).await
     }
 
@@ -261,7 +261,7 @@ impl Lanes {
     ///
     /// # Errors
     /// Where it can't be read any more; everything stays as it is.
-    pub async fn refresh(&self) -> Result<(), NoModel> {
+    pub(crate) async fn refresh(&self) -> Result<(), NoModel> {
         let _one_at_a_time = self.loading.lock().await;
         let catalog = Arc::new(self.settings.source.catalog(&self.settings.aliases).await?);
         let loaded: Vec<(Arc<str>, Stamp)> =
@@ -295,7 +295,7 @@ impl Lanes {
     }
 
     /// Opens no more lanes, and lets those there are end when their last job is through.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.state();
         state.open = None;
         let names: Vec<_> = state.loaded.keys().cloned().collect();
@@ -305,7 +305,7 @@ impl Lanes {
     }
 
     /// Ends the runs in progress, and opens no more lanes.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut state = self.state();
         state.open = None;
         for running in state.loaded.values().chain(&state.retired) {

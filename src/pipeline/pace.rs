@@ -17,7 +17,7 @@ const LAST: f64 = 0.5;
 
 /// What is seen of jobs as they pass, shared by those who see and the one who asks.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub(crate) struct Pace {
     seen: Mutex<Seen>,
 }
 
@@ -51,17 +51,17 @@ impl Times {
 impl Pace {
     /// A store began to answer after this long. How long the rest takes does not count: where bandwidth is what limits,
     /// more reads at once only make each slower.
-    pub fn first_byte(&self, after: Duration) {
+    pub(crate) fn first_byte(&self, after: Duration) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).fetched.add(after);
     }
 
     /// An answer was confirmed after this long.
-    pub fn published(&self, after: Duration) {
+    pub(crate) fn published(&self, after: Duration) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).published.add(after);
     }
 
     /// Jobs to be held at once from now on, between `least` and `most`; to be asked after every `period`.
-    pub fn places(&self, period: Duration, least: usize, most: usize) -> usize {
+    pub(crate) fn places(&self, period: Duration, least: usize, most: usize) -> usize {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (fetched, published) = (std::mem::take(&mut seen.fetched), std::mem::take(&mut seen.published));
         let blend = |average: f64, now: f64| average + LAST * (now - average);

@@ -1,7 +1,7 @@
 //! **publish**: what came of every job is told to its door: scores become a result, failures an error, and the
 //! delivery answers. Fails a job only with what its door says (`result_too_large`).
 
-pub mod caption;
+pub(crate) mod caption;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::telemetry::metrics;
 
 /// What answers say.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The worker's name.
     pub worker: Arc<str>,
     /// How tags are written.
@@ -28,7 +28,7 @@ pub struct Settings {
 }
 
 /// A job that is through.
-pub enum Finished {
+pub(crate) enum Finished {
     /// The model has scored it.
     Tagged(Box<Scored>),
     /// It failed on the way.
@@ -36,7 +36,7 @@ pub enum Finished {
 }
 
 /// A job with its scores.
-pub struct Scored {
+pub(crate) struct Scored {
     /// The job.
     pub flight: Flight,
     /// The model that scored it.
@@ -52,7 +52,7 @@ pub struct Scored {
 impl Finished {
     /// A job that failed on the way.
     #[must_use]
-    pub fn failed(delivery: Delivery, failure: Failure) -> Self {
+    pub(crate) fn failed(delivery: Delivery, failure: Failure) -> Self {
         Self::Failed(Box::new((delivery, failure)))
     }
 }
@@ -61,7 +61,7 @@ impl Finished {
 ///
 /// # Errors
 /// None of its own.
-pub async fn run(settings: Settings, mut finished: Receiver<Finished>, pace: Arc<Pace>) -> Result<(), Ended> {
+pub(crate) async fn run(settings: Settings, mut finished: Receiver<Finished>, pace: Arc<Pace>) -> Result<(), Ended> {
     let settings = Arc::new(settings);
     let mut answers = JoinSet::new();
     while let Some(finished) = finished.recv().await {

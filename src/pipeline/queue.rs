@@ -6,19 +6,19 @@ use tokio::sync::mpsc;
 use super::turns::Turns;
 
 /// What can be in such a queue.
-pub trait Queued {
+pub(crate) trait Queued {
     /// Whether somebody waits for it.
     fn is_urgent(&self) -> bool;
 }
 
 /// The end things go in at.
-pub struct Sender<T> {
+pub(crate) struct Sender<T> {
     urgent: mpsc::Sender<T>,
     other: mpsc::Sender<T>,
 }
 
 /// The end they come out of.
-pub struct Receiver<T> {
+pub(crate) struct Receiver<T> {
     urgent: mpsc::Receiver<T>,
     other: mpsc::Receiver<T>,
     turns: Turns,
@@ -26,7 +26,7 @@ pub struct Receiver<T> {
 
 /// A queue with room for `size` things of either kind.
 #[must_use]
-pub fn bounded<T: Queued>(size: usize) -> (Sender<T>, Receiver<T>) {
+pub(crate) fn bounded<T: Queued>(size: usize) -> (Sender<T>, Receiver<T>) {
     let (urgent, urgents) = mpsc::channel(size);
     let (other, others) = mpsc::channel(size);
     (Sender { urgent, other }, Receiver { urgent: urgents, other: others, turns: Turns::default() })
@@ -37,7 +37,7 @@ impl<T: Queued> Sender<T> {
     ///
     /// # Errors
     /// Gives the item back where the other end is gone.
-    pub async fn send(&self, item: T) -> Result<(), T> {
+    pub(crate) async fn send(&self, item: T) -> Result<(), T> {
         let lane = if item.is_urgent() { &self.urgent } else { &self.other };
         lane.send(item).await.map_err(|mpsc::error::SendError(item)| item)
     }
@@ -54,7 +54,7 @@ impl<T> Receiver<T> {
     /// nothing can come any more.
     ///
     /// Cancel safe.
-    pub async fn recv(&mut self) -> Option<T> {
+    pub(crate) async fn recv(&mut self) -> Option<T> {
         let both = !self.urgent.is_empty() && !self.other.is_empty();
         if both
             && self.turns.next_is_for_others()

@@ -1,14 +1,14 @@
 //! **tag**: [`Batch`]es become scores, on the thread that owns the model. A batch that fails as a whole is split until the
 //! culprit stands alone. Fails with `out_of_memory` or `inference_failed`.
 
-pub mod device;
-pub mod library;
+pub(crate) mod device;
+pub(crate) mod library;
 pub mod onnx;
 mod share;
 pub(crate) mod sizes;
 mod split;
 mod watchdog;
-pub mod work;
+pub(crate) mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -46,38 +46,38 @@ const SICK: u32 = 3;
 
 /// What is known of a loaded model.
 #[derive(Debug)]
-pub struct Model {
+pub(crate) struct Model {
     /// As answers name it.
-    pub id: ModelId,
+    pub(crate) id: ModelId,
     /// The square it looks at.
-    pub frame: Frame,
+    pub(crate) frame: Frame,
     /// What its graph takes and gives.
-    pub interface: Interface,
+    pub(crate) interface: Interface,
     /// What its output means.
-    pub labels: Labels,
+    pub(crate) labels: Labels,
     /// What counts as a tag where the job says nothing else: the operator's, else the model's own.
-    pub thresholds: Thresholds,
+    pub(crate) thresholds: Thresholds,
     /// What it runs on; a session each.
-    pub devices: Vec<String>,
+    pub(crate) devices: Vec<String>,
 }
 
 impl Model {
     /// What it runs on, as it is shown.
     #[must_use]
-    pub fn device(&self) -> String {
+    pub(crate) fn device(&self) -> String {
         self.devices.join(",")
     }
 
     /// Whether a device of its wants a batch to be ready when it is done with one, to copy it meanwhile. The CPU has nothing
     /// to copy, and a batch that is closed later is one that an urgent row can still join.
     #[must_use]
-    pub fn wants_batches_ahead(&self) -> bool {
+    pub(crate) fn wants_batches_ahead(&self) -> bool {
         self.devices.iter().any(|device| device != "cpu")
     }
 }
 
 /// Something that scores rows: a model's session. It has one owner, and blocks.
-pub trait Runtime: Send {
+pub(crate) trait Runtime: Send {
     /// Scores of each row, one per label.
     ///
     /// # Errors
@@ -92,37 +92,37 @@ pub trait Runtime: Send {
 }
 
 /// A runtime, and the thread of its own that it gets.
-pub struct Runner {
+pub(crate) struct Runner {
     /// What it runs on.
-    pub device: Arc<str>,
+    pub(crate) device: Arc<str>,
     /// See above.
-    pub runtime: Box<dyn Runtime>,
+    pub(crate) runtime: Box<dyn Runtime>,
     /// How long a run may take before the device counts as hung; any time where nothing is said.
-    pub deadline: Option<Duration>,
+    pub(crate) deadline: Option<Duration>,
 }
 
 /// Ends the run in progress, and every later one, with `shutting_down`: a process must not exit under a running model.
-pub type Stopper = Arc<dyn Fn() + Send + Sync>;
+pub(crate) type Stopper = Arc<dyn Fn() + Send + Sync>;
 
 /// A model with its session.
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// What is known of it.
-    pub model: Arc<Model>,
+    pub(crate) model: Arc<Model>,
     /// Its runtimes: one for the CPU, some that take turns for every other device.
-    pub runners: Vec<Runner>,
+    pub(crate) runners: Vec<Runner>,
     /// Images that ran at once when it was loaded.
-    pub fits: usize,
+    pub(crate) fits: usize,
     /// What is odd about its scores, and has been said.
-    pub oddity: Option<&'static str>,
+    pub(crate) oddity: Option<&'static str>,
     /// Stops the sessions.
-    pub stop: Stopper,
+    pub(crate) stop: Stopper,
 }
 
 /// Tags until `work` closes.
 ///
 /// # Errors
 /// Where the thread can't be started, or batch after batch failed.
-pub async fn run(
+pub(crate) async fn run(
     loaded: Loaded,
     work: Receiver<Work>,
     traffic: Arc<Traffic>,

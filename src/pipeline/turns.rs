@@ -6,14 +6,14 @@ const OTHERS: usize = 4;
 
 /// Turns at one place.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub(crate) struct Turns {
     /// Those since the last one for others.
     passed: usize,
 }
 
 impl Turns {
     /// Whether the next turn, of those when both wait, is for what nobody waits for.
-    pub fn next_is_for_others(&mut self) -> bool {
+    pub(crate) fn next_is_for_others(&mut self) -> bool {
         self.passed = (self.passed + 1) % OTHERS;
         self.passed == 0
     }

@@ -16,7 +16,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// A data URI, `data:<media type>;base64,<data>`, or its data alone.
 #[derive(Clone, Debug)]
-pub struct Inline {
+pub(crate) struct Inline {
     /// Such as `image/png`, where it was said; what the image really is, its bytes tell.
     pub media_type: String,
     base64: String,
@@ -25,7 +25,7 @@ pub struct Inline {
 impl Inline {
     /// Of base64 alone.
     #[must_use]
-    pub const fn base64(base64: String) -> Self {
+    pub(crate) const fn base64(base64: String) -> Self {
         Self { media_type: String::new(), base64 }
     }
 
@@ -45,7 +45,7 @@ impl Inline {
 
     /// Bytes the image has at most.
     #[must_use]
-    pub const fn size(&self) -> u64 {
+    pub(crate) const fn size(&self) -> u64 {
         self.base64.len().div_ceil(4) as u64 * 3
     }
 
@@ -53,7 +53,7 @@ impl Inline {
     ///
     /// # Errors
     /// `image_too_large`, known before anything is decoded; `bad_job` where the data is not base64.
-    pub fn decode(self, limit: u64) -> Result<Bytes, Failure> {
+    pub(crate) fn decode(self, limit: u64) -> Result<Bytes, Failure> {
         let mut base64 = self.base64.into_bytes();
         base64.retain(|byte| !byte.is_ascii_whitespace());
         let size = base64.len() as u64 / 4 * 3;

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 
 /// An object of a store.
 #[derive(Clone, Debug)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Its key.
     pub path: Path,
     /// Its key below the store's prefix.
@@ -28,7 +28,7 @@ impl Store {
     ///
     /// # Errors
     /// `storage_denied` or `storage_unavailable`.
-    pub async fn list(&self) -> Result<Vec<Listed>, Failure> {
+    pub(crate) async fn list(&self) -> Result<Vec<Listed>, Failure> {
         self.listing(None).try_collect().await
     }
 
@@ -36,7 +36,7 @@ impl Store {
     ///
     /// # Errors
     /// `storage_denied` or `storage_unavailable`, once, and then no more comes.
-    pub fn listing(&self, after: Option<&Path>) -> impl Stream<Item = Result<Listed, Failure>> + Send + '_ {
+    pub(crate) fn listing(&self, after: Option<&Path>) -> impl Stream<Item = Result<Listed, Failure>> + Send + '_ {
         let prefix = match &self.place {
             Place::Bucket { prefix, .. } => prefix.clone(),
             Place::Folder { .. } => Path::default(),
@@ -64,7 +64,7 @@ impl Store {
 
     /// As a job names an object.
     #[must_use]
-    pub fn location_of(&self, path: &Path) -> String {
+    pub(crate) fn location_of(&self, path: &Path) -> String {
         match &self.place {
             Place::Bucket { bucket, .. } => format!("s3://{bucket}/{path}"),
             Place::Folder { root } => format!("file://{}/{path}", root.display()),
@@ -75,7 +75,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::read`]; and `storage_unavailable` where the file can't be written or the object has another size.
-    pub async fn copy_to(&self, path: &Path, file: &FilePath, size: u64) -> Result<(), Failure> {
+    pub(crate) async fn copy_to(&self, path: &Path, file: &FilePath, size: u64) -> Result<(), Failure> {
         let not_written = |error: std::io::Error| unavailable(path, self, &format_args!("{}: {error}", file.display()));
         let mut copy = tokio::fs::File::create_new(file).await.map_err(not_written)?;
         let object = self.objects.get(path).await.map_err(|error| failure(path, self, &error))?;

@@ -12,7 +12,7 @@ use crate::failure::{Code, Failure};
 
 /// Where an image is.
 #[derive(Clone, Debug)]
-pub enum Location {
+pub(crate) enum Location {
     /// An object of a configured store.
     Stored {
         /// The store.
@@ -34,7 +34,7 @@ impl Location {
     ///
     /// # Errors
     /// `forbidden_location` where no store holds it, `bad_job` where a data URI is malformed.
-    pub fn find(image: &mut String, stores: &[Store]) -> Result<Self, Failure> {
+    pub(crate) fn find(image: &mut String, stores: &[Store]) -> Result<Self, Failure> {
         if image.starts_with("data:") {
             return Inline::data_uri(std::mem::take(image)).map(Self::Inline);
         }

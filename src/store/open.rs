@@ -69,7 +69,7 @@ impl Store {
     ///
     /// # Errors
     /// As for stores of images.
-    pub fn of_models(text: &str) -> Result<Self, InvalidStore> {
+    pub(crate) fn of_models(text: &str) -> Result<Self, InvalidStore> {
         Self::open(text, &MODELS)
     }
 

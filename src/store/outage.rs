@@ -33,7 +33,7 @@ const BELIEVED: Duration = Duration::from_secs(1);
 
 /// Whether a store can be read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// As far as is known.
     Well,
     /// It is being waited for.
@@ -66,7 +66,7 @@ impl Store {
     ///
     /// # Errors
     /// As `read`; and `shutting_down` where the worker stops meanwhile.
-    pub async fn read_patiently(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+    pub(crate) async fn read_patiently(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
         let mut recoveries = 0;
         loop {
             self.well().await?;
@@ -92,7 +92,7 @@ impl Store {
     ///
     /// # Errors
     /// As `read`.
-    pub async fn read_promptly(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+    pub(crate) async fn read_promptly(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
         if *self.state().borrow() != State::Well {
             return Err(Failure::new(
                 Code::StorageUnavailable,
@@ -113,7 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// `shutting_down` where the worker stops first.
-    pub async fn well(&self) -> Result<(), Failure> {
+    pub(crate) async fn well(&self) -> Result<(), Failure> {
         let mut state = self.outage.state.subscribe();
         match state.wait_for(|state| *state != State::Troubled).await.map(|state| *state) {
             Ok(State::Abandoned) => {
@@ -125,12 +125,12 @@ impl Store {
 
     /// The state, now and as it changes.
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<State> {
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.outage.state.subscribe()
     }
 
     /// Lets those who wait for a store in trouble, now or later, hand their jobs back.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.outage.abandoned.store(true, Ordering::Release);
         self.outage.state.send_if_modified(|state| {
             let troubled = *state == State::Troubled;

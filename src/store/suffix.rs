@@ -2,7 +2,7 @@
 
 /// Names end in one of these, after a dot, in capitals or not.
 #[derive(Clone, Debug)]
-pub struct Suffixes(Vec<String>);
+pub(crate) struct Suffixes(Vec<String>);
 
 /// Those of the formats this build reads.
 const READ: &[&str] = &[
@@ -23,25 +23,25 @@ const READ: &[&str] = &[
 impl Suffixes {
     /// Of images.
     #[must_use]
-    pub fn of_images() -> Self {
+    pub(crate) fn of_images() -> Self {
         Self(READ.iter().map(|&suffix| suffix.to_owned()).collect())
     }
 
     /// Whatever a name ends in.
     #[must_use]
-    pub fn all() -> Self {
+    pub(crate) fn all() -> Self {
         Self(vec!["*".to_owned()])
     }
 
     /// These, with or without their dots; `*` is all there are.
     #[must_use]
-    pub fn new(suffixes: Vec<String>) -> Self {
+    pub(crate) fn new(suffixes: Vec<String>) -> Self {
         Self(suffixes.into_iter().map(|suffix| suffix.trim().trim_start_matches('.').to_owned()).collect())
     }
 
     /// Whether a file or key of this name has one of them.
     #[must_use]
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         if self.0.iter().any(|suffix| suffix == "*") {
             return true;
         }

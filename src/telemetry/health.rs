@@ -8,7 +8,7 @@ use super::metrics;
 
 /// The state of everything readiness needs, shared by those who know and those who ask.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<State>>);
+pub(crate) struct Health(Arc<Mutex<State>>);
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ struct State {
 /// What `/readyz` answers.
 #[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 #[derive(Clone, Debug, Serialize)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// Whether all of the below are as they should be.
     pub ready: bool,
     /// The model is warmed up.
@@ -45,7 +45,7 @@ pub struct Readiness {
 
 impl Health {
     /// The model is warmed up on these devices, and inference thereby proven.
-    pub fn set_model_ready(&self, devices: &[String]) {
+    pub(crate) fn set_model_ready(&self, devices: &[String]) {
         self.set(|state| {
             (state.model, state.inference) = (true, true);
             // The first model's: a later one runs on the same.
@@ -56,28 +56,28 @@ impl Health {
     }
 
     /// NATS is connected, or not.
-    pub fn set_nats(&self, connected: bool) {
+    pub(crate) fn set_nats(&self, connected: bool) {
         metrics::nats_connected(connected);
         self.set(|state| state.nats = connected);
     }
 
     /// NATS is not used.
-    pub fn set_no_broker(&self) {
+    pub(crate) fn set_no_broker(&self) {
         self.set(|state| state.no_broker = true);
     }
 
     /// Every store answers, or not.
-    pub fn set_storage(&self, answering: bool) {
+    pub(crate) fn set_storage(&self, answering: bool) {
         self.set(|state| state.storage = answering);
     }
 
     /// The last batch went well, or not.
-    pub fn set_inference(&self, fine: bool) {
+    pub(crate) fn set_inference(&self, fine: bool) {
         self.set(|state| state.inference = fine);
     }
 
     /// The worker stops.
-    pub fn set_draining(&self) {
+    pub(crate) fn set_draining(&self) {
         self.set(|state| state.draining = true);
     }
 
@@ -90,7 +90,7 @@ impl Health {
 
     /// The state now.
     #[must_use]
-    pub fn readiness(&self) -> Readiness {
+    pub(crate) fn readiness(&self) -> Readiness {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).readiness()
     }
 }

@@ -44,15 +44,13 @@ const BATCH_SIZES: [f64; 10] = [1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0
 
 /// Stages as metrics name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Reading the job.
     Accept,
     /// Reading the image.
     Fetch,
     /// Decoding and fitting it.
     Decode,
-    /// Gathering rows.
-    Batch,
     /// Running the model.
     Tag,
     /// Telling the door.
@@ -62,12 +60,11 @@ pub enum Stage {
 impl Stage {
     /// As labels have it.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Accept => "accept",
             Self::Fetch => "fetch",
             Self::Decode => "decode",
-            Self::Batch => "batch",
             Self::Tag => "tag",
             Self::Publish => "publish",
         }
@@ -76,12 +73,12 @@ impl Stage {
 
 /// What was collected, for Prometheus to read.
 #[derive(Clone)]
-pub struct Collected(PrometheusHandle);
+pub(crate) struct Collected(PrometheusHandle);
 
 impl Collected {
     /// In the text format.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         metrics_process::Collector::default().collect();
         // Counters of the `metrics` crate hold whole numbers. This one counts fractions of seconds, so it is kept as a
         // gauge that only grows, and shown as the counter it is.
@@ -90,7 +87,7 @@ impl Collected {
     }
 
     /// Folds what was recorded into the histograms; without it memory grows until the next scrape.
-    pub fn fold(&self) {
+    pub(crate) fn fold(&self) {
         self.0.run_upkeep();
     }
 }
@@ -99,7 +96,7 @@ impl Collected {
 ///
 /// # Errors
 /// Where the process collects already.
-pub fn start() -> Result<Collected, BuildError> {
+pub(crate) fn start() -> Result<Collected, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Full(BATCH_SIZE.into()), &BATCH_SIZES)?
@@ -175,52 +172,51 @@ fn describe() {
 }
 
 /// A job came in.
-pub fn job_accepted() {
+pub(crate) fn job_accepted() {
     gauge!(INFLIGHT).increment(1.0);
 }
 
 /// A job left, whatever became of it.
-pub fn job_left() {
+pub(crate) fn job_left() {
     gauge!(INFLIGHT).decrement(1.0);
 }
 
 /// A job was answered, `age` after it came in.
-pub fn job_answered(door: Door, outcome: Outcome, age: Duration) {
+pub(crate) fn job_answered(door: Door, outcome: Outcome, age: Duration) {
     counter!(JOBS, "door" => door.as_str(), "outcome" => outcome.as_str()).increment(1);
     histogram!(JOB_SECONDS, "door" => door.as_str()).record(age);
 }
 
 /// An image's result was confirmed.
-pub fn image_tagged(model: &str) {
+pub(crate) fn image_tagged(model: &str) {
     counter!(IMAGES_TAGGED, "model" => model.to_owned()).increment(1);
 }
 
 /// A stage failed a job.
-pub fn failed(stage: Stage, code: Code) {
+pub(crate) fn failed(stage: Stage, code: Code) {
     counter!(FAILURES, "stage" => stage.as_str(), "code" => code.as_str()).increment(1);
 }
 
 /// A dead letter was written.
-pub fn dead_letter(code: Code) {
+pub(crate) fn dead_letter(code: Code) {
     counter!(DEAD_LETTERS, "code" => code.as_str()).increment(1);
 }
 
-#[expect(clippy::must_use_candidate, reason = "it records; the seconds are there for whoever reports them too")]
 /// A job spent this long in `stage` (queue, fetch, decode, wait, infer, publish); gives back the seconds.
-pub fn stage_seconds(stage: &'static str, spent: Duration) -> f64 {
+pub(crate) fn stage_seconds(stage: &'static str, spent: Duration) -> f64 {
     histogram!(STAGE_SECONDS, "stage" => stage).record(spent);
     spent.as_secs_f64()
 }
 
 /// Counts the time from now until the guard is dropped as waiting for room in the next stage.
 #[must_use]
-pub fn backpressure(stage: Stage) -> Backpressure {
+pub(crate) fn backpressure(stage: Stage) -> Backpressure {
     Backpressure { stage, since: Instant::now() }
 }
 
 /// See [`backpressure`].
 #[derive(Debug)]
-pub struct Backpressure {
+pub(crate) struct Backpressure {
     stage: Stage,
     since: Instant,
 }
@@ -232,12 +228,12 @@ impl Drop for Backpressure {
 }
 
 /// A job waited so long for room in the stage after `stage`, or to come in at all.
-pub fn waited(stage: Stage, spent: Duration) {
+pub(crate) fn waited(stage: Stage, spent: Duration) {
     gauge!(BACKPRESSURE, "stage" => stage.as_str()).increment(spent.as_secs_f64());
 }
 
 /// A batch of `size` was closed.
-pub fn batch(model: &str, flush: Flush, size: usize) {
+pub(crate) fn batch(model: &str, flush: Flush, size: usize) {
     counter!(BATCHES, "model" => model.to_owned(), "flush" => flush.as_str()).increment(1);
     #[expect(clippy::cast_precision_loss, reason = "batches are small")]
     histogram!(BATCH_SIZE, "model" => model.to_owned()).record(size as f64);
@@ -245,18 +241,18 @@ pub fn batch(model: &str, flush: Flush, size: usize) {
 
 /// The most images a batch may have from now on.
 #[expect(clippy::cast_precision_loss, reason = "batches are small")]
-pub fn batch_limit(model: &str, limit: usize) {
+pub(crate) fn batch_limit(model: &str, limit: usize) {
     gauge!(BATCH_LIMIT, "model" => model.to_owned()).set(limit as f64);
 }
 
 /// A batch did not fit the device's memory.
-pub fn out_of_memory(model: &str) {
+pub(crate) fn out_of_memory(model: &str) {
     counter!(OUT_OF_MEMORY, "model" => model.to_owned()).increment(1);
 }
 
 /// How much memory images in flight may take.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn memory_budget(bytes: u64) {
+pub(crate) fn memory_budget(bytes: u64) {
     gauge!(MEMORY_BUDGET).set(bytes as f64);
     gauge!(MEMORY_RESERVED).increment(0.0);
 }
@@ -268,19 +264,19 @@ fn memory_limit(bytes: u64) {
 
 /// Memory was reserved for an image.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn memory_reserved(bytes: u64) {
+pub(crate) fn memory_reserved(bytes: u64) {
     gauge!(MEMORY_RESERVED).increment(bytes as f64);
 }
 
 /// It was given back.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn memory_returned(bytes: u64) {
+pub(crate) fn memory_returned(bytes: u64) {
     gauge!(MEMORY_RESERVED).decrement(bytes as f64);
 }
 
 /// What a GPU's driver says of it now.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn device(device: &str, memory: Option<memory::device::Memory>, utilization: Option<f64>) {
+pub(crate) fn device(device: &str, memory: Option<memory::device::Memory>, utilization: Option<f64>) {
     if let Some(memory) = memory {
         gauge!(DEVICE_MEMORY_USED, "device" => device.to_owned()).set(memory.used as f64);
         gauge!(DEVICE_MEMORY_TOTAL, "device" => device.to_owned()).set(memory.total as f64);
@@ -291,35 +287,35 @@ pub fn device(device: &str, memory: Option<memory::device::Memory>, utilization:
 }
 
 /// A job came with an earlier delivery.
-pub fn redelivered() {
+pub(crate) fn redelivered() {
     counter!(REDELIVERIES).increment(1);
 }
 
 /// What waits in the stream.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub fn backlog(jobs: u64, oldest: Duration) {
+pub(crate) fn backlog(jobs: u64, oldest: Duration) {
     gauge!(BACKLOG).set(jobs as f64);
     gauge!(OLDEST_JOB).set(oldest.as_secs_f64());
 }
 
 /// Whether this worker should get work.
-pub fn ready(ready: bool) {
+pub(crate) fn ready(ready: bool) {
     gauge!(READY).set(f64::from(u8::from(ready)));
 }
 
 /// Whether NATS is connected.
-pub fn nats_connected(connected: bool) {
+pub(crate) fn nats_connected(connected: bool) {
     gauge!(NATS_CONNECTED).set(f64::from(u8::from(connected)));
 }
 
 /// A model is loaded. While one takes another's place, both of them are.
-pub fn model_loaded(id: &ModelId, devices: &[String]) {
+pub(crate) fn model_loaded(id: &ModelId, devices: &[String]) {
     counter!(OUT_OF_MEMORY, "model" => id.name.clone()).increment(0);
     model_info(id, devices).for_each(|gauge| gauge.increment(1.0));
 }
 
 /// It no longer is.
-pub fn model_unloaded(id: &ModelId, devices: &[String]) {
+pub(crate) fn model_unloaded(id: &ModelId, devices: &[String]) {
     model_info(id, devices).for_each(|gauge| gauge.decrement(1.0));
 }
 
@@ -331,6 +327,6 @@ fn model_info(id: &ModelId, devices: &[String]) -> impl Iterator<Item = Gauge> {
 }
 
 /// What runs here.
-pub fn running(onnxruntime: &str) {
+pub(crate) fn running(onnxruntime: &str) {
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "onnxruntime" => onnxruntime.to_owned()).set(1.0);
 }

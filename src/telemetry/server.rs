@@ -10,7 +10,7 @@ use super::health::Health;
 use super::metrics::Collected;
 
 /// What operators and their machines ask.
-pub fn routes(health: Health, metrics: Collected) -> Router {
+pub(crate) fn routes(health: Health, metrics: Collected) -> Router {
     let readyz = move || async move {
         let readiness = health.readiness();
         let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -23,6 +23,6 @@ pub fn routes(health: Health, metrics: Collected) -> Router {
 }
 
 /// The process lives, or it would not answer.
-pub async fn alive() -> Json<Value> {
+pub(crate) async fn alive() -> Json<Value> {
     Json(json!({ "alive": true }))
 }

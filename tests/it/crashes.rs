@@ -174,11 +174,7 @@ async fn a_job_that_is_never_answered_ends_as_a_dead_letter() {
 async fn suspects_run_alone_and_are_tagged_like_any_other() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    client.make_queue(Duration::from_secs(30), 1).await;
-    for number in 0..20 {
-        client.submit(&format!("suspect-{number}"), "orange-sunset.jpg").await;
-    }
-    client.take_without_answer(2).await;
+    client.submit_suspects(20).await;
     for number in 0..40 {
         client.submit(&format!("fresh-{number}"), "orange-sunset.jpg").await;
     }

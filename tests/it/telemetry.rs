@@ -1,7 +1,5 @@
 //! What operators see.
 
-use std::time::Duration;
-
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
 
@@ -93,11 +91,7 @@ async fn stages_and_backpressure_account_for_the_time_of_jobs() {
 async fn so_do_they_where_jobs_wait_for_suspects_and_for_their_model() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    client.make_queue(Duration::from_secs(30), 1).await;
-    for number in 0..20 {
-        client.submit(&format!("suspect-{number}"), "orange-sunset.jpg").await;
-    }
-    client.take_without_answer(2).await;
+    client.submit_suspects(20).await;
     for number in 0..20 {
         let job = json!({ "id": number.to_string(), "image": "orange-sunset.jpg", "model": "wd-v2" });
         client.publish("tagmill.jobs", HeaderMap::new(), job.to_string()).await;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::spread::Spread;
-use crate::failure::Failure;
-use crate::pipeline::decode::fit::{Fitter, Frame};
+use crate::pipeline::decode::decoder::Decoder;
+use crate::pipeline::decode::fit::Frame;
 use crate::pipeline::decode::picture;
 
 /// What decoding on some threads came to.
@@ -24,8 +24,8 @@ pub(super) struct Measured {
 
 /// One row of the model's input from each image that can be read; and how many can't.
 pub(super) fn rows(images: &[Bytes], settings: &picture::Settings, frame: Frame) -> (Vec<Box<[u8]>>, usize) {
-    let mut fitter = Fitter::new(frame);
-    let rows: Vec<_> = images.iter().filter_map(|image| row(image, settings, &mut fitter).ok()).collect();
+    let mut decoder = Decoder::new(settings.clone(), frame);
+    let rows: Vec<_> = images.iter().filter_map(|image| decoder.row(image, &mut |_| Ok(())).ok()).collect();
     let broken = images.len() - rows.len();
     (rows, broken)
 }
@@ -40,12 +40,12 @@ pub(super) fn measure(
 ) -> Measured {
     let (next, began) = (AtomicUsize::new(0), Instant::now());
     let thread = || {
-        let (mut fitter, mut each) = (Fitter::new(frame), Vec::new());
+        let (mut decoder, mut each) = (Decoder::new(settings.clone(), frame), Vec::new());
         while began.elapsed() < time || each.is_empty() {
             let image = &images[next.fetch_add(1, Ordering::Relaxed) % images.len()];
             let began = Instant::now();
             // One that can't be read costs what it costs.
-            let _ = row(image, settings, &mut fitter);
+            let _ = decoder.row(image, &mut |_| Ok(()));
             each.push(began.elapsed());
         }
         each
@@ -57,9 +57,4 @@ pub(super) fn measure(
     #[expect(clippy::cast_precision_loss, reason = "a few thousand images")]
     let rate = each.len() as f64 / began.elapsed().as_secs_f64();
     Measured { threads, rate, seconds: Spread::of(each) }
-}
-
-fn row(image: &[u8], settings: &picture::Settings, fitter: &mut Fitter) -> Result<Box<[u8]>, Failure> {
-    let picture = picture::decode(image, settings, &fitter.frame(), &mut |_| Ok(()))?;
-    Ok(fitter.fit(&picture.as_picture()))
 }

@@ -50,7 +50,7 @@ pub(super) async fn measure(
 ) -> Result<Measured, Failed> {
     let default = catalog.choose(settings.model.as_deref())?.name.clone();
     let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, Health::default());
-    let lane = lanes.load_default().await.map_err(Failed::running)?;
+    let lane = lanes.load_default().await?;
     let device = lane.model.devices.first().cloned().unwrap_or_default();
     drop(lane);
     let pace = Arc::default();

@@ -41,7 +41,7 @@ pub(super) const OWN_PATHS: [&str; 4] = ["/health", "/healthz", "/metrics", "/re
 /// The port can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {address} (--listen): {source}")]
-pub struct CannotListen {
+pub(crate) struct CannotListen {
     address: SocketAddr,
     source: std::io::Error,
 }
@@ -58,7 +58,7 @@ impl Peer {
 }
 
 /// The running server.
-pub struct Server {
+pub(crate) struct Server {
     api: Arc<OnceLock<Router>>,
     closing: CancellationToken,
     connections: TaskTracker,
@@ -69,7 +69,7 @@ impl Server {
     ///
     /// # Errors
     /// Where the address can't be listened on.
-    pub async fn start(settings: &Settings, health: Health, metrics: Collected) -> Result<Self, CannotListen> {
+    pub(crate) async fn start(settings: &Settings, health: Health, metrics: Collected) -> Result<Self, CannotListen> {
         let failed = |source| CannotListen { address: settings.listen, source };
         let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -85,13 +85,13 @@ impl Server {
     }
 
     /// Serves the rest as well.
-    pub fn open(&self, http: &Http) {
+    pub(crate) fn open(&self, http: &Http) {
         // There is one door to a server.
         let _ = self.api.set(http.routes());
     }
 
     /// Takes no more connections, and ends when every answer has been sent.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.closing.cancel();
         self.connections.close();
         self.connections.wait().await;

@@ -45,7 +45,7 @@ impl Open {
 }
 
 /// The caller's side of one request.
-pub struct LiveReply {
+pub(crate) struct LiveReply {
     live: Arc<Live>,
     number: u64,
     deadline: Option<Instant>,

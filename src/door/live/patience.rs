@@ -8,13 +8,13 @@ use async_nats::Message;
 use crate::failure::{Code, Failure};
 
 /// How long the caller waits, such as `2s` or `500ms`.
-pub const TIMEOUT_HEADER: &str = "Tagmill-Timeout";
+pub(crate) const TIMEOUT_HEADER: &str = "Tagmill-Timeout";
 
 /// How long the caller of this request waits; for ever, where it gave neither a time nor a reply subject.
 ///
 /// # Errors
 /// `bad_job` where the header is no duration.
-pub fn of(request: &Message, default: Duration) -> Result<Option<Duration>, Failure> {
+pub(crate) fn of(request: &Message, default: Duration) -> Result<Option<Duration>, Failure> {
     let said = request.headers.as_ref().and_then(|headers| headers.get(TIMEOUT_HEADER));
     match said {
         Some(said) => humantime::parse_duration(said.as_str()).map(Some).map_err(|error| {

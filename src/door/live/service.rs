@@ -23,7 +23,7 @@ const NAME: &str = "tagmill";
 const ENDPOINT: &str = "tag";
 
 /// One instance of the service.
-pub struct Service {
+pub(crate) struct Service {
     identity: Identity,
     subject: String,
     started: SystemTime,

@@ -26,7 +26,7 @@ use crate::telemetry::seldom::seldom;
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
 /// The stream's side of one job.
-pub struct StreamReply {
+pub(crate) struct StreamReply {
     held: Arc<Held>,
     /// The job, of an event the record's.
     payload: Bytes,
@@ -93,7 +93,7 @@ impl StreamReply {
 
     /// What the job is called where it does not say itself.
     #[must_use]
-    pub fn default_id(&self) -> String {
+    pub(crate) fn default_id(&self) -> String {
         let Held { stream, message, sequence, .. } = &*self.held;
         let id = id_in(message.headers.as_ref());
         self.numbered(id.unwrap_or_else(|| format!("{}-{sequence}", stream.topology.identity.stream)))

@@ -21,7 +21,7 @@ const ARRIVING: Duration = Duration::from_secs(2);
 
 /// Held jobs by their sequence in the stream.
 #[derive(Debug)]
-pub struct Claims {
+pub(crate) struct Claims {
     client: Client,
     held: Mutex<HashMap<u64, Claim>>,
 }
@@ -37,13 +37,13 @@ struct Claim {
 impl Claims {
     /// No job is held.
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self { client, held: Mutex::default() }
     }
 
     /// Holds a job whose acknowledgements go to `reply`. False where it is held already: the server gave it out again
     /// though it is being worked on, and from now on is answered on the newer delivery.
-    pub fn take(&self, sequence: u64, reply: Subject) -> bool {
+    pub(crate) fn take(&self, sequence: u64, reply: Subject) -> bool {
         match self.lock().entry(sequence) {
             Entry::Occupied(mut claim) => {
                 claim.get_mut().reply = reply;
@@ -58,12 +58,12 @@ impl Claims {
 
     /// An answer is being published: until the token is dropped, the job is not handed back to get another. None where the
     /// claim has ended.
-    pub fn answer(&self, sequence: u64) -> Option<TaskTrackerToken> {
+    pub(crate) fn answer(&self, sequence: u64) -> Option<TaskTrackerToken> {
         self.lock().get(&sequence).map(|claim| claim.answers.token())
     }
 
     /// Ends the claim with this acknowledgement. Nothing is said where it has ended already.
-    pub async fn end(&self, sequence: u64, kind: AckKind) {
+    pub(crate) async fn end(&self, sequence: u64, kind: AckKind) {
         let claim = self.lock().remove(&sequence);
         if let Some(Claim { reply, .. }) = claim {
             self.say(reply, kind).await;
@@ -71,7 +71,7 @@ impl Claims {
     }
 
     /// Says of every held job that it is being worked on, again and again.
-    pub async fn keep(&self, every: Duration) {
+    pub(crate) async fn keep(&self, every: Duration) {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -85,7 +85,7 @@ impl Claims {
 
     /// Gives every held job back; at once, but for those whose answers are being published, which are given a moment to
     /// arrive. One whose answer has not by then comes again after the ack wait.
-    pub async fn hand_back_all(&self) {
+    pub(crate) async fn hand_back_all(&self) {
         self.hand_back_unanswered().await;
         let answers: Vec<_> = self.lock().values().map(|claim| claim.answers.clone()).collect();
         let arrived = join_all(answers.iter().map(|answers| {

@@ -8,14 +8,14 @@ const CONSUMER: &str = "workers";
 
 /// What job subjects go on with, after the queue's own: tokens, `*` for any, and at the end `>` for all that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter(String);
+pub(crate) struct Filter(String);
 
 /// Not a filter.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "a filter is letters, digits, `-` and `_`, or *, in parts joined by dots, the last of which may be >, such as shop.>"
 )]
-pub struct InvalidFilter;
+pub(crate) struct InvalidFilter;
 
 impl FromStr for Filter {
     type Err = InvalidFilter;
@@ -40,7 +40,7 @@ impl fmt::Display for Filter {
 
 /// A part of the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub(crate) struct Part {
     /// The durable consumer that its workers share.
     pub consumer: String,
     /// The subjects of its jobs; empty is all.
@@ -50,7 +50,7 @@ pub struct Part {
 impl Part {
     /// What a filter lets through of the jobs on `jobs` and below.
     #[must_use]
-    pub fn of(jobs: &str, filter: Option<&Filter>) -> Self {
+    pub(crate) fn of(jobs: &str, filter: Option<&Filter>) -> Self {
         let Some(Filter(filter)) = filter else {
             return Self { consumer: CONSUMER.to_owned(), subject: String::new() };
         };
@@ -59,7 +59,7 @@ impl Part {
 
     /// Its subjects, for people.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         if self.subject.is_empty() { "every subject".to_owned() } else { self.subject.clone() }
     }
 }
@@ -83,7 +83,7 @@ fn name(filter: &str) -> String {
 
 /// Whether two filters let the same subject through; an empty one lets all.
 #[must_use]
-pub fn overlap(one: &str, other: &str) -> bool {
+pub(crate) fn overlap(one: &str, other: &str) -> bool {
     if one.is_empty() || other.is_empty() {
         return true;
     }

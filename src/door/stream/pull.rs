@@ -41,7 +41,7 @@ const SUSPECT: u64 = 3;
 
 /// Why no more jobs can be pulled.
 #[derive(Debug, thiserror::Error)]
-pub enum Closed {
+pub(crate) enum Closed {
     /// The queue is not there any more.
     #[error("the consumer {consumer} of {stream} is gone: {reason}; start again to have it made")]
     Gone {
@@ -61,7 +61,7 @@ pub enum Closed {
 ///
 /// # Errors
 /// Where the stream or its consumer was deleted, or a part of the door died.
-pub async fn run(
+pub(crate) async fn run(
     stream: Arc<Stream>,
     stores: Vec<Store>,
     entrance: Entrance,

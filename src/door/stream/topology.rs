@@ -16,7 +16,7 @@ use crate::nats::subjects::Subjects;
 const DAY: Duration = Duration::from_hours(24);
 
 /// The streams as they are.
-pub struct Topology {
+pub(crate) struct Topology {
     /// Gives out jobs.
     pub consumer: PullConsumer,
     /// After how long the server gives a silent worker's job to another.
@@ -30,7 +30,7 @@ pub struct Topology {
 
 /// Names one life of a stream.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The stream.
     pub stream: String,
     /// When it was created, in Unix seconds.
@@ -40,14 +40,14 @@ pub struct Identity {
 impl Identity {
     /// The message id of the answer to the job with this sequence.
     #[must_use]
-    pub fn answer_id(&self, sequence: u64) -> String {
+    pub(crate) fn answer_id(&self, sequence: u64) -> String {
         format!("{}-{}-{sequence}", self.stream, self.created)
     }
 }
 
 /// What waits in the stream.
 #[derive(Clone, Copy, Debug)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     /// Jobs not delivered to any worker yet.
     pub waiting: u64,
     /// Age of the oldest job not answered yet; zero where there is none.
@@ -56,7 +56,7 @@ pub struct Backlog {
 
 /// Why the queue can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     /// The server has no JetStream, or not for this account.
     #[error(
         "the NATS server has no JetStream for this account; start it with --jetstream (nats-server -js) or enable it in its configuration"
@@ -107,7 +107,7 @@ impl Topology {
     ///
     /// # Errors
     /// Where the server has no JetStream, or what there is can't be used.
-    pub async fn open(jetstream: &Context, settings: &Settings) -> Result<Self, Unusable> {
+    pub(crate) async fn open(jetstream: &Context, settings: &Settings) -> Result<Self, Unusable> {
         let (subjects, replicas) = (&settings.subjects, settings.replicas);
         let jobs = Config {
             retention: RetentionPolicy::WorkQueue,
@@ -145,7 +145,7 @@ impl Topology {
     }
 
     /// Why there is no consumer any more, where the server is certain that there is none.
-    pub async fn is_gone(&self) -> Option<String> {
+    pub(crate) async fn is_gone(&self) -> Option<String> {
         let error = self.consumer.get_info().await.err()?;
         let certain = match error.kind() {
             ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => true,
@@ -161,7 +161,7 @@ impl Topology {
     ///
     /// # Errors
     /// Where the server does not answer.
-    pub async fn backlog(&self) -> Result<Backlog, async_nats::Error> {
+    pub(crate) async fn backlog(&self) -> Result<Backlog, async_nats::Error> {
         let info = self.consumer.get_info().await?;
         let (waiting, unanswered) = (info.num_pending, info.num_pending + info.num_ack_pending as u64);
         let first = match unanswered {

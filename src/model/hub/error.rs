@@ -13,7 +13,7 @@ const NAMED: usize = 12;
 
 /// Why a repository was not downloaded.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The hub knows no such repository.
     #[error("{endpoint} has no such repository; check its name, and HF_ENDPOINT")]
     NoRepository {

@@ -6,7 +6,7 @@ use super::error::Error;
 
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct File {
+pub(crate) struct File {
     /// Where the repository has it.
     pub path: String,
     /// Its bytes.
@@ -18,7 +18,7 @@ pub struct File {
 /// What a file must hash to, in hex.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Digest {
+pub(crate) enum Digest {
     /// The hub's name for a large file.
     Sha256(String),
     /// git's name for a small one: SHA-1 of a heading and the content.
@@ -64,7 +64,7 @@ enum Kind {
 impl File {
     /// Its name, which it keeps in the model's folder.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 

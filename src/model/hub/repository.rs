@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// A repository of the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repository {
+pub(crate) struct Repository {
     pub(super) owner: String,
     pub(super) name: String,
 }
@@ -13,12 +13,12 @@ pub struct Repository {
 /// Not a repository's name.
 #[derive(Debug, thiserror::Error)]
 #[error("expected OWNER/NAME, such as SmilingWolf/wd-vit-tagger-v3: letters, digits, `-`, `_` and `.`")]
-pub struct InvalidRepository;
+pub(crate) struct InvalidRepository;
 
 impl Repository {
     /// Its last part.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 }
@@ -53,17 +53,17 @@ impl fmt::Display for Repository {
 
 /// A branch, tag or commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revision(String);
+pub(crate) struct Revision(String);
 
 /// Not a revision's name.
 #[derive(Debug, thiserror::Error)]
 #[error("expected a branch, tag or commit, such as main")]
-pub struct InvalidRevision;
+pub(crate) struct InvalidRevision;
 
 impl Revision {
     /// As given.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -83,17 +83,17 @@ impl FromStr for Revision {
 
 /// What a model's folder is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FolderName(String);
+pub(crate) struct FolderName(String);
 
 /// Not a folder's name.
 #[derive(Debug, thiserror::Error)]
 #[error("expected a folder's name, without `/` and not hidden")]
-pub struct InvalidFolderName;
+pub(crate) struct InvalidFolderName;
 
 impl FolderName {
     /// As given.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

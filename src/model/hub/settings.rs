@@ -7,7 +7,7 @@ use url::Url;
 
 /// Where the hub is, and how to be let in. The token is marked so that it never shows itself.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// `HF_ENDPOINT`.
     pub(super) endpoint: Url,
     /// `HF_TOKEN`, as the header that carries it.
@@ -18,7 +18,7 @@ pub struct Settings {
 
 /// A variable that can't be used. Values are not shown: they may hold secrets.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidSettings {
+pub(crate) enum InvalidSettings {
     /// Not an address.
     #[error("the variable HF_ENDPOINT is not an address such as https://huggingface.co")]
     Endpoint,
@@ -35,7 +35,7 @@ impl Settings {
     ///
     /// # Errors
     /// Where one can't be used.
-    pub fn from_environment() -> Result<Self, InvalidSettings> {
+    pub(crate) fn from_environment() -> Result<Self, InvalidSettings> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         let endpoint = match variable("HF_ENDPOINT") {
             Some(text) => text.into_string().map_err(|_| InvalidSettings::Endpoint)?,

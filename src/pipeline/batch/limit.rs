@@ -13,7 +13,7 @@ const MOST_PATIENCE: u32 = 16 * 1024;
 
 /// The limit in force, and what it follows from.
 #[derive(Clone, Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// From the configured size down to one.
     sizes: Vec<usize>,
     /// Which of them is in force.
@@ -26,7 +26,7 @@ pub struct Limit {
 impl Limit {
     /// Starts from the configured size, or from the largest one not over what is known to fit.
     #[must_use]
-    pub fn new(configured: usize, fits: usize) -> Self {
+    pub(crate) fn new(configured: usize, fits: usize) -> Self {
         let mut limit = Self { sizes: sizes::of(configured), current: 0, fitted: 0, patience: PATIENCE };
         limit.lower_to(fits);
         limit
@@ -34,12 +34,12 @@ impl Limit {
 
     /// Rows a batch may have now.
     #[must_use]
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.sizes[self.current]
     }
 
     /// A batch of this many rows fitted the device.
-    pub fn fitted(&mut self, rows: usize) {
+    pub(crate) fn fitted(&mut self, rows: usize) {
         if self.current == 0 || rows < self.rows() {
             return;
         }
@@ -51,7 +51,7 @@ impl Limit {
     }
 
     /// A batch of this many rows did not fit.
-    pub fn too_large(&mut self, rows: usize) {
+    pub(crate) fn too_large(&mut self, rows: usize) {
         self.fitted = 0;
         // What did not fit was filled up.
         let rows = filled_up(self.sizes[0], rows);

@@ -10,7 +10,7 @@ use super::window::Room;
 
 /// What happens around a lane's queue, for its window to decide by.
 #[derive(Debug)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     coming: AtomicUsize,
     running: AtomicUsize,
     limit: Mutex<Limit>,
@@ -23,7 +23,7 @@ pub struct Traffic {
 
 /// Counts one job as on its way to a lane, until dropped.
 #[derive(Debug)]
-pub struct Approach(Arc<Traffic>);
+pub(crate) struct Approach(Arc<Traffic>);
 
 impl Approach {
     /// One more is on its way.
@@ -63,7 +63,7 @@ impl Traffic {
     }
 
     /// What the device made of a batch: changes the limit, and gives the new one where it did.
-    pub fn learn(&self, learn: impl FnOnce(&mut Limit)) -> Option<usize> {
+    pub(crate) fn learn(&self, learn: impl FnOnce(&mut Limit)) -> Option<usize> {
         let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
         let before = limit.rows();
         learn(&mut limit);
@@ -86,7 +86,7 @@ impl Traffic {
     }
 
     /// A batch has left the device.
-    pub fn batch_done(&self) {
+    pub(crate) fn batch_done(&self) {
         self.running.fetch_sub(1, Ordering::AcqRel);
         self.changed.notify_one();
     }

@@ -51,6 +51,8 @@ pub type Reserve<'a> = &'a mut dyn FnMut(u64) -> Result<(), Failure>;
 struct Limits<'a> {
     settings: &'a Settings,
     frame: &'a Frame,
+    /// What an earlier image's pixels were in.
+    spare: &'a mut Vec<u8>,
     reserve: Reserve<'a>,
 }
 
@@ -67,6 +69,12 @@ impl Pixels {
         let (width, height) = self.0.dimensions();
         Picture::new(width, height, self.0.as_raw()).expect("a decoded picture has width * height pixels")
     }
+
+    /// What they are in.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.0.into_raw()
+    }
 }
 
 /// What a format's decoder makes of a file.
@@ -77,13 +85,20 @@ struct Decoded {
 }
 
 /// Decodes an image with all the detail that shows in `frame`: a format that can be decoded at a reduced size is, where that
-/// is enough. `reserve` is called once its size is known, with the most bytes decoding it takes.
+/// is enough. `reserve` is called once its size is known, with the most bytes decoding it takes. `spare` may hold anything; its
+/// room is used where that saves time.
 ///
 /// # Errors
 /// `image_undecodable`, naming the format sniffed, or `image_too_large`.
-pub fn decode(bytes: &[u8], settings: &Settings, frame: &Frame, reserve: Reserve<'_>) -> Result<Pixels, Failure> {
+pub fn decode(
+    bytes: &[u8],
+    settings: &Settings,
+    frame: &Frame,
+    spare: &mut Vec<u8>,
+    reserve: Reserve<'_>,
+) -> Result<Pixels, Failure> {
     let format = format::sniff(bytes)?;
-    let mut limits = Limits { settings, frame, reserve };
+    let mut limits = Limits { settings, frame, spare, reserve };
     // The decoders keep nothing that a panic could leave half done, and one file that makes one panic always will.
     let decoded = catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, &mut limits)));
     let Decoded { image, orientation } =

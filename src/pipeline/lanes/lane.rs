@@ -16,7 +16,7 @@ use crate::pipeline::tag::work::{Trial, Work};
 use crate::telemetry::metrics;
 
 /// Where a model's rows go, and what is on its way there.
-pub struct Lane {
+pub(crate) struct Lane {
     /// The model.
     pub model: Arc<Model>,
     /// Where ready rows go.
@@ -27,7 +27,7 @@ pub struct Lane {
 }
 
 /// A job on its way to a lane.
-pub struct Heading {
+pub(crate) struct Heading {
     /// Where it goes.
     pub lane: Arc<Lane>,
     /// Counts it as coming.
@@ -37,7 +37,7 @@ pub struct Heading {
 impl Lane {
     /// A lane with batches of this size that go to `tag`, and the rows that come out of it.
     #[must_use]
-    pub fn new(model: Arc<Model>, limit: Limit, tag: Sender<Work>) -> (Arc<Self>, queue::Receiver<Ready>) {
+    pub(crate) fn new(model: Arc<Model>, limit: Limit, tag: Sender<Work>) -> (Arc<Self>, queue::Receiver<Ready>) {
         let (rows, ready) = queue::bounded(1);
         metrics::batch_limit(&model.id.name, limit.rows());
         let traffic = Traffic::new(limit, model.devices.len(), model.wants_batches_ahead());
@@ -48,7 +48,7 @@ impl Lane {
     ///
     /// # Errors
     /// What the runtime says, or `shutting_down`.
-    pub async fn try_out(&self, rows: usize) -> Result<Duration, Failure> {
+    pub(crate) async fn try_out(&self, rows: usize) -> Result<Duration, Failure> {
         let gone = || Failure::new(Code::ShuttingDown, "the model is being unloaded");
         let (answer, answered) = oneshot::channel();
         self.tag.send(Work::Trial(Trial { rows, answer })).await.map_err(|_| gone())?;
@@ -57,7 +57,7 @@ impl Lane {
 
     /// What its window decides by.
     #[must_use]
-    pub fn traffic(&self) -> Arc<Traffic> {
+    pub(crate) fn traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.traffic)
     }
 }
@@ -65,7 +65,7 @@ impl Lane {
 impl Heading {
     /// Heads for this lane.
     #[must_use]
-    pub fn to(lane: &Arc<Lane>) -> Self {
+    pub(crate) fn to(lane: &Arc<Lane>) -> Self {
         Self { lane: Arc::clone(lane), approach: Approach::begin(&lane.traffic) }
     }
 }

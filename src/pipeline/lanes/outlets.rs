@@ -11,7 +11,7 @@ use crate::pipeline::publish::Finished;
 pub(super) type Part = BoxFuture<'static, Result<(), Ended>>;
 
 /// What lanes leave to the pipeline.
-pub struct Outlets {
+pub(crate) struct Outlets {
     /// Jobs that are through.
     pub finished: mpsc::Receiver<Finished>,
     /// The same, for stages that fail jobs.

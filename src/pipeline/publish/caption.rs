@@ -13,7 +13,7 @@ const EMOTICONS: [&str; 19] = [
 
 /// What the operator wants of tags.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Tags never reported, by their names in the label file.
     pub exclude: HashSet<String>,
     /// What captions say instead of a tag, by its name in the label file.
@@ -30,7 +30,7 @@ pub struct Settings {
 
 impl Settings {
     /// Leaves out what is excluded.
-    pub fn filter(&self, tags: &mut Vec<Tag>) {
+    pub(crate) fn filter(&self, tags: &mut Vec<Tag>) {
         if !self.exclude.is_empty() {
             tags.retain(|tag| !self.exclude.contains(&tag.name));
         }
@@ -38,7 +38,7 @@ impl Settings {
 
     /// The tags' names in their order, joined with `, `: underscores as spaces, except in faces.
     #[must_use]
-    pub fn caption(&self, tags: &[Tag]) -> String {
+    pub(crate) fn caption(&self, tags: &[Tag]) -> String {
         let is_first = |tag: &&Tag| self.characters_first && tag.category == CHARACTER;
         let ordered = tags.iter().filter(is_first).chain(tags.iter().filter(|tag| !is_first(tag)));
         let words = ordered.map(|tag| self.word(&tag.name));

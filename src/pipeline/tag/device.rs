@@ -8,7 +8,7 @@ use crate::memory::device as gpu;
 
 /// A device as `--device` names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
+pub(crate) enum Device {
     /// A GPU where one can be used, else the CPU; the choice is logged.
     #[default]
     Auto,
@@ -23,7 +23,7 @@ pub enum Device {
 impl Device {
     /// The number of a GPU.
     #[must_use]
-    pub const fn number(self) -> Option<i32> {
+    pub(crate) const fn number(self) -> Option<i32> {
         match self {
             Self::Cuda(number) | Self::TensorRt(number) => Some(number),
             Self::Auto | Self::Cpu => None,
@@ -32,7 +32,7 @@ impl Device {
 
     /// How long loading a model on it may take before it counts as hung; any time on the CPU, which is only ever busy.
     #[must_use]
-    pub fn patience(self) -> Option<Duration> {
+    pub(crate) fn patience(self) -> Option<Duration> {
         match self {
             Self::Cpu => None,
             Self::Auto if gpu::count().is_none_or(|count| count == 0) => None,
@@ -49,7 +49,7 @@ const PATIENCE: (Duration, Duration) = (Duration::from_mins(10), Duration::from_
 /// Not a device.
 #[derive(Debug, thiserror::Error)]
 #[error("use auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")]
-pub struct InvalidDevice;
+pub(crate) struct InvalidDevice;
 
 impl FromStr for Device {
     type Err = InvalidDevice;

@@ -11,7 +11,7 @@ use ort::environment::Environment;
 
 /// The loaded runtime.
 #[derive(Debug)]
-pub struct Library {
+pub(crate) struct Library {
     /// What sessions are made in.
     pub environment: Environment,
     /// Such as `1.31.1`.
@@ -26,7 +26,7 @@ pub struct Library {
     "ONNX Runtime can't be loaded: {reason}. Install it (`pip download --no-deps onnxruntime` and unzip \
      onnxruntime/capi/libonnxruntime.so.* from the wheel) and set ORT_DYLIB_PATH to the file, or put it beside tagmill"
 )]
-pub struct NoLibrary {
+pub(crate) struct NoLibrary {
     reason: String,
 }
 
@@ -36,7 +36,7 @@ static LIBRARY: OnceLock<Result<Library, NoLibrary>> = OnceLock::new();
 ///
 /// # Errors
 /// Where there is none, or it is older than this program needs.
-pub fn load() -> Result<&'static Library, NoLibrary> {
+pub(crate) fn load() -> Result<&'static Library, NoLibrary> {
     LIBRARY.get_or_init(|| load_from(&find())).as_ref().map_err(Clone::clone)
 }
 

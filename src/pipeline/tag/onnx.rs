@@ -7,7 +7,7 @@ mod fault;
 mod front;
 mod head;
 mod host;
-pub mod interface;
+pub(crate) mod interface;
 mod proof;
 mod provider;
 pub mod tensor;
@@ -40,24 +40,24 @@ const TURNS: usize = 2;
 
 /// How models run.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// On what; a session each.
-    pub devices: Vec<Device>,
+    pub(crate) devices: Vec<Device>,
     /// Threads one run uses on the CPU.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// Rows a batch has at most, which the warm-up runs.
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// What the operator counts as a tag, over what the model says.
-    pub thresholds: Thresholds,
+    pub(crate) thresholds: Thresholds,
     /// Bytes a model's arena may take of each device; where nothing is said, what is free but for a little.
-    pub device_memory: Option<u64>,
+    pub(crate) device_memory: Option<u64>,
     /// Where TensorRT keeps its engines.
-    pub engines: Option<PathBuf>,
+    pub(crate) engines: Option<PathBuf>,
 }
 
 /// Why a model can't be started.
 #[derive(Debug, thiserror::Error)]
-pub enum CannotLoad {
+pub(crate) enum CannotLoad {
     /// No ONNX Runtime.
     #[error(transparent)]
     Library(#[from] NoLibrary),
@@ -96,7 +96,7 @@ pub enum CannotLoad {
 ///
 /// # Errors
 /// Where the runtime, a device or the model can't be used.
-pub fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
+pub(crate) fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
     let library = library::load()?;
     let (labels, manifest) = (files.labels()?, &files.manifest);
     let open = |device: &Device| open(files, library, *device, settings, labels.count());

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::pipeline::batch::Batch;
 
 /// A piece of it.
-pub enum Work {
+pub(crate) enum Work {
     /// Tag these.
     Batch(Batch),
     /// Show what it can do.
@@ -16,7 +16,7 @@ pub enum Work {
 }
 
 /// Blank images to run at once, to see how long that takes.
-pub struct Trial {
+pub(crate) struct Trial {
     /// How many.
     pub rows: usize,
     /// How long they took, or why they did not run.

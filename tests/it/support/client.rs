@@ -203,6 +203,15 @@ impl Client {
         }
     }
 
+    /// Makes the queue, with jobs that were delivered as often as suspects are.
+    pub async fn submit_suspects(&self, count: usize) {
+        self.make_queue(Duration::from_secs(30), 1).await;
+        for number in 0..count {
+            self.submit(&format!("suspect-{number}"), "orange-sunset.jpg").await;
+        }
+        self.take_without_answer(2).await;
+    }
+
     /// Makes the queue and its consumer before any worker does, with another ack wait.
     pub async fn make_queue(&self, ack_wait: Duration, replicas: usize) {
         let stream = self

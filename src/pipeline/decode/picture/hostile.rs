@@ -40,9 +40,9 @@ fn input(name: &str) -> Vec<u8> {
 /// A picture, or why it is refused.
 fn outcome(name: &str, bytes: &[u8]) -> Result<Pixels, Failure> {
     let began = Instant::now();
-    let outcome = decode(bytes, &SETTINGS, &FRAMES[0], &mut |_| Ok(()));
+    let outcome = decode(bytes, &SETTINGS, &FRAMES[0], &mut Vec::new(), &mut |_| Ok(()));
     if bytes.starts_with(b"\xff\xd8") {
-        let reduced = decode(bytes, &SETTINGS, &FRAMES[1], &mut |_| Ok(()));
+        let reduced = decode(bytes, &SETTINGS, &FRAMES[1], &mut Vec::new(), &mut |_| Ok(()));
         assert_eq!(outcome.is_ok(), reduced.is_ok(), "{name}, at a reduced size");
     }
     assert!(began.elapsed() < GOOD_TIME, "{name} took {:?}", began.elapsed());
@@ -60,7 +60,7 @@ fn refusal(name: &str, bytes: &[u8]) -> Failure {
 fn files_cut_short_are_refused_wherever_they_are_cut() {
     // One input of every kind of coding, and every cut of it.
     for (name, whole) in inputs().filter(|(_, bytes)| bytes.len() < 3500) {
-        let pixels = decode(&whole, &SETTINGS, &FRAMES[0], &mut |_| Ok(()))
+        let pixels = decode(&whole, &SETTINGS, &FRAMES[0], &mut Vec::new(), &mut |_| Ok(()))
             .unwrap_or_else(|failure| panic!("{name}: {failure}"))
             .0;
         for cut in 0..whole.len() {

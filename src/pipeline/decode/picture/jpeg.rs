@@ -40,9 +40,10 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     let rgb = match header.colorspace {
         Colorspace::CMYK | Colorspace::YCCK => {
             // Inverted whether the file says so or not, as every program has come to write them and Pillow reads them.
-            opaque::from_cmyk(&samples(&mut decompressor, bytes, &header, PixelFormat::CMYK)?, |light| 255 - light)
+            let inks = samples(&mut decompressor, bytes, &header, PixelFormat::CMYK, limits.spare)?;
+            opaque::from_cmyk(&inks, |light| 255 - light)
         }
-        _ => samples(&mut decompressor, bytes, &header, PixelFormat::RGB)?,
+        _ => samples(&mut decompressor, bytes, &header, PixelFormat::RGB, limits.spare)?,
     };
     let image = RgbImage::from_raw(shape.0, shape.1, rgb).expect("sized by the header");
     Ok(Decoded { image: DynamicImage::ImageRgb8(image), orientation: orientation(bytes) })
@@ -64,9 +65,12 @@ fn samples(
     bytes: &[u8],
     header: &DecompressHeader,
     format: PixelFormat,
+    spare: &mut Vec<u8>,
 ) -> Result<Vec<u8>, Failure> {
     let pitch = header.width * format.size();
-    let mut pixels = vec![0; pitch * header.height];
+    let mut pixels = std::mem::take(spare);
+    // What is left of an earlier picture is written over, not cleared first.
+    pixels.resize(pitch * header.height, 0);
     let image = Image { pixels: &mut *pixels, width: header.width, pitch, height: header.height, format };
     decompressor.decompress(bytes, image).map_err(broken)?;
     Ok(pixels)

@@ -67,8 +67,8 @@ fn compare(stem: &str, bytes: &[u8]) -> Difference {
     let frame = Frame { side: expected.width(), fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
     // For a frame this large nothing is decoded at a reduced size.
     let whole = Frame { side: u32::MAX, ..frame };
-    let pixels =
-        decode(bytes, &settings, &whole, &mut |_| Ok(())).unwrap_or_else(|failure| panic!("{stem}: {failure}"));
+    let pixels = decode(bytes, &settings, &whole, &mut Vec::new(), &mut |_| Ok(()))
+        .unwrap_or_else(|failure| panic!("{stem}: {failure}"));
     let row = Fitter::new(frame).fit(&pixels.as_picture());
     assert_eq!(row.len(), expected.len(), "{stem}");
     Difference::of(&row, expected.as_raw())
@@ -101,7 +101,7 @@ fn photographs_decoded_at_a_reduced_size_are_close() {
         for side in [64, 128, 200] {
             let frame = Frame { side, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
             let row = |seen: Frame| {
-                let pixels = decode(&bytes, &settings, &seen, &mut |_| Ok(())).expect("it is read");
+                let pixels = decode(&bytes, &settings, &seen, &mut Vec::new(), &mut |_| Ok(())).expect("it is read");
                 (pixels.0.width(), Fitter::new(frame).fit(&pixels.as_picture()))
             };
             let ((_, whole), (width, reduced)) = (row(Frame { side: u32::MAX, ..frame }), row(frame));

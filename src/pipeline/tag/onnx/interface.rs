@@ -7,7 +7,7 @@ use crate::model::manifest::{self, Layout, MAX_SIZE, Manifest};
 
 /// What a graph takes and gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// The input's name.
     pub input: String,
     /// The order of its dimensions.
@@ -25,7 +25,7 @@ impl Interface {
     ///
     /// # Errors
     /// Where it is no tagger's, or contradicts the manifest.
-    pub fn read(session: &Session, manifest: &Manifest, labels: usize) -> Result<Self, String> {
+    pub(crate) fn read(session: &Session, manifest: &Manifest, labels: usize) -> Result<Self, String> {
         let input = choose_input(session.inputs(), manifest.input.name.as_deref())?;
         let shape = tensor(input).ok_or_else(|| format!("its input `{}` is not of float32", input.name()))?;
         let about = |reason: String| format!("its input `{}` is {shape:?}: {reason}", input.name());
