@@ -58,8 +58,9 @@ def infer(model, count, batches, goal):
             swept = [raw(model, batch, spin, options) for batch in batches for spin in (False, True)]
             best = max(swept, key=lambda run: run["rate"])
             alone = Standing("ONNX Runtime alone", described(best), [])
-            # As `tagmill bench` would have it.
-            ours = contender.tagmill(model, store, environment, batch=best["batch"], jobs=jobs(options, count))
+            # As `tagmill bench` recommends: the best batch size, and a session for each core.
+            split = ["--device", ",".join(["cpu"] * lab.cores()), "--infer-threads", 1]
+            ours = contender.tagmill(model, store, environment, *split, batch=best["batch"], jobs=jobs(options, count))
             rounds = []
             for _ in range(options.rounds):
                 rounds += race([(ours, images, [server])], 1)

@@ -28,7 +28,7 @@ use crate::pipeline::tag::onnx;
 use crate::settings;
 use crate::store::location::Location;
 use crate::store::{Store, file};
-use advice::Rates;
+use advice::{Rates, Split};
 use report::{Advice, Report};
 
 /// Images that are used, and bytes of them that are kept in memory.
@@ -56,7 +56,12 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
         tokio::task::spawn_blocking(measuring).await.map_err(Failed::running)??
     };
     let mut whole = Vec::new();
-    for batch in parts.fitting()? {
+    let split = parts.split()?;
+    if parts.device == "cpu" {
+        tagging.devices = vec![Device::Cpu; split.sessions];
+        tagging.infer_threads = Some(split.threads);
+    }
+    for batch in parts.fitting(split) {
         progress.set_message(format!("everything together, in batches of {batch}"));
         tagging.batch_size = batch;
         let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
@@ -65,7 +70,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
         whole.push(whole::measure(&together, catalog.clone(), sources.stores(), &images, time).await?);
     }
     progress.finish_and_clear();
-    let advice = parts.advice(&whole);
+    let advice = parts.advice(split, &whole);
     let report = Report {
         model: parts.model,
         device: parts.device,
@@ -106,29 +111,42 @@ impl Parts {
         let gpu = settings.lanes.onnx.devices.iter().any(|device| *device != Device::Cpu);
         let largest = batch_sizes.last().copied().unwrap_or(1);
         let loaded_for = if gpu { largest } else { batch_sizes[0] };
-        let onnx = onnx::Settings { batch: loaded_for, ..settings.lanes.onnx.clone() };
-        let Loaded { model, mut runners, .. } = onnx::load(files, &onnx)?;
-        // The figures are of one device; `together` uses all of them.
-        let Some(device) = runners.first().map(|runner| Arc::clone(&runner.device)) else {
-            return Err(Failed::settings(files.unusable("no device")));
-        };
-        runners.retain(|runner| runner.device == device);
+        let mut onnx = onnx::Settings { batch: loaded_for, ..settings.lanes.onnx.clone() };
         let picture = &settings.pipeline.decode.picture;
-        let (rows, unreadable) = decoding::rows(encoded, picture, model.frame);
-        if rows.is_empty() {
-            return Err(Failed::running(anyhow::anyhow!("not one of the images can be read; `tagmill tag` says why")));
-        }
-        let mut session = Vec::new();
-        for &batch in batch_sizes {
-            progress.set_message(format!("the model alone, in batches of {batch}"));
-            let measured = session::measure(&mut runners, &rows, batch, time).map_err(Failed::running)?;
-            let fits = measured.rate.is_some();
-            session.push(measured);
-            if !fits {
-                break;
+        let alone = |onnx: &onnx::Settings, split: Split| {
+            let Loaded { model, mut runners, .. } = onnx::load(files, onnx)?;
+            // The figures are of one device; `together` uses all of them.
+            let Some(device) = runners.first().map(|runner| Arc::clone(&runner.device)) else {
+                return Err(Failed::settings(files.unusable("no device")));
+            };
+            runners.retain(|runner| runner.device == device);
+            let (rows, unreadable) = decoding::rows(encoded, picture, model.frame);
+            if rows.is_empty() {
+                return Err(Failed::running(anyhow::anyhow!(
+                    "not one of the images can be read; `tagmill tag` says why"
+                )));
             }
-        }
+            let mut session = Vec::new();
+            for &batch in batch_sizes {
+                progress.set_message(format!("the model alone, {split}, in batches of {batch}"));
+                let measured = session::measure(&mut runners, &rows, (split, batch), time).map_err(Failed::running)?;
+                let fits = measured.rate.is_some();
+                session.push(measured);
+                if !fits {
+                    break;
+                }
+            }
+            Ok((model, session, unreadable))
+        };
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let given = Split { sessions: onnx.devices.len(), threads: onnx.threads };
+        let (model, mut session, unreadable) = alone(&onnx, given)?;
+        let apart = Split::apart(cores);
+        if model.devices == ["cpu"] && given.threads == cores && apart.sessions > 1 {
+            onnx.devices = vec![Device::Cpu; apart.sessions];
+            onnx.threads = apart.threads;
+            session.extend(alone(&onnx, apart)?.1);
+        }
         let mut threads = vec![1, settings.pipeline.decode.threads];
         threads.dedup();
         let decoding = threads.into_iter().map(|threads| {
@@ -147,14 +165,16 @@ impl Parts {
         })
     }
 
+    /// How the processor is best shared out.
+    fn split(&self) -> Result<Split, Failed> {
+        let fitting = self.session.iter().filter_map(|measured| Some((measured.split, measured.rate?)));
+        advice::split(fitting).ok_or_else(|| Failed::running(anyhow::anyhow!("no batch size fits the device's memory")))
+    }
+
     /// The batch sizes that fit the device's memory, in order.
-    fn fitting(&self) -> Result<Vec<usize>, Failed> {
-        let fitting = self.session.iter().filter(|measured| measured.rate.is_some());
-        let fitting: Vec<usize> = fitting.map(|measured| measured.batch).collect();
-        if fitting.is_empty() {
-            return Err(Failed::running(anyhow::anyhow!("no batch size fits the device's memory")));
-        }
-        Ok(fitting)
+    fn fitting(&self, split: Split) -> Vec<usize> {
+        let fitting = self.session.iter().filter(|measured| measured.split == split && measured.rate.is_some());
+        fitting.map(|measured| measured.batch).collect()
     }
 
     /// The batch to load the model for where it is to run so many images at once: TensorRT has engines for the largest, and
@@ -164,10 +184,10 @@ impl Parts {
         if tensorrt { self.loaded_for } else { batch }
     }
 
-    fn advice(&self, whole: &[whole::Measured]) -> Advice {
+    fn advice(&self, split: Split, whole: &[whole::Measured]) -> Advice {
         let rates: Vec<(usize, f64)> = whole.iter().map(|measured| (measured.batch, measured.rate)).collect();
         let (batch, whole) = advice::batch_size(&rates).expect("at least one size was measured");
-        let session = self.session.iter().find(|measured| measured.batch == batch);
+        let session = self.session.iter().find(|measured| (measured.split, measured.batch) == (split, batch));
         let model = session.and_then(|measured| measured.rate).unwrap_or_default();
         let run = session.and_then(|measured| measured.seconds).map_or(0.0, |seconds| seconds.p50);
         let alone = |measured: Option<&decoding::Measured>| measured.map_or(0.0, |measured| measured.rate);
@@ -178,7 +198,8 @@ impl Parts {
             batch_size: batch,
             window: advice::window(batch, whole, run),
             decode_threads: advice::decode_threads(one, model, shared, self.cores),
-            infer_threads: shared.then_some(self.cores),
+            sessions: split.sessions,
+            infer_threads: shared.then_some(split.threads),
         }
     }
 }

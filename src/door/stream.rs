@@ -1,7 +1,7 @@
 //! The work queue: jobs are pulled from JetStream, and every one ends as a result, a dead letter, or back in the queue.
 //!
 //! * [`part`]: which of the jobs are this worker's.
-//! * [`subjects`], [`topology`]: the streams and the consumer, made where missing.
+//! * [`topology`]: the streams and the consumer, made where missing.
 //! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
 //! * `suspect`: a job that came too often runs alone.
 //! * [`claims`]: what this worker holds, kept alive by progress acknowledgements.

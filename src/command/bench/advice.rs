@@ -14,6 +14,40 @@ const BOUND: f64 = 0.8;
 /// The window that is recommended at least, and at most.
 const WINDOW: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
 
+/// The most sessions that are tried on a processor: each has the model's weights for itself.
+const SESSIONS: usize = 8;
+
+/// How a processor is shared out: a session with all threads runs one batch at a time, and its threads wait for each other
+/// at every step of the graph; sessions beside each other do not, and each takes memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Split {
+    /// Sessions, or devices.
+    pub(super) sessions: usize,
+    /// Threads of each.
+    pub(super) threads: usize,
+}
+
+impl Split {
+    /// As many sessions as that many cores are good for.
+    pub(super) fn apart(cores: usize) -> Self {
+        let threads = cores.div_ceil(SESSIONS).max(1);
+        Self { sessions: cores / threads, threads }
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        write!(f, "{} of {}", many(self.sessions, "session"), many(self.threads, "thread"))
+    }
+}
+
+/// The split with the best rate; of those that are about as good, the first.
+pub(super) fn split(measured: impl Iterator<Item = (Split, f64)> + Clone) -> Option<Split> {
+    let best = measured.clone().map(|(_, rate)| rate).max_by(f64::total_cmp)?;
+    measured.into_iter().find(|(_, rate)| *rate >= AS_GOOD * best).map(|(split, _)| split)
+}
+
 /// What keeps the worker from being faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,6 +151,17 @@ mod tests {
     fn the_smallest_batch_that_is_as_good_is_recommended() {
         assert_eq!(batch_size(&[(1, 50.0), (2, 80.0), (4, 97.0), (8, 100.0), (16, 99.0)]), Some((4, 97.0)));
         assert_eq!(batch_size(&[]), None);
+    }
+
+    #[test]
+    fn sessions_beside_each_other_must_gain_something() {
+        let (one, apart) = (Split { sessions: 1, threads: 2 }, Split::apart(2));
+        assert_eq!(apart, Split { sessions: 2, threads: 1 });
+        assert_eq!(split([(one, 97.0), (apart, 100.0)].into_iter()), Some(one));
+        assert_eq!(split([(one, 90.0), (apart, 80.0), (apart, 100.0)].into_iter()), Some(apart));
+        for (cores, sessions, threads) in [(1, 1, 1), (8, 8, 1), (13, 6, 2), (64, 8, 8)] {
+            assert_eq!(Split::apart(cores), Split { sessions, threads });
+        }
     }
 
     #[test]

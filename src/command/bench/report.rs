@@ -42,6 +42,8 @@ pub(super) struct Advice {
     pub(super) window: Duration,
     /// `--decode-threads`.
     pub(super) decode_threads: usize,
+    /// How often `--device` names the processor, where the model runs on it.
+    pub(super) sessions: usize,
     /// `--infer-threads`, where the model runs on the processor.
     pub(super) infer_threads: Option<usize>,
 }
@@ -53,9 +55,12 @@ fn as_flag<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 impl Advice {
     /// As it is written on a command line.
     fn flags(&self) -> String {
-        let Self { batch_size, window, decode_threads, .. } = self;
+        let Self { batch_size, window, decode_threads, sessions, .. } = self;
         let window = humantime::format_duration(*window);
-        let infer = self.infer_threads.map(|threads| format!(" --infer-threads {threads}")).unwrap_or_default();
+        let devices =
+            if *sessions > 1 { format!(" --device {}", vec!["cpu"; *sessions].join(",")) } else { String::new() };
+        let infer =
+            self.infer_threads.map(|threads| format!("{devices} --infer-threads {threads}")).unwrap_or_default();
         format!("--batch-size {batch_size} --window {window} --decode-threads {decode_threads}{infer}")
     }
 }
@@ -81,7 +86,12 @@ impl Report {
 
     fn parts(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{:<12}{:>10}{:>12}{:>12}{:>12}", "THE MODEL", "images/s", "batch p50", "batch p99", "resident")?;
+        let several = self.session.iter().any(|measured| measured.split != self.session[0].split);
+        let mut split = None;
         for measured in &self.session {
+            if several && split.replace(measured.split) != Some(measured.split) {
+                writeln!(out, "{}:", measured.split)?;
+            }
             let batch = format!("batch {}", measured.batch);
             match (measured.rate, measured.seconds) {
                 (Some(rate), Some(seconds)) => writeln!(

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::advice::Split;
 use super::spread::Spread;
 use crate::failure::{Code, Failure};
 use crate::memory;
@@ -17,6 +18,9 @@ const LEAST: usize = 3;
 /// What batches of one size came to.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Measured {
+    /// Sessions beside each other, and threads of each, where that is the processor's.
+    #[serde(flatten)]
+    pub(super) split: Split,
     /// Images of a batch.
     pub(super) batch: usize,
     /// Images a second; `None` where a batch of this size does not fit the device's memory.
@@ -37,7 +41,7 @@ pub(super) struct Measured {
 pub(super) fn measure(
     runners: &mut [Runner],
     rows: &[Box<[u8]>],
-    batch: usize,
+    (split, batch): (Split, usize),
     time: Duration,
 ) -> Result<Measured, Failure> {
     let device = runners.first().map(|runner| Arc::clone(&runner.device)).unwrap_or_default();
@@ -46,7 +50,7 @@ pub(super) fn measure(
         match repeat(runner, rows, batch, 1, Duration::ZERO) {
             Ok(_) => {}
             Err(failure) if failure.code == Code::OutOfMemory => {
-                return Ok(Measured::new(batch, &device, None));
+                return Ok(Measured::new((split, batch), &device, None));
             }
             Err(failure) => return Err(failure),
         }
@@ -69,7 +73,7 @@ pub(super) fn measure(
     };
     #[expect(clippy::cast_precision_loss, reason = "a few thousand images")]
     let rate = (runs * batch) as f64 / took.as_secs_f64();
-    Ok(Measured::new(batch, &device, Some((rate, Spread::of(alone)))))
+    Ok(Measured::new((split, batch), &device, Some((rate, Spread::of(alone)))))
 }
 
 /// Runs batches for so long, and at least so many; how long each took.
@@ -92,9 +96,9 @@ fn repeat(
 }
 
 impl Measured {
-    fn new(batch: usize, device: &str, figures: Option<(f64, Spread)>) -> Self {
+    fn new((split, batch): (Split, usize), device: &str, figures: Option<(f64, Spread)>) -> Self {
         let (rate, seconds) = figures.unzip();
         let used = memory::device::memory(device).map(|memory| memory.used);
-        Self { batch, rate, seconds, resident: memory::resident(), device_memory: used }
+        Self { split, batch, rate, seconds, resident: memory::resident(), device_memory: used }
     }
 }
