@@ -40,6 +40,12 @@ pub(crate) const GROUP: &str = "workers";
 /// How long a stop waits for the server to let it go. It answers at once, unless it is away, and then it has.
 const LEAVING: Duration = Duration::from_secs(2);
 
+/// The last requests it takes: more than are under way from the server at once.
+const LAST: u64 = 128;
+
+/// How long none comes where few are asked.
+const QUIET: Duration = Duration::from_millis(100);
+
 /// Bytes that refused requests without a reply subject may take while their dead letters are being written, and what each
 /// counts at least.
 const REFUSED: (usize, usize) = (32 << 20, 16 << 10);
@@ -134,18 +140,22 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> Result<(), Closed> {
     let instance = tokio::spawn(Arc::clone(&live.service).answer(live.nats.client.clone(), questions));
+    let mut taken = 0;
     let ended = loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break Ok(()),
             request = requests.next() => match request {
-                Some(request) => live.take(request, &entrance, &answers).await,
+                Some(request) => {
+                    taken += 1;
+                    live.take(request, &entrance, &answers).await;
+                }
                 None => break Err(Closed::Ended(live.settings.subjects.live())),
             },
         }
     };
     instance.abort();
-    if ended.is_ok() && tokio::time::timeout(LEAVING, live.leave(requests, &entrance, &answers)).await.is_err() {
+    if ended.is_ok() && tokio::time::timeout(LEAVING, live.leave(requests, taken, &entrance, &answers)).await.is_err() {
         tracing::warn!("NATS did not confirm that this worker has left the group");
     }
     ended
@@ -164,9 +174,22 @@ impl Live {
         Ok(Membership { requests, questions })
     }
 
-    /// Leaves the group, and takes what the server had sent before it knew, as far as the client passes it on: it lets go of
-    /// the subscription when it next looks at its connection, which may be an instant before the server has answered.
-    async fn leave(self: &Arc<Self>, mut requests: Subscriber, entrance: &Entrance, answers: &Answers) {
+    /// Leaves the group, `taken` requests after it joined, and takes what the server sends until it knows.
+    ///
+    /// The client lets go of a subscription that it drains when it next looks at its connection, which is before the server
+    /// has answered where there is much to do: what comes in between is lost. So the server is asked to end it after a few
+    /// more requests, which both sides count; only where these do not come, and little is under way, it is drained.
+    async fn leave(self: &Arc<Self>, mut requests: Subscriber, taken: u64, entrance: &Entrance, answers: &Answers) {
+        let _ = requests.unsubscribe_after(taken + LAST).await;
+        let few = async {
+            while let Ok(request) = tokio::time::timeout(QUIET, requests.next()).await {
+                match request {
+                    Some(request) => self.take(request, entrance, answers).await,
+                    None => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LEAVING / 2, few).await;
         if requests.drain().await.is_ok() {
             while let Some(request) = requests.next().await {
                 self.take(request, entrance, answers).await;

@@ -300,7 +300,8 @@ async fn others_answer_what_a_leaving_worker_no_longer_takes() {
     let stays = Worker::start_with(&nats, &samples(), &["--batch-size", "32"], &[]);
     let mut goes = Worker::start_with(&nats, &samples(), &["--batch-size", "32"], &[]);
     tag(&client, "night-sky.png").await;
-    // The client library lets go of a subscription an instant before the server does, and drops what comes in between.
+    // Where few requests are under way the worker drains its subscription, which the client library lets go of an instant
+    // before the server does; it drops what comes in between.
     let nats = client.jetstream.client();
     let ask = || {
         let request = async_nats::Request::new().payload(r#"{"image":"night-sky.png"}"#.into());
