@@ -98,6 +98,7 @@ impl Flight {
 /// The running stages.
 pub(crate) struct Pipeline {
     stages: JoinSet<(Stage, Result<(), Ended>)>,
+    pace: Arc<Pace>,
 }
 
 impl Pipeline {
@@ -108,24 +109,29 @@ impl Pipeline {
         stores: Vec<Store>,
         lanes: &Arc<Lanes>,
         outlets: Outlets,
-        pace: &Arc<Pace>,
     ) -> (Entrance, Self) {
-        let mut stages = JoinSet::new();
+        let (mut stages, pace) = (JoinSet::new(), Arc::new(Pace::default()));
         // Last to first. Queues are short: what waits in them waits nowhere better, and every job in them is held from
         // other workers.
         let (finished, publish, parts) = outlets.split();
-        stages.spawn(ended(Stage::Publish, publish::run(settings.publish.clone(), finished, Arc::clone(pace))));
+        stages.spawn(ended(Stage::Publish, publish::run(settings.publish.clone(), finished, Arc::clone(&pace))));
         stages.spawn(ended(Stage::Tag, Outlets::run(parts)));
         let (decode, fetched) = queue::bounded(1);
         stages.spawn(ended(Stage::Decode, decode::run(settings.decode.clone(), fetched, publish.clone())));
         let (fetch, accepted) = mpsc::channel(1);
-        let (lanes_of_jobs, pace) = (Arc::clone(lanes), Arc::clone(pace));
-        let fetching = fetch::run(settings.fetch.clone(), lanes_of_jobs, pace, accepted, decode, publish.clone());
+        let (of_lanes, of_pace) = (Arc::clone(lanes), Arc::clone(&pace));
+        let fetching = fetch::run(settings.fetch.clone(), of_lanes, of_pace, accepted, decode, publish.clone());
         stages.spawn(ended(Stage::Fetch, fetching));
         let (entrance, incoming) = mpsc::channel(1);
         let accept = accept::Accept { stores, lanes: Arc::clone(lanes) };
         stages.spawn(ended(Stage::Accept, accept::run(accept, incoming, fetch, publish)));
-        (Entrance::new(entrance), Self { stages })
+        (Entrance::new(entrance), Self { stages, pace })
+    }
+
+    /// What is seen of jobs as they pass, for a door that asks for as many as keep the models busy.
+    #[must_use]
+    pub(crate) fn pace(&self) -> Arc<Pace> {
+        Arc::clone(&self.pace)
     }
 
     /// Waits for the next stage to end while jobs still come in, which none should.

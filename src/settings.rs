@@ -134,7 +134,7 @@ impl TryFrom<WorkerArgs> for Worker {
             max_attempts: queue.max_attempts,
             event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),
             filter: queue.filter,
-            in_flight: in_flight(tagging.lanes.batch.limit),
+            in_flight: in_flight(&tagging.lanes, tagging.pipeline.decode.threads),
             worker: Arc::clone(&tagging.name),
         };
         let live = live::Settings {
@@ -197,7 +197,7 @@ impl Local {
             ..pipeline.publish.caption
         };
         // Enough to hide how far away a bucket is.
-        let in_flight = in_flight(lanes.batch.limit).max(32);
+        let in_flight = in_flight(&lanes, pipeline.decode.threads).max(32);
         Ok(Self { model: tagging.model.clone(), lanes, pipeline, in_flight })
     }
 }
@@ -259,10 +259,11 @@ fn stages(
     Ok((lanes, pipeline))
 }
 
-/// Jobs held at once, where storage is near: one batch runs, and two more are on their way. What would wait longer waits
-/// better in the queue, where any worker can take it.
-const fn in_flight(batch: usize) -> usize {
-    3 * batch
+/// Jobs held at once, where storage is near: for every device one batch runs and one is next, and one more is on its way; no
+/// less than keeps every decoder busy. What would wait longer waits better in the queue, where any worker can take it.
+fn in_flight(lanes: &lanes::Settings, decoders: usize) -> usize {
+    let (batch, devices) = (lanes.batch.limit, lanes.onnx.devices.len());
+    ((2 * devices + 1) * batch).max(decoders + batch)
 }
 
 /// Images of live doors on their way at once: more would wait for longer than a caller does.

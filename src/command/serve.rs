@@ -47,7 +47,7 @@ async fn serve(
     mut signals: Signals,
 ) -> Result<(), Failed> {
     let stores = settings.stores.clone();
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores, &lanes, outlets, &Arc::default());
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores, &lanes, outlets);
     let (admission, answers) = (Admission::new(settings.live_in_flight), Answers::new());
     let http = Http::new(settings.http.clone(), admission, Arc::clone(&lanes), entrance, answers.clone());
     server.open(&http);

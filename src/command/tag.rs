@@ -67,8 +67,7 @@ async fn tag(
     stop: Stop,
 ) -> Result<Progress, Failed> {
     let stores = sources.stores();
-    let pace = Arc::default();
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets, &pace);
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets);
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let mut progress = Progress::new();
     if progress.is_shown() {

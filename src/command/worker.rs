@@ -74,8 +74,7 @@ async fn work(
 ) -> Result<(), Failed> {
     let settings::Worker { tagging: settings, stream: stream::Settings { subjects, .. }, .. } = settings;
     let stores = settings.stores;
-    let pace = Arc::default();
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets, &pace);
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets);
     let (answers, stop) = (Answers::new(), CancellationToken::new());
     tokio::spawn(Arc::clone(&stream).keep_alive());
     tokio::spawn(Arc::clone(&stream).watch_backlog(BACKLOG));
@@ -86,8 +85,14 @@ async fn work(
     let member = live.join().await.map_err(Failed::running)?;
     let requests = live::run(Arc::clone(&live), member, entrance.clone(), answers.clone(), stop.clone());
     let mut requests = tokio::spawn(requests);
-    let mut door =
-        tokio::spawn(pull::run(Arc::clone(&stream), stores.clone(), entrance, pace, answers.clone(), stop.clone()));
+    let mut door = tokio::spawn(pull::run(
+        Arc::clone(&stream),
+        stores.clone(),
+        entrance,
+        pipeline.pace(),
+        answers.clone(),
+        stop.clone(),
+    ));
     tracing::info!(worker = %settings.name, prefix = %subjects, "working");
 
     let broken = tokio::select! {

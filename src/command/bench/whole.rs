@@ -53,8 +53,7 @@ pub(super) async fn measure(
     let lane = lanes.load_default().await?;
     let device = lane.model.devices.first().cloned().unwrap_or_default();
     drop(lane);
-    let pace = Arc::default();
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores, &lanes, outlets, &pace);
+    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores, &lanes, outlets);
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let stop = CancellationToken::new();
     // Held until all is through, so that the pipeline ends after what it is for and not before.
