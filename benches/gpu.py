@@ -163,11 +163,16 @@ def written(arguments, agreed, benched, fed):
 def bench_row(report, sizes):
     if "error" in report:
         return " | ".join([report["error"], *[""] * (len(sizes) + 1)])
-    rates = {each["batch"]: each["rate"] for each in report["session"]}
+    rates = {each["batch"]: each["rate"] for each in chosen(report)}
     memory = max((each["device_memory"] or 0 for each in report["session"]), default=0)
     shown = [f"{rates[size]:.1f}" if rates.get(size) else "does not fit" for size in sizes]
     loading = f"{report['loading']:.1f}" if report["loading"] else ""
     return " | ".join([*shown, f"{memory / 2**20:.0f}" if memory else "", loading])
+
+
+def chosen(report):
+    """The runs of the model alone in as many sessions as are recommended."""
+    return [each for each in report["session"] if each["sessions"] == report["advice"]["sessions"]]
 
 
 def worker_row(run):
@@ -184,7 +189,7 @@ def worker_row(run):
 def fastest(report):
     """The smallest batch that is as good as the best one, and its rate."""
     return report["advice"]["batch_size"], next(
-        each["rate"] for each in report["session"] if each["batch"] == report["advice"]["batch_size"]
+        each["rate"] for each in chosen(report) if each["batch"] == report["advice"]["batch_size"]
     )
 
 

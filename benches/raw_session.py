@@ -1,7 +1,9 @@
-"""What the model alone costs: ONNX Runtime in a tight loop on tensors that are ready, nothing else.
+"""What the model alone costs: ONNX Runtime in a tight loop on tensors that are ready, in one session or in several beside
+each other, nothing else.
 
 Prints one JSON line: images per second, and what they took."""
 import argparse
+import concurrent.futures
 import json
 import resource
 import time
@@ -17,16 +19,24 @@ def session(model, threads, spin):
     return onnxruntime.InferenceSession(f"{model}/model.onnx", options, ["CPUExecutionProvider"])
 
 
-def measure(model, threads, spin, batch, seconds):
-    running = session(model, threads, spin)
-    source = running.get_inputs()[0]
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, *source.shape[1:])).astype(np.float32)
-    running.run(None, {source.name: pixels})
-    began, used, runs = time.monotonic(), time.process_time(), 0
-    # At least three, however long one takes.
-    while runs < 3 or time.monotonic() - began < seconds:
-        running.run(None, {source.name: pixels})
+def loop(running, pixels, until):
+    """Runs until then, and three times at least, however long one takes; how often."""
+    name, runs = running.get_inputs()[0].name, 0
+    while runs < 3 or time.monotonic() < until:
+        running.run(None, {name: pixels})
         runs += 1
+    return runs
+
+
+def measure(model, sessions, threads, spin, batch, seconds):
+    running = [session(model, threads, spin) for _ in range(sessions)]
+    shape = running[0].get_inputs()[0].shape[1:]
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *shape)).astype(np.float32)
+    with concurrent.futures.ThreadPoolExecutor(sessions) as pool:
+        # The first runs pay for what the runtime allocates.
+        list(pool.map(lambda each: loop(each, pixels, 0), running))
+        began, used = time.monotonic(), time.process_time()
+        runs = sum(pool.map(lambda each: loop(each, pixels, began + seconds), running))
     took, images = time.monotonic() - began, runs * batch
     return {
         "rate": images / took,
@@ -34,6 +44,7 @@ def measure(model, threads, spin, batch, seconds):
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "batch": batch,
         "spin": spin,
+        "sessions": sessions,
         "threads": threads,
     }
 
@@ -41,9 +52,11 @@ def measure(model, threads, spin, batch, seconds):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="the model's folder")
-    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--sessions", type=int, default=1)
+    parser.add_argument("--threads", type=int, required=True, help="of each session")
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--spin", action="store_true")
     parser.add_argument("--seconds", type=float, default=10)
     arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.model, arguments.threads, arguments.spin, arguments.batch, arguments.seconds)))
+    how = (arguments.sessions, arguments.threads, arguments.spin, arguments.batch)
+    print(json.dumps(measure(arguments.model, *how, arguments.seconds)))

@@ -55,17 +55,20 @@ def infer(model, count, batches, goal):
     def scenario(options):
         store, images = bucket(BUCKETS["1.6"])
         with lab.storage() as (server, environment), lab.nats_server():
-            swept = [raw(model, batch, spin, options) for batch in batches for spin in (False, True)]
+            cores = lab.cores()
+            # One session with all threads, waiting or spinning for work, or one for each core.
+            ways = [(1, cores, False), (1, cores, True), (cores, 1, False)]
+            swept = [raw(model, batch, *way, options) for batch in batches for way in ways]
             best = max(swept, key=lambda run: run["rate"])
             alone = Standing("ONNX Runtime alone", described(best), [])
-            # As `tagmill bench` recommends: the best batch size, and a session for each core.
-            split = ["--device", ",".join(["cpu"] * lab.cores()), "--infer-threads", 1]
+            # In as many sessions, and with the same batches.
+            split = ["--device", ",".join(["cpu"] * best["sessions"]), "--infer-threads", best["threads"]]
             ours = contender.tagmill(model, store, environment, *split, batch=best["batch"], jobs=jobs(options, count))
             rounds = []
             for _ in range(options.rounds):
                 rounds += race([(ours, images, [server])], 1)
                 # Measured again each time: the machine is not the same from minute to minute.
-                again = raw(model, best["batch"], best["spin"], options)
+                again = raw(model, best["batch"], best["sessions"], best["threads"], best["spin"], options)
                 alone.runs.append(Run(again["rate"], again["cpu"], servers=0, memory=again["memory"]))
         standing = Standing(ours.name, ours.settings(), [run for each in rounds for run in each.runs])
         what = "tagmill : ONNX Runtime alone at its best batch size"
@@ -75,9 +78,9 @@ def infer(model, count, batches, goal):
     return scenario
 
 
-def raw(model, batch, spin, options):
+def raw(model, batch, sessions, threads, spin, options):
     _, folder = lab.model(model)
-    command = [lab.PYTHON, lab.ROOT / "benches/raw_session.py", folder, "--threads", lab.cores(), "--batch", batch]
+    command = [lab.PYTHON, lab.ROOT / "benches/raw_session.py", folder, "--sessions", sessions, "--threads", threads, "--batch", batch]
     command += ["--seconds", 10 * options.scale, *(["--spin"] if spin else [])]
     answer = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, check=True)
     run = json.loads(answer.stdout)
@@ -86,7 +89,8 @@ def raw(model, batch, spin, options):
 
 
 def described(run):
-    return f"batches of {run['batch']}, {run['threads']} threads, {'spinning' if run['spin'] else 'not spinning'}"
+    spinning = "spinning" if run["spin"] else "not spinning"
+    return f"batches of {run['batch']}, sessions: {run['sessions']}, threads of each: {run['threads']}, {spinning}"
 
 
 def latency(options):
@@ -168,7 +172,7 @@ def memory(model, standings):
 
 SCENARIOS = {
     "infer-vit-b": infer("vit-b", 64, [1, 4, 8], goal=0.97),
-    "infer-vit-tiny": infer("vit-tiny", 240, [1, 2, 4, 8, 16], goal=0.92),
+    "infer-vit-tiny": infer("vit-tiny", 240, [1, 2, 4, 8], goal=0.92),
     "photos-1.6mp": photos("1.6", (1200, 480), goal=3),
     "photos-11mp": photos("11", (400, 120), goal=6),
     "latency": latency,

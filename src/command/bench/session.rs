@@ -1,4 +1,4 @@
-//! The model alone: batches of rows that are ready, one after the other.
+//! The model alone: batches of rows that are ready, in every session one after the other.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ pub(super) struct Measured {
     pub(super) device_memory: Option<u64>,
 }
 
-/// Measures batches of this size over the rows, again and again, for so long: by all that take turns on the device for the
-/// rate, and by one of them alone for the time of a batch.
+/// Measures batches of this size over the rows, again and again, for so long: by all runners beside each other for the rate,
+/// and for the time of a batch; that of those that take turns on a GPU is of one of them alone.
 ///
 /// # Errors
 /// Where the runtime fails for another reason than memory.
@@ -46,34 +46,36 @@ pub(super) fn measure(
 ) -> Result<Measured, Failure> {
     let device = runners.first().map(|runner| Arc::clone(&runner.device)).unwrap_or_default();
     // The first run of a size pays for what the runtime allocates for it.
-    for runner in &mut *runners {
-        match repeat(runner, rows, batch, 1, Duration::ZERO) {
-            Ok(_) => {}
-            Err(failure) if failure.code == Code::OutOfMemory => {
-                return Ok(Measured::new((split, batch), &device, None));
-            }
-            Err(failure) => return Err(failure),
+    match beside(runners, |runner| repeat(runner, rows, batch, 1, Duration::ZERO)) {
+        Ok(_) => {}
+        Err(failure) if failure.code == Code::OutOfMemory => {
+            return Ok(Measured::new((split, batch), &device, None));
         }
+        Err(failure) => return Err(failure),
     }
     let began = Instant::now();
-    let alone = repeat(&mut runners[0], rows, batch, LEAST, time)?;
-    let (runs, took) = match runners {
-        [_] => (alone.len(), began.elapsed()),
-        turns => {
-            let began = Instant::now();
-            let runs = std::thread::scope(|scope| {
-                let spawn = |runner| scope.spawn(move || repeat(runner, rows, batch, LEAST, time));
-                let threads: Vec<_> = turns.iter_mut().map(spawn).collect();
-                let ended =
-                    threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-                ended.map(|runs| runs.map(|runs| runs.len())).sum::<Result<usize, Failure>>()
-            })?;
-            (runs, began.elapsed())
-        }
-    };
+    let mut runs = beside(runners, |runner| repeat(runner, rows, batch, LEAST, time))?;
+    let took = began.elapsed();
     #[expect(clippy::cast_precision_loss, reason = "a few thousand images")]
-    let rate = (runs * batch) as f64 / took.as_secs_f64();
-    Ok(Measured::new((split, batch), &device, Some((rate, Spread::of(alone)))))
+    let rate = (runs.len() * batch) as f64 / took.as_secs_f64();
+    if split.sessions < runners.len() {
+        runs = repeat(&mut runners[0], rows, batch, LEAST, time)?;
+    }
+    Ok(Measured::new((split, batch), &device, Some((rate, Spread::of(runs)))))
+}
+
+/// What every runner makes of it, all at once.
+fn beside(
+    runners: &mut [Runner],
+    run: impl Fn(&mut Runner) -> Result<Vec<Duration>, Failure> + Sync,
+) -> Result<Vec<Duration>, Failure> {
+    let runs: Vec<_> = std::thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> = runners.iter_mut().map(|runner| scope.spawn(move || run(runner))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    let runs: Vec<Vec<Duration>> = runs.into_iter().collect::<Result<_, _>>()?;
+    Ok(runs.concat())
 }
 
 /// Runs batches for so long, and at least so many; how long each took.

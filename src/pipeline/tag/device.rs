@@ -30,12 +30,22 @@ impl Device {
         }
     }
 
-    /// How long loading a model on it may take before it counts as hung; any time on the CPU, which is only ever busy.
+    /// Whether it is a GPU, or may turn out to be one.
     #[must_use]
-    pub(crate) fn patience(self) -> Option<Duration> {
+    pub(crate) fn may_be_a_gpu(self) -> bool {
+        match self {
+            Self::Auto => gpu::count().is_some_and(|count| count > 0),
+            Self::Cpu => false,
+            Self::Cuda(_) | Self::TensorRt(_) => true,
+        }
+    }
+
+    /// How long loading a model on it may take before it counts as hung; any time on the CPU, which is only ever busy. No driver
+    /// is asked: it may be what hangs.
+    #[must_use]
+    pub(crate) const fn patience(self) -> Option<Duration> {
         match self {
             Self::Cpu => None,
-            Self::Auto if gpu::count().is_none_or(|count| count == 0) => None,
             Self::Auto | Self::Cuda(_) => Some(PATIENCE.0),
             Self::TensorRt(_) => Some(PATIENCE.1),
         }

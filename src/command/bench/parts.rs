@@ -1,0 +1,158 @@
+//! The model and the decoders, each alone, and what follows from them and the whole.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use indicatif::ProgressBar;
+
+use super::advice::{self, Rates, Split};
+use super::report::Advice;
+use super::{decoding, session, whole};
+use crate::command::Failed;
+use crate::memory;
+use crate::model::ModelFiles;
+use crate::pipeline::tag::device::Device;
+use crate::pipeline::tag::{Loaded, Model, onnx};
+use crate::settings;
+
+/// Larger batches are not tried after one with less than this share of the best rate.
+const WORTH: f64 = 0.8;
+
+/// What is measured, and with what.
+pub(super) struct Bench {
+    pub(super) files: ModelFiles,
+    pub(super) settings: settings::Local,
+    pub(super) encoded: Vec<Bytes>,
+    /// In order.
+    pub(super) batch_sizes: Vec<usize>,
+    pub(super) time: Duration,
+    pub(super) progress: ProgressBar,
+}
+
+/// What the model and the decoders come to, each alone.
+pub(super) struct Parts {
+    pub(super) model: String,
+    pub(super) device: String,
+    pub(super) unreadable: usize,
+    pub(super) session: Vec<session::Measured>,
+    /// On one thread, and on all.
+    pub(super) decoding: Vec<decoding::Measured>,
+    cores: usize,
+    /// Rows of the batch that the model was loaded for.
+    loaded_for: usize,
+}
+
+/// A model, what its runs came to, and images that can't be read.
+type Alone = (Arc<Model>, Vec<session::Measured>, usize);
+
+impl Bench {
+    /// Measures both; it blocks.
+    ///
+    /// # Errors
+    /// Where the model can't be loaded or run, or not one image can be read.
+    pub(super) fn parts(&self) -> Result<Parts, Failed> {
+        // On the CPU the warm-up runs the smallest size: the others are what is measured. A GPU is prepared for all sizes it
+        // will be given, and TensorRT builds for them.
+        let gpu = self.settings.lanes.onnx.devices.iter().any(|device| device.may_be_a_gpu());
+        let (smallest, largest) = (self.batch_sizes.first(), self.batch_sizes.last());
+        let loaded_for = if gpu { largest } else { smallest }.copied().unwrap_or(1);
+        let mut onnx = onnx::Settings { batch: loaded_for, ..self.settings.lanes.onnx.clone() };
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let given = Split { sessions: if gpu { 1 } else { onnx.devices.len() }, threads: onnx.threads };
+        let (model, mut session, unreadable) = self.alone(&onnx, given)?;
+        let apart = Split::apart(cores);
+        let cpu = model.devices.iter().all(|device| device == "cpu");
+        if cpu && given.threads == cores && apart.sessions > 1 && has_room_for(apart.sessions) {
+            onnx.devices = vec![Device::Cpu; apart.sessions];
+            onnx.threads = apart.threads;
+            // What does not work is not recommended.
+            match self.alone(&onnx, apart) {
+                Ok((_, beside, _)) => session.extend(beside),
+                Err(error) => tracing::warn!(%error, split = %apart, "the model can't be run in several sessions"),
+            }
+        }
+        let decode = &self.settings.pipeline.decode;
+        let mut threads = vec![1, decode.threads];
+        threads.dedup();
+        let decoding = threads.into_iter().map(|threads| {
+            self.progress.set_message(format!("decoding alone, on {threads} threads"));
+            decoding::measure(&self.encoded, &decode.picture, model.frame, threads, self.time)
+        });
+        let (decoding, device) = (decoding.collect(), model.device());
+        Ok(Parts { model: model.id.name.clone(), device, unreadable, session, decoding, cores, loaded_for })
+    }
+
+    /// The model in batches of every size, up to the first that does not fit or is not worth it. The figures are of one device; the whole uses
+    /// all of them.
+    fn alone(&self, onnx: &onnx::Settings, split: Split) -> Result<Alone, Failed> {
+        let Loaded { model, mut runners, .. } = onnx::load(&self.files, onnx)?;
+        let Some(device) = runners.first().map(|runner| Arc::clone(&runner.device)) else {
+            return Err(Failed::settings(self.files.unusable("no device")));
+        };
+        runners.retain(|runner| runner.device == device);
+        let picture = &self.settings.pipeline.decode.picture;
+        let (rows, unreadable) = decoding::rows(&self.encoded, picture, model.frame);
+        if rows.is_empty() {
+            return Err(Failed::running(anyhow::anyhow!("not one of the images can be read; `tagmill tag` says why")));
+        }
+        let mut session = Vec::new();
+        for &batch in &self.batch_sizes {
+            self.progress.set_message(format!("the model alone, {split}, in batches of {batch}"));
+            let measured = session::measure(&mut runners, &rows, (split, batch), self.time).map_err(Failed::running)?;
+            let rate = measured.rate;
+            session.push(measured);
+            let best = session.iter().filter_map(|measured| measured.rate).fold(0.0, f64::max);
+            if rate.is_none_or(|rate| rate < WORTH * best) {
+                break;
+            }
+        }
+        Ok((model, session, unreadable))
+    }
+}
+
+/// Whether there is memory for so many sessions, of which one is loaded: each has the model's weights for itself.
+fn has_room_for(sessions: usize) -> bool {
+    memory::resident().is_some_and(|one| one.saturating_mul(sessions as u64) < memory::available())
+}
+
+impl Parts {
+    /// How the processor is best shared out.
+    pub(super) fn split(&self) -> Result<Split, Failed> {
+        let fitting = self.session.iter().filter_map(|measured| Some((measured.split, measured.rate?)));
+        advice::split(fitting).ok_or_else(|| Failed::running(anyhow::anyhow!("no batch size fits the device's memory")))
+    }
+
+    /// The batch sizes that fit the device's memory, in order.
+    pub(super) fn fitting(&self, split: Split) -> Vec<usize> {
+        let fitting = self.session.iter().filter(|measured| measured.split == split && measured.rate.is_some());
+        fitting.map(|measured| measured.batch).collect()
+    }
+
+    /// The batch to load the model for where it is to run so many images at once: TensorRT has engines for the largest, and
+    /// would build others.
+    pub(super) fn prepared(&self, batch: usize, devices: &[Device]) -> usize {
+        let tensorrt = devices.iter().any(|device| matches!(device, Device::TensorRt(_)));
+        if tensorrt { self.loaded_for } else { batch }
+    }
+
+    pub(super) fn advice(&self, split: Split, whole: &[whole::Measured]) -> Advice {
+        let rates: Vec<(usize, f64)> = whole.iter().map(|measured| (measured.batch, measured.rate)).collect();
+        let (batch, whole) = advice::batch_size(&rates).expect("at least one size was measured");
+        let session = self.session.iter().find(|measured| (measured.split, measured.batch) == (split, batch));
+        let model = session.and_then(|measured| measured.rate).unwrap_or_default();
+        let run = session.and_then(|measured| measured.seconds).map_or(0.0, |seconds| seconds.p50);
+        let alone = |measured: Option<&decoding::Measured>| measured.map_or(0.0, |measured| measured.rate);
+        let (one, all) = (alone(self.decoding.first()), alone(self.decoding.last()));
+        let shared = !self.device.contains("cuda") && !self.device.contains("tensorrt");
+        Advice {
+            bound: Rates { model, decoding: all, whole, shared }.bound(),
+            batch_size: batch,
+            window: advice::window(batch, whole, run),
+            decode_threads: advice::decode_threads(one, model, shared, self.cores),
+            sessions: split.sessions,
+            infer_threads: shared.then_some(split.threads),
+        }
+    }
+}
