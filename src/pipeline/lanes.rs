@@ -212,7 +212,8 @@ impl Lanes {
     fn break_off(&self, reason: &CannotLoad) {
         self.health.set_inference(false);
         let reason = reason.to_string();
-        if let Some(open) = &self.state().open {
+        // No other model is loaded meanwhile.
+        if let Some(open) = self.state().open.take() {
             // Refused only where the pipeline is gone.
             let _ = open.parts.send(async { Err(Ended::Broken(reason)) }.boxed());
         }
@@ -272,6 +273,8 @@ impl Lanes {
                 Some(Ok(files)) => {
                     match self.load_files(files).await.and_then(|loaded| self.start(&name, files, loaded)) {
                         Ok(_) => {}
+                        // The worker ends, and has said so.
+                        Err(CannotLoad::Hung { .. }) => return Ok(()),
                         Err(error) => {
                             tracing::error!(%error, "a model that has changed can't be loaded; the old one stays");
                         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::task::{JoinError, JoinHandle};
+
 use crate::model::ModelFiles;
 use crate::pipeline::panic_message;
 use crate::pipeline::tag::Loaded;
@@ -17,18 +19,26 @@ pub(super) type Load = fn(&ModelFiles, &Settings) -> Result<Loaded, CannotLoad>;
 pub(super) async fn load(load: Load, files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
     let (own, with) = (files.clone(), settings.clone());
     let loading = tokio::task::spawn_blocking(move || load(&own, &with));
-    let patience = settings.devices.iter().filter_map(|device| device.patience()).max();
-    let ended = match patience {
-        Some(patience) => match tokio::time::timeout(patience, loading).await {
-            Ok(ended) => ended,
-            Err(_) => return Err(hung(files, settings, patience)),
-        },
-        None => loading.await,
+    let gpus = settings.devices.iter().any(|device| device.patience().is_some());
+    // They are opened one after the other.
+    let patience = settings.devices.iter().filter_map(|device| device.patience()).sum();
+    let Some(ended) = within(gpus.then_some(patience), loading).await else {
+        return Err(hung(files, settings, patience));
     };
     ended.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => Err(files.unusable(format_args!("loading it panicked: {}", panic_message(&*panic))).into()),
         Err(cancelled) => Err(files.unusable(cancelled).into()),
     })
+}
+
+/// What comes of it within this time. A process that was stopped for a while finds the time over, and what is healthy ends in
+/// a moment.
+async fn within<T>(patience: Option<Duration>, mut loading: JoinHandle<T>) -> Option<Result<T, JoinError>> {
+    let Some(patience) = patience else { return Some(loading.await) };
+    match tokio::time::timeout(patience, &mut loading).await {
+        Ok(ended) => Some(ended),
+        Err(_) => tokio::time::timeout(patience / 10, loading).await.ok(),
+    }
 }
 
 fn hung(files: &ModelFiles, settings: &Settings, waited: Duration) -> CannotLoad {
