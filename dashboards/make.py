@@ -129,6 +129,8 @@ def bound():
         "decoding": f"{seconds('decode')} + sum({rate('backpressure_seconds_total', stage='fetch')})",
         "the model": f"{seconds('wait')} + {seconds('infer')}",
         "NATS": seconds("publish"),
+        # For suspects to be through, or for models to be loaded.
+        "waiting to come in": f"sum({rate('backpressure_seconds_total', stage='accept')})",
         # Nothing waits in the stream: the fleet does what it is given.
         "nothing": f"(max({metric('backlog_jobs')}) < bool 1) * 1e6",
     }
@@ -175,7 +177,7 @@ def fleet(board):
     board.lines(
         "Jobs in hand by stage",
         "How many jobs are in each stage, on average: the widest band is what bounds the fleet. A stage that waits for the next "
-        "is counted apart, as waiting for room.",
+        "is counted apart, as waiting for room; with accept, so is waiting to come in, and for a model to be loaded.",
         "short",
         [("{{stage}}", f"sum by (stage) ({rate('stage_seconds_sum', stage='fetch|decode|wait|infer|publish')})"),
          ("waiting for room after {{stage}}", f"sum by (stage) ({rate('backpressure_seconds_total', stage='accept|fetch|decode')})")],

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Twice as long each time, up to a limit; a fifth more or less, so that what failed together does not come back together.
+/// Twice as long each time, up to about a limit: a fifth more or less, so that what failed together does not come back
+/// together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -24,6 +25,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -33,5 +36,7 @@ mod tests {
             let wait = backoff.after(tries).as_secs_f64();
             assert!((seconds * 0.8..=seconds * 1.2).contains(&wait), "{tries}: {wait}");
         }
+        let waits: HashSet<Duration> = (0..100).map(|_| backoff.after(3)).collect();
+        assert!(waits.len() > 1, "they are not all the same");
     }
 }

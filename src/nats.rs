@@ -1,4 +1,4 @@
-//! The connection to NATS, and whether it stands.
+//! The connection to NATS, whether it stands, and what its subjects and streams are called.
 
 pub(crate) mod subjects;
 

@@ -71,7 +71,7 @@ pub(crate) async fn run(
 ) -> Result<(), Ended> {
     while let Some(Incoming { request, queued, mut delivery }) = incoming.recv().await {
         metrics::stage_seconds("queue", queued);
-        // For a suspect to be through, or to run alone itself.
+        // What it waited for to come in: a suspect to be through, or, being one, its turn to run alone.
         metrics::waited(Stage::Accept, delivery.age());
         match accept.check(request, &mut delivery) {
             Ok((mut job, destination, location)) => {

@@ -98,6 +98,7 @@ impl Fetch {
         let heading = match destination {
             Destination::Lane(heading) => Ok(heading),
             Destination::Unloaded(model) => {
+                // Not fetching: it waits to begin, as at the entrance.
                 let waiting = metrics::backpressure(Stage::Accept);
                 let lane = self.lanes.load(&model).await;
                 drop(waiting);

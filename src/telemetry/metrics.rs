@@ -138,7 +138,11 @@ fn describe() {
         Unit::Seconds,
         "Time jobs spend per stage: queue (before acceptance), fetch, decode, wait (for a batch), infer (its whole batch), publish. With the backpressure they come to the job seconds."
     );
-    describe_gauge!(BACKPRESSURE, Unit::Seconds, "Time a stage waited for room in the next.");
+    describe_gauge!(
+        BACKPRESSURE,
+        Unit::Seconds,
+        "Time jobs waited for room in the stage after this one; after accept also to come in at all, and for their model to be loaded."
+    );
     describe_histogram!(BATCH_SIZE, Unit::Count, "Images per batch, by model.");
     describe_counter!(BATCHES, "Batches, by model and why they were closed (full, window, idle, drain).");
     describe_gauge!(BATCH_LIMIT, Unit::Count, "Images a batch may have now, by model.");
@@ -321,7 +325,9 @@ pub(crate) fn model_unloaded(id: &ModelId, devices: &[String]) {
 
 /// One for each device.
 fn model_info(id: &ModelId, devices: &[String]) -> impl Iterator<Item = Gauge> {
-    devices.iter().map(|device| {
+    // Several sessions on one device are one.
+    let once = devices.iter().enumerate().filter(|(n, device)| !devices[..*n].contains(device));
+    once.map(|(_, device)| {
         gauge!(MODEL_INFO, "model" => id.name.clone(), "sha256" => id.sha256.clone(), "device" => device.clone())
     })
 }

@@ -1,6 +1,7 @@
 //! Publishes jobs, many at a time, until each is confirmed: a full stream and a server that is away are waited for.
 
-use std::collections::BTreeMap;
+mod window;
+
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,15 +23,7 @@ use super::checkpoint::{Checkpoint, Count};
 use super::screen::Screen;
 use super::source::{Item, Position};
 use crate::nats::Nats;
-
-/// Publishes under way at once, and their bytes: the server's confirmations are not waited for one by one.
-const UNCONFIRMED: (u64, usize) = (1024, 16 * 1024 * 1024);
-
-/// Jobs tried again at once.
-const MOST: usize = 256;
-
-/// How long before a job is tried again that was not taken.
-const AGAIN: Duration = Duration::from_millis(500);
+use window::{Confirmed, Window};
 
 /// How long nobody may take jobs where that is not known to be for a while.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -53,35 +46,6 @@ pub(super) struct Publisher {
     screen: Screen,
     stop: CancellationToken,
     said: [AtomicBool; 2],
-}
-
-/// Jobs between their source and the checkpoint, by their number.
-struct Window {
-    /// Not taken, to be tried again, the first of them first.
-    waiting: BTreeMap<u64, Item>,
-    /// Confirmed, with others before them that are not.
-    ahead: BTreeMap<u64, Confirmed>,
-    /// The next to come.
-    next: u64,
-    /// The first that is not confirmed.
-    first: u64,
-    /// Of their payloads.
-    bytes: usize,
-    /// How many of those that wait are tried at once: one where none was taken, more as they are.
-    burst: usize,
-    /// When they are.
-    again: Instant,
-    /// When the first was not taken, since one was.
-    refused: Option<Instant>,
-    /// Whether any was ever taken.
-    taken: bool,
-}
-
-/// A job that is stored.
-struct Confirmed {
-    at: Position,
-    bytes: usize,
-    duplicate: bool,
 }
 
 /// Why a job is not stored.
@@ -123,11 +87,11 @@ impl Publisher {
         let mut sending = FuturesUnordered::new();
         let mut left = limit.saturating_sub(checkpoint.count().jobs);
         let ended = loop {
-            if left == 0 && sending.is_empty() && window.waiting.is_empty() {
+            if left == 0 && sending.is_empty() && !window.is_waiting() {
                 break Ok(());
             }
             let again = async {
-                sleep_until(window.again).await;
+                sleep_until(window.again()).await;
                 self.nats.up().await;
             };
             tokio::select! {
@@ -140,7 +104,7 @@ impl Publisher {
                     }
                 }
                 // One asks for all: where one job is not taken, others are not.
-                () = again, if !window.waiting.is_empty() && sending.is_empty() => {
+                () = again, if window.is_waiting() && sending.is_empty() => {
                     for (number, job) in window.retry() {
                         sending.push(self.publish(number, job));
                     }
@@ -201,8 +165,8 @@ impl Publisher {
             }
             Err(refused) => refused,
         };
-        let since = *window.refused.get_or_insert_with(Instant::now);
-        if is_given_up(&refused, window.taken, since) {
+        let since = window.refused_since();
+        if is_given_up(&refused, window.was_taken(), since) {
             return Err(self.given_up(refused, &job));
         }
         self.say(&refused);
@@ -273,59 +237,6 @@ impl Publisher {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, HeaderValue::from(&hex::encode(hash.finalize())[..32]));
         headers
-    }
-}
-
-impl Window {
-    fn new() -> Self {
-        Self {
-            waiting: BTreeMap::new(),
-            ahead: BTreeMap::new(),
-            next: 0,
-            first: 0,
-            bytes: 0,
-            burst: 1,
-            again: Instant::now(),
-            refused: None,
-            taken: false,
-        }
-    }
-
-    /// For a new job: not while others are to be tried again, which come before it.
-    fn has_room(&self) -> bool {
-        self.waiting.is_empty() && self.next - self.first < UNCONFIRMED.0 && self.bytes < UNCONFIRMED.1
-    }
-
-    fn enter(&mut self, job: &Item) -> u64 {
-        self.bytes += job.payload.len();
-        self.next += 1;
-        self.next - 1
-    }
-
-    fn confirmed(&mut self, number: u64, job: &Item, duplicate: bool) {
-        (self.taken, self.refused) = (true, None);
-        self.burst = (2 * self.burst).min(MOST);
-        self.ahead.insert(number, Confirmed { at: job.at.clone(), bytes: job.payload.len(), duplicate });
-    }
-
-    fn refused(&mut self, number: u64, job: Item) {
-        self.burst = 1;
-        self.again = Instant::now() + AGAIN;
-        self.waiting.insert(number, job);
-    }
-
-    /// The jobs to try again now.
-    fn retry(&mut self) -> Vec<(u64, Item)> {
-        self.again = Instant::now();
-        (0..self.burst).map_while(|_| self.waiting.pop_first()).collect()
-    }
-
-    /// The next job that is confirmed, as all before it are.
-    fn leave(&mut self) -> Option<Confirmed> {
-        let confirmed = self.ahead.remove(&self.first)?;
-        self.first += 1;
-        self.bytes -= confirmed.bytes;
-        Some(confirmed)
     }
 }
 

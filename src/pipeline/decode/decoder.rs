@@ -4,8 +4,8 @@ use super::fit::{Fitter, Frame};
 use super::picture::{self, Reserve, Settings};
 use crate::failure::Failure;
 
-/// Bytes of pixels that are kept for the next image: those of most photos, which need not be cleared then, nor asked of the
-/// system. 12 MiB.
+/// Bytes of a JPEG's pixels that are kept for the next one: those of most photos, which need not be cleared then, nor asked of
+/// the system. 12 MiB.
 const KEPT: usize = 12 << 20;
 
 /// Makes rows for one model; keeps its buffers between images.
@@ -33,7 +33,8 @@ impl Decoder {
     pub(crate) fn row(&mut self, bytes: &[u8], reserve: Reserve<'_>) -> Result<Box<[u8]>, Failure> {
         let pixels = picture::decode(bytes, &self.settings, &self.fitter.frame(), &mut self.spare, reserve)?;
         let row = self.fitter.fit(&pixels.as_picture());
-        self.spare = pixels.into_buffer();
+        // The other decoders bring buffers of their own.
+        self.spare = if picture::is_jpeg(bytes) { pixels.into_buffer() } else { Vec::new() };
         self.spare.truncate(KEPT);
         self.spare.shrink_to(KEPT);
         Ok(row)
@@ -42,20 +43,44 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    use turbojpeg::{Image, PixelFormat, Subsamp};
+
     use super::*;
     use crate::pipeline::decode::fit::{Filter, Fit};
 
+    fn decoder() -> Decoder {
+        let settings = Settings { max_pixels: 100_000_000, ignore_orientation: false };
+        Decoder::new(settings, Frame { side: 448, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic })
+    }
+
+    fn row(decoder: &mut Decoder, bytes: &[u8]) -> Box<[u8]> {
+        decoder.row(bytes, &mut |_| Ok(())).expect("a row")
+    }
+
+    fn jpeg(width: usize, height: usize, colour: [u8; 3]) -> Vec<u8> {
+        let pixels = colour.repeat(width * height);
+        let image = Image { pixels: &*pixels, width, pitch: 3 * width, height, format: PixelFormat::RGB };
+        turbojpeg::compress(image, 90, Subsamp::Sub2x2).expect("it fits").to_vec()
+    }
+
     #[test]
     fn a_row_shows_nothing_of_the_image_before() {
-        let file =
-            |name: &str| std::fs::read(format!("{}/samples/{name}", env!("CARGO_MANIFEST_DIR"))).expect("a sample");
-        let (large, small) = (file("photo-flower.jpg"), file("orange-sunset.jpg"));
-        let settings = Settings { max_pixels: 100_000_000, ignore_orientation: false };
-        let frame = Frame { side: 448, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
-        let mut used = Decoder::new(settings.clone(), frame);
-        used.row(&large, &mut |_| Ok(())).expect("a row");
-        assert!(!used.spare.is_empty(), "its pixels are kept");
-        let row = used.row(&small, &mut |_| Ok(())).expect("a row");
-        assert_eq!(row, Decoder::new(settings, frame).row(&small, &mut |_| Ok(())).expect("a row"));
+        let (large, small) = (jpeg(640, 480, [200, 0, 0]), jpeg(30, 200, [0, 0, 200]));
+        let mut used = decoder();
+        for image in [&large, &small, &large] {
+            assert_eq!(row(&mut used, image), row(&mut decoder(), image));
+            assert!(!used.spare.is_empty(), "its pixels are kept");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_between_images_is_bounded() {
+        let mut used = decoder();
+        // Too slim to be decoded at a reduced size.
+        row(&mut used, &jpeg(890, 1790, [9; 3]));
+        assert!(used.spare.capacity() >= 890 * 1790 * 3);
+        used.spare = vec![0; 2 * KEPT];
+        row(&mut used, &jpeg(8, 8, [9; 3]));
+        assert!(used.spare.capacity() <= KEPT);
     }
 }

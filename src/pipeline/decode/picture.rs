@@ -110,6 +110,11 @@ pub fn decode(
     Ok(Pixels(image.into_rgb8()))
 }
 
+/// Whether it is a JPEG, whose decoder uses the room that is spare.
+pub(crate) fn is_jpeg(bytes: &[u8]) -> bool {
+    matches!(format::sniff(bytes), Ok(Format::Jpeg))
+}
+
 fn decode_as(format: Format, bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     match format {
         Format::Jpeg => jpeg::decode(bytes, limits),

@@ -1,17 +1,21 @@
 //! Faults of devices, through runtimes that have them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
+use super::tagger::numbers;
 use super::*;
-use crate::delivery::{Answer, Answers, Door, Outcome, Reply};
+use crate::delivery::{Answer, Answers, Delivery, Door, Outcome, Reply};
+use crate::failure::Code;
 use crate::job::Job;
 use crate::memory::Budget;
 use crate::model::manifest::Layout;
 use crate::pipeline::Flight;
 use crate::pipeline::batch::limit::Limit;
+use crate::pipeline::batch::{Batch, Row};
 use crate::pipeline::decode::Input;
 use crate::pipeline::decode::fit::{self, Filter};
 use crate::pipeline::lanes::lane::Lane;

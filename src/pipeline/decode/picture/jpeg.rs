@@ -68,9 +68,13 @@ fn samples(
     spare: &mut Vec<u8>,
 ) -> Result<Vec<u8>, Failure> {
     let pitch = header.width * format.size();
+    let length = pitch * header.height;
     let mut pixels = std::mem::take(spare);
+    if pixels.capacity() < length {
+        pixels = vec![0; length];
+    }
     // What is left of an earlier picture is written over, not cleared first.
-    pixels.resize(pitch * header.height, 0);
+    pixels.resize(length, 0);
     let image = Image { pixels: &mut *pixels, width: header.width, pitch, height: header.height, format };
     decompressor.decompress(bytes, image).map_err(broken)?;
     Ok(pixels)

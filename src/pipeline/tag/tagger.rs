@@ -1,0 +1,242 @@
+//! The thread that owns one of a model's sessions: batch in, every row's outcome out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
+
+use super::share::Queue;
+use super::split::{Fit, run_or_split};
+use super::work::{Trial, Work};
+use super::{Model, Runtime, onnx};
+use crate::backoff::Backoff;
+use crate::delivery::Delivery;
+use crate::failure::{Code, Failure};
+use crate::pipeline::batch::traffic::Traffic;
+use crate::pipeline::batch::{Batch, Row};
+use crate::pipeline::decode::fit::CHANNELS;
+use crate::pipeline::publish::{Finished, Scored};
+use crate::pipeline::{Ended, panicked};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::{self, Stage};
+
+/// How long a device whose memory others have taken is left alone before the next try: at first, and at most.
+const FULL: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+
+/// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
+const SICK: u32 = 3;
+
+/// The thread that owns one of a model's sessions.
+pub(super) struct Tagger {
+    pub(super) model: Arc<Model>,
+    pub(super) device: Arc<str>,
+    pub(super) runtime: Box<dyn Runtime>,
+    /// Whether an image's scores were looked at for what a wrong manifest looks like.
+    pub(super) looked: bool,
+    pub(super) queue: Arc<Queue>,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) publish: Sender<Finished>,
+    pub(super) health: Health,
+}
+
+impl Tagger {
+    /// On a thread of its own; how that ends.
+    pub(super) fn start(self, name: String) -> Result<oneshot::Receiver<Result<(), Ended>>, Ended> {
+        let (done, ended) = oneshot::channel();
+        let spawned = std::thread::Builder::new().name(name).spawn(move || done.send(self.work_off()));
+        spawned.map_err(|error| Ended::Broken(format!("can't start its thread: {error}")))?;
+        Ok(ended)
+    }
+
+    fn work_off(mut self) -> Result<(), Ended> {
+        let ended = self.work();
+        if self.runtime.lost().is_some() {
+            // To free what a lost device holds throws in C++, which would end the process with the jobs still in hand.
+            std::mem::forget(self.runtime);
+        }
+        ended
+    }
+
+    fn work(&mut self) -> Result<(), Ended> {
+        let mut failed_in_a_row = 0;
+        loop {
+            let batch = match self.queue.next() {
+                Some(Work::Batch(batch)) => batch,
+                Some(Work::Trial(trial)) => {
+                    self.try_out(trial);
+                    self.queue.done();
+                    continue;
+                }
+                None => return Ok(()),
+            };
+            let Some(batch) = self.still_wanted(batch) else { continue };
+            // A job that comes again may be what fails.
+            let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
+            let tagged = self.tag(batch);
+            if let Some(reason) = self.runtime.lost() {
+                self.health.set_inference(false);
+                return Err(Ended::Broken(format!("the device {} is lost: {reason}", self.device)));
+            }
+            let fine = tagged > 0 || self.scores_a_blank();
+            self.health.set_inference(fine);
+            match (tagged, fresh) {
+                (0, true) => failed_in_a_row += 1,
+                (0, false) => {}
+                _ => failed_in_a_row = 0,
+            }
+            if failed_in_a_row == SICK {
+                return Err(Ended::Broken(format!(
+                    "{SICK} batches in a row failed without one image tagged; the log says how"
+                )));
+            }
+        }
+    }
+
+    /// The batch without the rows that nobody waits for any more, where others are left.
+    pub(super) fn still_wanted(&self, batch: Batch) -> Option<Batch> {
+        let mut rows = Vec::with_capacity(batch.rows.len());
+        for row in batch.rows {
+            match row.flight.still_wanted() {
+                Ok(()) => rows.push(row),
+                Err(failure) => self.fail(row.flight.delivery, failure),
+            }
+        }
+        if rows.is_empty() {
+            self.batch_done();
+            return None;
+        }
+        Some(Batch { rows })
+    }
+
+    fn batch_done(&self) {
+        // In this order: what is told here makes room for a batch, which is dealt by what is in hand.
+        self.queue.done();
+        self.traffic.batch_done();
+    }
+
+    fn fail(&self, delivery: Delivery, failure: Failure) {
+        metrics::failed(Stage::Tag, failure.code);
+        // Refused only where the publish stage is gone: the delivery inside hands its job back.
+        drop(self.publish.blocking_send(Finished::failed(delivery, failure)));
+    }
+
+    /// Runs one batch and passes on every row's outcome; how many were tagged.
+    fn tag(&mut self, batch: Batch) -> usize {
+        let began = Instant::now();
+        let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.input.bytes).collect();
+        let outcomes = self.run(&rows);
+        let infer = began.elapsed();
+        self.batch_done();
+        let size = rows.len();
+        let mut tagged = 0;
+        for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
+            flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
+            flight.seconds.infer = metrics::stage_seconds("infer", infer);
+            match outcome.and_then(numbers) {
+                Ok(scores) => {
+                    tagged += 1;
+                    self.look(&scores);
+                    let model = Arc::clone(&self.model);
+                    let device = Arc::clone(&self.device);
+                    let finished = Finished::Tagged(Box::new(Scored { flight, model, device, scores, batch: size }));
+                    drop(self.publish.blocking_send(finished));
+                }
+                Err(failure) => self.fail(flight.delivery, failure),
+            }
+        }
+        tagged
+    }
+
+    /// Every row's outcome. Where not even one image fits the device, others have taken its memory: that is waited out with
+    /// the rows in hand, as an outage of storage is, for the jobs can't help it.
+    fn run(&mut self, rows: &[&[u8]]) -> Vec<Result<Vec<f32>, Failure>> {
+        loop {
+            let mut outcomes = Vec::with_capacity(rows.len());
+            let fit = run_or_split(&mut *self.runtime, rows, &mut outcomes);
+            self.learn(fit);
+            let full =
+                |outcome: &Result<_, Failure>| outcome.as_ref().is_err_and(|failure| failure.code == Code::OutOfMemory);
+            if !outcomes.iter().all(full) || !self.wait_for_memory() {
+                return outcomes;
+            }
+        }
+    }
+
+    /// Waits until an image fits the device; whether that was worth waiting for: it did not fit at first, and does now.
+    fn wait_for_memory(&mut self) -> bool {
+        let mut tries = 0;
+        loop {
+            match self.blank() {
+                Ok(_) => return tries > 0,
+                Err(failure) if failure.code == Code::OutOfMemory => {
+                    if tries == 0 {
+                        self.health.set_inference(false);
+                        tracing::warn!(device = &*self.device, error = %failure, "not one image fits the device's memory: waiting for others to give it back");
+                    }
+                }
+                Err(_) => return false,
+            }
+            tries += 1;
+            std::thread::sleep(FULL.after(tries));
+        }
+    }
+
+    /// Adapts the size of batches to what the device's memory holds.
+    fn learn(&self, fit: Fit) {
+        let name = &*self.model.id.name;
+        let changed = self.traffic.learn(|limit| match fit {
+            Fit::Whole(rows) => limit.fitted(rows),
+            Fit::TooLarge(rows) => limit.too_large(rows),
+            Fit::Unknown => {}
+        });
+        if matches!(fit, Fit::TooLarge(_)) {
+            metrics::out_of_memory(name);
+        }
+        if let Some(limit) = changed {
+            tracing::warn!(model = name, limit, "batches have another size from now on: the device's memory decides");
+            metrics::batch_limit(name, limit);
+        }
+    }
+
+    /// Warns, once, of scores that a wrong manifest makes.
+    fn look(&mut self, scores: &[f32]) {
+        if !std::mem::replace(&mut self.looked, true)
+            && let Some(oddity) = onnx::tensor::oddity(scores)
+        {
+            tracing::warn!(model = self.model.id.name, "{oddity}");
+        }
+    }
+
+    /// Runs blank images and says how long that took; nothing is learnt from it.
+    fn try_out(&mut self, Trial { rows, answer }: Trial) {
+        let side = self.model.frame.side as usize;
+        let blank = vec![255; side * side * CHANNELS];
+        let (rows, began) = (vec![blank.as_slice(); rows], Instant::now());
+        let run = catch_unwind(AssertUnwindSafe(|| self.runtime.run(&rows)));
+        let run = run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a trial", &*panic)));
+        // Whoever asked may be gone.
+        let _ = answer.send(run.map(|_| began.elapsed()));
+    }
+
+    /// Whether the runtime can score a blank image: if not, it is at fault and not the images.
+    fn scores_a_blank(&mut self) -> bool {
+        self.blank().is_ok()
+    }
+
+    fn blank(&mut self) -> Result<Vec<Vec<f32>>, Failure> {
+        let side = self.model.frame.side as usize;
+        let run = catch_unwind(AssertUnwindSafe(|| self.runtime.run(&[&vec![255; side * side * CHANNELS]])));
+        run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a blank image", &*panic)))
+    }
+}
+
+/// The scores, if all of them are numbers.
+pub(super) fn numbers(scores: Vec<f32>) -> Result<Vec<f32>, Failure> {
+    // JSON has no infinity either.
+    if !scores.iter().all(|score| score.is_finite()) {
+        return Err(Failure::new(Code::InferenceFailed, "the model gave scores that are not numbers"));
+    }
+    Ok(scores)
+}
