@@ -19,10 +19,10 @@ def session(model, threads, spin):
     return onnxruntime.InferenceSession(f"{model}/model.onnx", options, ["CPUExecutionProvider"])
 
 
-def loop(running, pixels, until):
-    """Runs until then, and three times at least, however long one takes; how often."""
+def loop(running, pixels, until, least):
+    """Runs until then, and so often at least, however long one takes; how often."""
     name, runs = running.get_inputs()[0].name, 0
-    while runs < 3 or time.monotonic() < until:
+    while runs < least or time.monotonic() < until:
         running.run(None, {name: pixels})
         runs += 1
     return runs
@@ -34,9 +34,9 @@ def measure(model, sessions, threads, spin, batch, seconds):
     pixels = np.random.default_rng(0).integers(0, 256, (batch, *shape)).astype(np.float32)
     with concurrent.futures.ThreadPoolExecutor(sessions) as pool:
         # The first runs pay for what the runtime allocates.
-        list(pool.map(lambda each: loop(each, pixels, 0), running))
+        list(pool.map(lambda each: loop(each, pixels, 0, 1), running))
         began, used = time.monotonic(), time.process_time()
-        runs = sum(pool.map(lambda each: loop(each, pixels, began + seconds), running))
+        runs = sum(pool.map(lambda each: loop(each, pixels, began + seconds, 3), running))
     took, images = time.monotonic() - began, runs * batch
     return {
         "rate": images / took,

@@ -171,7 +171,7 @@ def memory(model, standings):
 
 
 SCENARIOS = {
-    "infer-vit-b": infer("vit-b", 64, [1, 4, 8], goal=0.97),
+    "infer-vit-b": infer("vit-b", 64, [1, 2], goal=0.97),
     "infer-vit-tiny": infer("vit-tiny", 240, [1, 2, 4, 8], goal=0.92),
     "photos-1.6mp": photos("1.6", (1200, 480), goal=3),
     "photos-11mp": photos("11", (400, 120), goal=6),
