@@ -116,6 +116,13 @@ mod tests {
         Labels::new(names.iter().map(label).collect())
     }
 
+    #[test]
+    fn labels_are_counted_by_category() {
+        let counted: Vec<(String, usize)> = labels().categories().map(|(name, count)| (name.into(), count)).collect();
+        let expected = [(CHARACTER, 1), (GENERAL, 3), (RATING, 2), ("species", 1)];
+        assert_eq!(counted, expected.map(|(name, count)| (name.to_owned(), count)));
+    }
+
     fn names(scores: [f32; 7], thresholds: &Thresholds) -> Vec<(String, String)> {
         let selected = labels().select(&scores, thresholds);
         selected.tags.into_iter().map(|tag| (tag.name, tag.category)).collect()

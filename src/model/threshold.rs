@@ -177,6 +177,23 @@ mod tests {
     }
 
     #[test]
+    fn a_threshold_is_a_number_or_mcut_in_text_and_in_json() {
+        assert_eq!("mcut".parse::<Threshold>().expect("one"), Threshold::MCut);
+        assert_eq!("0.5".parse::<Threshold>().expect("one"), Threshold::Over(0.5));
+        assert_eq!(serde_json::from_str::<Threshold>(r#""mcut""#).expect("one"), Threshold::MCut);
+        assert_eq!(serde_json::from_str::<Threshold>("0.5").expect("one"), Threshold::Over(0.5));
+        for wrong in ["half", "1.5", "-0.1"] {
+            assert!(wrong.parse::<Threshold>().is_err(), "{wrong}");
+            assert!(serde_json::from_str::<Threshold>(&format!("\"{wrong}\"")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn of_gaps_that_are_alike_the_highest_is_cut() {
+        assert!((largest_gap(vec![0.25, 0.75, 0.5]) - 0.625).abs() < f32::EPSILON);
+    }
+
+    #[test]
     fn the_largest_gap_is_cut_in_the_middle() {
         assert!((largest_gap(vec![0.1, 0.9, 0.8, 0.2]) - 0.5).abs() < 1e-6);
         assert!((largest_gap(vec![]) - 1.0).abs() < 1e-6, "of nothing, nothing is a tag");

@@ -224,6 +224,31 @@ mod tests {
     }
 
     #[test]
+    fn batches_have_the_size_they_may_have_from_now_on() {
+        let now = Instant::now();
+        let mut window = Window::new(WINDOW, 1);
+        window.set_limit(3);
+        for row in 0..4 {
+            window.push(now, false, row);
+        }
+        assert_eq!(window.take(), [(now, 0), (now, 1), (now, 2)]);
+        window.set_limit(0);
+        assert_eq!(window.take().len(), 1, "a batch has a row at least");
+    }
+
+    #[test]
+    fn the_window_is_that_of_the_oldest_row_of_either_kind() {
+        let began = Instant::now();
+        let later = began + WINDOW / 2;
+        for urgent_first in [true, false] {
+            let mut window = Window::new(WINDOW, 8);
+            window.push(began, urgent_first, ());
+            window.push(later, !urgent_first, ());
+            assert_eq!(window.decide(later, Room::Now, 1), Decision::Until(began + WINDOW));
+        }
+    }
+
+    #[test]
     fn a_lone_row_leaves_at_once_when_nothing_else_is_coming() {
         let now = Instant::now();
         let mut window = Window::new(WINDOW, 8);

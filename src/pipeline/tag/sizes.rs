@@ -16,6 +16,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sizes_are_halved_down_to_one() {
+        assert_eq!(of(12), [12, 6, 3, 1]);
+        assert_eq!([of(1), of(0)], [[1], [1]]);
+    }
+
+    #[test]
     fn batches_are_filled_up_to_the_next_size() {
         let filled: Vec<usize> = (1..=14).map(|rows| filled_up(12, rows)).collect();
         assert_eq!(filled, [1, 3, 3, 6, 6, 6, 12, 12, 12, 12, 12, 12, 13, 14]);
