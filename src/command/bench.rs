@@ -50,7 +50,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     let parts = tokio::task::spawn_blocking(move || bench.parts()).await.map_err(Failed::running)??;
     let mut whole = Vec::new();
     let split = parts.split()?;
-    if parts.device == "cpu" {
+    if parts.is_on_cpu() {
         tagging.devices = vec![Device::Cpu; split.sessions];
         tagging.infer_threads = Some(split.threads);
     }

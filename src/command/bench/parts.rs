@@ -118,6 +118,11 @@ fn has_room_for(sessions: usize) -> bool {
 }
 
 impl Parts {
+    /// Whether the model runs on the processor, in however many sessions.
+    pub(super) fn is_on_cpu(&self) -> bool {
+        self.device.split(',').all(|device| device == "cpu")
+    }
+
     /// How the processor is best shared out.
     pub(super) fn split(&self) -> Result<Split, Failed> {
         let fitting = self.session.iter().filter_map(|measured| Some((measured.split, measured.rate?)));
@@ -145,7 +150,7 @@ impl Parts {
         let run = session.and_then(|measured| measured.seconds).map_or(0.0, |seconds| seconds.p50);
         let alone = |measured: Option<&decoding::Measured>| measured.map_or(0.0, |measured| measured.rate);
         let (one, all) = (alone(self.decoding.first()), alone(self.decoding.last()));
-        let shared = !self.device.contains("cuda") && !self.device.contains("tensorrt");
+        let shared = self.is_on_cpu();
         Advice {
             bound: Rates { model, decoding: all, whole, shared }.bound(),
             batch_size: batch,
