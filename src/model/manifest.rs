@@ -118,6 +118,13 @@ impl Input {
             Shape::Stretch => Fit::Stretch,
         }
     }
+
+    /// What a value of 0..=255 is multiplied by, and what is added then, in the order of `channels`.
+    #[must_use]
+    pub fn normalisation(&self) -> ([f32; 3], [f32; 3]) {
+        let scale = self.std.map(|std| self.scale / std);
+        (scale, std::array::from_fn(|channel| -self.mean[channel] / self.std[channel]))
+    }
 }
 
 /// The order of an input's dimensions.

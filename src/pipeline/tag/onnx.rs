@@ -4,6 +4,7 @@ mod bound;
 mod diagnosis;
 mod engines;
 mod fault;
+mod fold;
 mod front;
 mod head;
 mod host;
@@ -29,10 +30,8 @@ use crate::pipeline::decode::fit::Frame;
 use bound::Turn;
 use engines::Engines;
 use head::Head;
-use host::Host;
 use interface::Interface;
 use provider::Share;
-use tensor::Encoder;
 use warm::Warmth;
 
 /// Those that take turns on a device: while the batch of one runs, the other copies its own there.
@@ -189,12 +188,12 @@ fn choose(library: &Library) -> Device {
 
 fn on_host(files: &ModelFiles, library: &Library, settings: &Settings, labels: usize) -> Result<Opened, CannotLoad> {
     let (device, share) = (Device::Cpu, Share { threads: settings.threads, memory: None });
-    let built = provider::builder(library, device, share, None);
-    let session = built.and_then(|mut builder| builder.commit_from_file(&files.onnx));
-    let session = session.map_err(|error| files.unusable(error))?;
-    let interface = Interface::read(&session, &files.manifest, labels).map_err(|reason| files.unusable(reason))?;
-    let (head, encoder) = parts(files, interface, labels)?;
-    let mut runtime = Host::new(session, Arc::clone(&head), encoder);
+    let builder = || provider::builder(library, device, share, None);
+    let mut runtime = match host::folded(builder, files, labels) {
+        Some(runtime) => runtime,
+        None => host::whole(builder, files, labels)?,
+    };
+    let head = Arc::clone(runtime.head());
     let warmth =
         warm::up(&mut runtime, head.interface.side, &[settings.batch]).map_err(|reason| files.unusable(reason))?;
     warmth.log(&files.name, device);
@@ -212,7 +211,7 @@ fn on_gpu(
     let unusable = |reason| CannotLoad::Device { device, reason };
     provider::try_out(library, device).map_err(unusable)?;
     let (session, interface) = session(files, library, device, settings, labels)?;
-    let (head, _) = parts(files, interface, labels)?;
+    let head = head(files, interface, labels)?;
     let session = Arc::new(Mutex::new(session));
     let turn = || Turn::new(Arc::clone(&session), Arc::clone(&head), device, settings.batch);
     let mut turns: Vec<Turn> = std::iter::repeat_with(turn).take(TURNS).collect();
@@ -230,10 +229,9 @@ fn on_gpu(
     Ok(Opened { device, head, runtimes, warmth })
 }
 
-fn parts(files: &ModelFiles, interface: Interface, labels: usize) -> Result<(Arc<Head>, Encoder), Unusable> {
-    let encoder = Encoder::new(&files.manifest.input, interface.layout, interface.side);
-    let head = Head::new(interface, files.manifest.output.activation, labels).map_err(|error| files.unusable(error))?;
-    Ok((Arc::new(head), encoder))
+fn head(files: &ModelFiles, interface: Interface, labels: usize) -> Result<Arc<Head>, Unusable> {
+    let head = Head::new(interface, files.manifest.output.activation, labels);
+    head.map(Arc::new).map_err(|error| files.unusable(error))
 }
 
 /// A session whose graph takes rows, and that writes down what its first runs run on.
@@ -254,10 +252,9 @@ fn session(
         _ => None,
     };
     tracing::info!(model = files.name, %device, arena_bytes = share.memory, "loading the model on the device");
-    let encoder = Encoder::new(&files.manifest.input, interface.layout, interface.side);
     let session = provider::builder(library, device, share, engines.as_ref())
         .and_then(|builder| Ok(builder.with_profiling(proof::file())?))
-        .and_then(|mut builder| front::open(&mut builder, &files.onnx, &interface, &encoder));
+        .and_then(|mut builder| front::open(&mut builder, &files.onnx, &interface, &files.manifest.input));
     match session {
         Ok(session) => Ok((session, interface)),
         Err(error) if fault::is_the_devices(error.message()) => {

@@ -183,10 +183,11 @@ mod tests {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
 
-    use super::super::host::Host;
+    use super::super::host::{self, Host};
     use super::super::interface::Interface;
     use super::super::provider::{self, Share};
-    use super::super::{front, parts, proof};
+    use super::super::tensor::Encoder;
+    use super::super::{front, proof};
     use super::*;
     use crate::model::ModelFiles;
     use crate::pipeline::tag::library;
@@ -218,12 +219,11 @@ mod tests {
         let library = library::load().expect("ONNX Runtime");
         let labels = files.labels().expect("labels").count();
         let builder = || provider::builder(library, Device::Cpu, SHARE, None).expect("a builder");
-        let session = builder().commit_from_file(&files.onnx).expect("a session");
-        let interface = Interface::read(&session, &files.manifest, labels).expect("an interface");
-        let (head, encoder) = parts(files, interface.clone(), labels).expect("its parts");
-        let edited = front::open(&mut builder(), &files.onnx, &interface, &encoder).expect("an edited session");
-        let turn = Turn::new(Arc::new(Mutex::new(edited)), Arc::clone(&head), Device::Cpu, 4);
-        (Host::new(session, head, encoder), turn)
+        let host = host::whole(|| Ok(builder()), files, labels).expect("a session");
+        let (head, manifest) = (host.head(), &files.manifest.input);
+        let edited = front::open(&mut builder(), &files.onnx, &head.interface, manifest).expect("an edited session");
+        let turn = Turn::new(Arc::new(Mutex::new(edited)), Arc::clone(head), Device::Cpu, 4);
+        (host, turn)
     }
 
     #[test]
@@ -280,13 +280,13 @@ mod tests {
             .expect("a session");
         let labels = files.labels().expect("labels").count();
         let interface = Interface::read(&session, &files.manifest, labels).expect("an interface");
-        let (head, encoder) = parts(&files, interface, labels).expect("its parts");
-        let image = (head.interface.side as usize).pow(2) * CHANNELS;
+        let encoder = Encoder::new(&files.manifest.input, interface.layout, interface.side);
+        let image = (interface.side as usize).pow(2) * CHANNELS;
         let profile = {
             let mut tensor = Vec::new();
             let shape = encoder.encode(&[&vec![0; image]], 1, &mut tensor);
             let tensor = Tensor::from_array((shape, tensor)).expect("a tensor");
-            session.run(ort::inputs![head.interface.input.as_str() => tensor]).map(drop).expect("a run");
+            session.run(ort::inputs![interface.input.as_str() => tensor]).map(drop).expect("a run");
             session.end_profiling().expect("a profile")
         };
         let placement = proof::read(profile.as_ref()).expect("a profile");

@@ -15,8 +15,7 @@ use ort::session::builder::{EditableSession, SessionBuilder};
 use ort::value::{Outlet, Shape, SymbolicDimensions, Tensor, TensorElementType, ValueType};
 
 use super::interface::Interface;
-use super::tensor::Encoder;
-use crate::model::manifest::{Channels, Layout};
+use crate::model::manifest::{self, Channels, Layout};
 use crate::pipeline::decode::fit::CHANNELS;
 
 /// The name of the input that takes rows: `[batch, side, side, 3]`, red, green, blue.
@@ -45,31 +44,32 @@ pub(super) fn open(
     builder: &mut SessionBuilder,
     file: &Path,
     interface: &Interface,
-    encoder: &Encoder,
+    manifest: &manifest::Input,
 ) -> ort::Result<Session> {
     let mut editable = builder.edit_from_file(file)?;
-    let model = conversion(&editable, interface, encoder)?;
+    let model = conversion(&editable, interface, manifest)?;
     editable.apply_model(&model)?;
     editable.into_session()
 }
 
 /// The nodes that make the graph's input of rows, as an addition to it: cast, reorder, scale, shift, transpose; only those
 /// that change something.
-fn conversion(session: &EditableSession, interface: &Interface, encoder: &Encoder) -> ort::Result<Model> {
+fn conversion(session: &EditableSession, interface: &Interface, manifest: &manifest::Input) -> ort::Result<Model> {
     let opset = session.opset_for_domain(ONNX_DOMAIN).unwrap_or(1);
     let mut graph = Graph::new()?;
     graph.set_inputs([rows(session, interface)])?;
     let mut steps: Vec<Step> = vec![("Cast", None, vec![Attribute::new("to", FLOAT)?])];
-    if encoder.channels == Channels::Bgr {
+    if manifest.channels == Channels::Bgr {
         constant(&mut graph, "tagmill_order", &[2_i64, 1, 0])?;
         steps.push(("Gather", Some("tagmill_order"), vec![Attribute::new("axis", 3_i64)?]));
     }
-    if encoder.scale.iter().any(|scale| (scale - 1.0).abs() > f32::EPSILON) {
-        constant(&mut graph, "tagmill_scale", &encoder.scale)?;
+    let (scale, shift) = manifest.normalisation();
+    if scale.iter().any(|scale| (scale - 1.0).abs() > f32::EPSILON) {
+        constant(&mut graph, "tagmill_scale", &scale)?;
         steps.push(("Mul", Some("tagmill_scale"), vec![]));
     }
-    if encoder.shift.iter().any(|shift| shift.abs() > f32::EPSILON) {
-        constant(&mut graph, "tagmill_shift", &encoder.shift)?;
+    if shift.iter().any(|shift| shift.abs() > f32::EPSILON) {
+        constant(&mut graph, "tagmill_shift", &shift)?;
         steps.push(("Add", Some("tagmill_shift"), vec![]));
     }
     if interface.layout == Layout::Nchw {

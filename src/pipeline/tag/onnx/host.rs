@@ -3,36 +3,94 @@
 use std::sync::Arc;
 
 use ort::session::Session;
+use ort::session::builder::SessionBuilder;
 use ort::value::TensorRef;
 
 use super::fault::RunError;
+use super::fold::{self, Folded};
 use super::head::Head;
+use super::interface::Interface;
 use super::tensor::Encoder;
 use crate::failure::Failure;
+use crate::model::manifest::{self, Manifest};
+use crate::model::{ModelFiles, Unusable};
 use crate::pipeline::tag::Runtime;
 
 /// A session, with the tensor its rows are written to.
 pub(super) struct Host {
     session: Session,
+    /// What the session calls that.
+    input: String,
     head: Arc<Head>,
     encoder: Encoder,
     tensor: Vec<f32>,
 }
 
 impl Host {
-    pub(super) const fn new(session: Session, head: Arc<Head>, encoder: Encoder) -> Self {
-        Self { session, head, encoder, tensor: Vec::new() }
+    pub(super) const fn new(session: Session, input: String, head: Arc<Head>, encoder: Encoder) -> Self {
+        Self { session, input, head, encoder, tensor: Vec::new() }
+    }
+
+    pub(super) const fn head(&self) -> &Arc<Head> {
+        &self.head
     }
 
     /// Runs as many rows as the graph takes; a fixed batch is filled up with blanks.
     fn run_chunk(&mut self, rows: &[&[u8]], batch: usize, scores: &mut Vec<Vec<f32>>) -> Result<(), RunError> {
         let shape = self.encoder.encode(rows, batch, &mut self.tensor);
         let tensor = TensorRef::from_array_view((shape, self.tensor.as_slice()))?;
-        let inputs = ort::inputs![self.head.interface.input.as_str() => tensor];
+        let inputs = ort::inputs![self.input.as_str() => tensor];
         let outputs = self.session.run_with_options(inputs, &self.head.options)?;
         let (_, values) = outputs[self.head.interface.output.as_str()].try_extract_tensor::<f32>()?;
         self.head.read(values, batch, rows.len(), scores)
     }
+}
+
+/// The graph without what the encoder can do in its place. Nothing where there is no such thing, or it does not work: then
+/// the whole graph says why.
+pub(super) fn folded(
+    builder: impl Fn() -> ort::Result<SessionBuilder>,
+    files: &ModelFiles,
+    labels: usize,
+) -> Option<Host> {
+    let Folded { model, input, encoder, before, operators } = fold::fold(&files.onnx, &files.manifest.input)?;
+    let session =
+        builder().and_then(|mut builder| builder.commit_from_memory(&model)).map_err(|error| error.to_string());
+    let takes =
+        manifest::Input { name: Some(input.clone()), layout: Some(encoder.layout()), ..files.manifest.input.clone() };
+    let manifest = Manifest { input: takes, ..files.manifest.clone() };
+    let opened = session.and_then(|session| {
+        let interface = Interface::read(&session, &manifest, labels)?;
+        Ok((session, Interface { input: before.0, layout: before.1, ..interface }))
+    });
+    match opened {
+        Ok((session, interface)) => {
+            tracing::debug!(model = files.name, ?operators, "done where pixels are written, not in the graph");
+            let head = super::head(files, interface, labels).ok()?;
+            Some(Host::new(session, input, head, encoder))
+        }
+        Err(reason) => {
+            tracing::debug!(model = files.name, ?operators, reason, "the graph is run whole");
+            None
+        }
+    }
+}
+
+/// The graph as it is.
+///
+/// # Errors
+/// Where the runtime can't load it, or it is no tagger's.
+pub(super) fn whole(
+    builder: impl Fn() -> ort::Result<SessionBuilder>,
+    files: &ModelFiles,
+    labels: usize,
+) -> Result<Host, Unusable> {
+    let session = builder().and_then(|mut builder| builder.commit_from_file(&files.onnx));
+    let session = session.map_err(|error| files.unusable(error))?;
+    let interface = Interface::read(&session, &files.manifest, labels).map_err(|reason| files.unusable(reason))?;
+    let encoder = Encoder::new(&files.manifest.input, interface.layout, interface.side);
+    let input = interface.input.clone();
+    Ok(Host::new(session, input, super::head(files, interface, labels)?, encoder))
 }
 
 impl Runtime for Host {

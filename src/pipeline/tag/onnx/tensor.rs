@@ -6,10 +6,10 @@ use crate::pipeline::decode::fit::CHANNELS;
 /// Writes rows as a model's input.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    /// What a value is multiplied by, and what is added then, by the model's channel.
-    pub(super) scale: [f32; CHANNELS],
-    pub(super) shift: [f32; CHANNELS],
-    pub(super) channels: Channels,
+    /// What each byte becomes, by the model's channel.
+    tables: Box<[[f32; 256]; CHANNELS]>,
+    /// Which byte of a pixel (red, green, blue) is the model's channel.
+    order: [usize; CHANNELS],
     layout: Layout,
     side: usize,
 }
@@ -18,9 +18,38 @@ impl Encoder {
     /// For an input of this layout and side.
     #[must_use]
     pub fn new(input: &Input, layout: Layout, side: u32) -> Self {
-        let scale = input.std.map(|std| input.scale / std);
-        let shift = std::array::from_fn(|channel| -input.mean[channel] / input.std[channel]);
-        Self { scale, shift, channels: input.channels, layout, side: side as usize }
+        let (scale, shift) = input.normalisation();
+        let order = match input.channels {
+            Channels::Rgb => [0, 1, 2],
+            Channels::Bgr => [2, 1, 0],
+        };
+        let bytes = std::array::from_fn(|byte| f32::from(u8::try_from(byte).unwrap_or(u8::MAX)));
+        let mut this = Self { tables: Box::new([bytes; CHANNELS]), order, layout, side: side as usize };
+        this.map(|channel, value| value * scale[channel] + shift[channel]);
+        this
+    }
+
+    pub(super) const fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Has this done to every value, of which the channel is known.
+    pub(super) fn map(&mut self, apply: impl Fn(usize, f32) -> f32) {
+        for (channel, table) in self.tables.iter_mut().enumerate() {
+            for value in table {
+                *value = apply(channel, *value);
+            }
+        }
+    }
+
+    /// Has each of these channels, all below three, where it stands here.
+    pub(super) fn reorder(&mut self, channels: [usize; CHANNELS]) {
+        *self.tables = channels.map(|channel| self.tables[channel]);
+        self.order = channels.map(|channel| self.order[channel]);
+    }
+
+    pub(super) const fn transpose(&mut self, layout: Layout) {
+        self.layout = layout;
     }
 
     /// Replaces `tensor` by these rows, filled up with zeros to `batch` images; the tensor's shape.
@@ -30,11 +59,9 @@ impl Encoder {
         tensor.resize(batch * image, 0.0);
         let (images, blanks) = tensor.split_at_mut(rows.len() * image);
         for (row, image) in rows.iter().zip(images.chunks_exact_mut(image)) {
-            match (self.layout, self.channels) {
-                (Layout::Nhwc, Channels::Bgr) => self.interleaved::<2, 1, 0>(row, image),
-                (Layout::Nhwc, Channels::Rgb) => self.interleaved::<0, 1, 2>(row, image),
-                (Layout::Nchw, Channels::Bgr) => self.planes([2, 1, 0], row, image),
-                (Layout::Nchw, Channels::Rgb) => self.planes([0, 1, 2], row, image),
+            match self.layout {
+                Layout::Nhwc => self.interleaved(row, image),
+                Layout::Nchw => self.planes(row, image),
             }
         }
         blanks.fill(0.0);
@@ -44,21 +71,19 @@ impl Encoder {
         }
     }
 
-    /// The model's channels are these bytes of a pixel. They are constants, so that the loop is unrolled for them.
-    fn interleaved<const FIRST: usize, const SECOND: usize, const THIRD: usize>(&self, row: &[u8], image: &mut [f32]) {
-        let (scale, shift) = (self.scale, self.shift);
-        for (rgb, pixel) in row.chunks_exact(CHANNELS).zip(image.chunks_exact_mut(CHANNELS)) {
-            pixel[0] = f32::from(rgb[FIRST]) * scale[0] + shift[0];
-            pixel[1] = f32::from(rgb[SECOND]) * scale[1] + shift[1];
-            pixel[2] = f32::from(rgb[THIRD]) * scale[2] + shift[2];
+    fn interleaved(&self, row: &[u8], image: &mut [f32]) {
+        let ([first, second, third], [a, b, c]) = (&*self.tables, self.order);
+        let (rgb, pixels) = (row.as_chunks::<CHANNELS>().0, image.as_chunks_mut::<CHANNELS>().0);
+        for (rgb, pixel) in rgb.iter().zip(pixels) {
+            *pixel = [first[usize::from(rgb[a])], second[usize::from(rgb[b])], third[usize::from(rgb[c])]];
         }
     }
 
-    fn planes(&self, order: [usize; CHANNELS], row: &[u8], image: &mut [f32]) {
-        let planes = image.chunks_exact_mut(self.side * self.side);
-        for (((plane, byte), scale), shift) in planes.zip(order).zip(self.scale).zip(self.shift) {
-            for (rgb, value) in row.chunks_exact(CHANNELS).zip(plane) {
-                *value = f32::from(rgb[byte]) * scale + shift;
+    fn planes(&self, row: &[u8], image: &mut [f32]) {
+        let rgb = row.as_chunks::<CHANNELS>().0;
+        for ((plane, byte), table) in image.chunks_exact_mut(self.side * self.side).zip(self.order).zip(&*self.tables) {
+            for (rgb, value) in rgb.iter().zip(plane) {
+                *value = table[usize::from(rgb[byte])];
             }
         }
     }

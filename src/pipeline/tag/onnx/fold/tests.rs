@@ -1,0 +1,254 @@
+//! Graphs with all kinds of beginnings, run as they are and folded.
+
+use ort::value::TensorRef;
+use proptest::prelude::*;
+
+use super::file::{Attribute, Dimension, FLOAT, INT64, Model, Shape, TensorType, Type};
+use super::*;
+use crate::model::manifest::Manifest;
+use crate::pipeline::tag::device::Device;
+use crate::pipeline::tag::library;
+use crate::pipeline::tag::onnx::provider::{self, Share};
+
+/// Pixels of a side of the pictures.
+const SIDE: i64 = 2;
+
+/// What a graph does to its input.
+#[derive(Clone, Debug)]
+enum Step {
+    Gather([i64; 3]),
+    Transpose,
+    /// An operator, its constant, whether that is on the left, and whether a node gives it.
+    Arithmetic(&'static str, Vec<f32>, bool, bool),
+    /// An operator that is not known.
+    Relu,
+}
+
+/// A graph as it is put together.
+struct Builder {
+    graph: Graph,
+    layout: Layout,
+    last: String,
+}
+
+impl Builder {
+    fn new(layout: Layout) -> Self {
+        Self { graph: Graph { inputs: vec![value("image", layout)], ..Graph::default() }, layout, last: "image".into() }
+    }
+
+    fn add(&mut self, operator: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
+        let output = format!("v{}", self.graph.nodes.len());
+        let inputs = inputs.iter().map(ToString::to_string).collect();
+        let node =
+            Node { inputs, outputs: vec![output.clone()], operator: operator.into(), attributes, ..Node::default() };
+        self.graph.nodes.push(node.encode_to_vec().into());
+        output
+    }
+
+    fn constant(&mut self, tensor: Tensor, by_node: bool) -> String {
+        if by_node {
+            return self.add("Constant", &[], vec![Attribute { tensor: Some(tensor), ..attribute("value", 4) }]);
+        }
+        let name = format!("c{}", self.graph.initializers.len());
+        self.graph.initializers.push(Tensor { name: name.clone(), ..tensor }.encode_to_vec().into());
+        name
+    }
+
+    fn step(mut self, step: &Step) -> Self {
+        let last = self.last.clone();
+        self.last = match step {
+            Step::Gather(order) => {
+                let raw = order.iter().flat_map(|index| index.to_le_bytes()).collect::<Vec<u8>>().into();
+                let order = self.constant(Tensor { shape: vec![3], kind: INT64, raw, ..Tensor::default() }, false);
+                let axis = Attribute { integer: channel_axis(self.layout), ..attribute("axis", 2) };
+                self.add("Gather", &[&last, &order], vec![axis])
+            }
+            Step::Transpose => {
+                let (layout, integers) = match self.layout {
+                    Layout::Nhwc => (Layout::Nchw, vec![0, 3, 1, 2]),
+                    Layout::Nchw => (Layout::Nhwc, vec![0, 2, 3, 1]),
+                };
+                self.layout = layout;
+                self.add("Transpose", &[&last], vec![Attribute { integers, ..attribute("perm", 7) }])
+            }
+            Step::Arithmetic(operator, floats, on_the_left, by_node) => {
+                let shape = match (floats.len(), self.layout) {
+                    (1, _) => vec![],
+                    (_, Layout::Nhwc) => vec![3],
+                    (_, Layout::Nchw) => vec![1, 3, 1, 1],
+                };
+                let tensor = Tensor { shape, kind: FLOAT, floats: floats.clone(), ..Tensor::default() };
+                let constant = self.constant(tensor, *by_node);
+                let inputs = if *on_the_left { [constant.as_str(), &last] } else { [&last, constant.as_str()] };
+                self.add(operator, &inputs, vec![])
+            }
+            Step::Relu => self.add("Relu", &[&last], vec![]),
+        };
+        self
+    }
+
+    /// The file of a graph whose outputs are these values, each made two-dimensional.
+    fn ending_in(mut self, values: &[&str]) -> Bytes {
+        for last in values {
+            let output = self.add("Flatten", &[last], vec![]);
+            self.graph
+                .outputs
+                .push(Value { name: output, of: Some(of(&[None, Some(SIDE * SIDE * 3)])) }.encode_to_vec().into());
+        }
+        self.written()
+    }
+
+    fn written(self) -> Bytes {
+        // An OperatorSetIdProto of ONNX's own version 17.
+        let opset = Bytes::from_static(&[0x10, 17]);
+        let graph = Some(self.graph);
+        Model { ir_version: Some(8), opset_import: vec![opset], graph, ..Model::default() }.encode_to_vec().into()
+    }
+}
+
+fn attribute(name: &str, kind: i32) -> Attribute {
+    Attribute { name: name.into(), kind, ..Attribute::default() }
+}
+
+fn of(sizes: &[Option<i64>]) -> Type {
+    let dimension = |size: &Option<i64>| Dimension { size: *size, symbol: size.is_none().then(|| "batch".into()) };
+    let shape = Some(Shape { dimensions: sizes.iter().map(dimension).collect() });
+    Type { tensor: Some(TensorType { kind: FLOAT, shape }) }
+}
+
+fn value(name: &str, layout: Layout) -> Bytes {
+    let sizes = match layout {
+        Layout::Nhwc => [None, Some(SIDE), Some(SIDE), Some(3)],
+        Layout::Nchw => [None, Some(3), Some(SIDE), Some(SIDE)],
+    };
+    Value { name: name.into(), of: Some(of(&sizes)) }.encode_to_vec().into()
+}
+
+fn graph(layout: Layout, steps: &[Step]) -> Bytes {
+    let builder = steps.iter().fold(Builder::new(layout), Builder::step);
+    let last = builder.last.clone();
+    builder.ending_in(&[&last])
+}
+
+fn manifest(layout: Layout) -> manifest::Input {
+    let normalised = "[input]\nscale = 0.5\nmean = [1.0, 2.0, 3.0]\nstd = [0.3, 0.7, 1.1]";
+    let input = Manifest::parse(normalised).expect("a manifest").input;
+    manifest::Input { layout: Some(layout), ..input }
+}
+
+/// What the first output of a graph is for these rows.
+fn run(model: &[u8], input: &str, encoder: &Encoder, rows: &[&[u8]]) -> Vec<f32> {
+    let library = library::load().expect("ONNX Runtime");
+    let builder = provider::builder(library, Device::Cpu, Share { threads: 1, memory: None }, None);
+    let mut session = builder.expect("a builder").commit_from_memory(model).expect("a session");
+    let mut tensor = Vec::new();
+    let shape = encoder.encode(rows, rows.len(), &mut tensor);
+    let tensor = TensorRef::from_array_view((shape, tensor.as_slice())).expect("a tensor");
+    let outputs = session.run(ort::inputs![input => tensor]).expect("a run");
+    outputs[0].try_extract_tensor::<f32>().expect("floats").1.to_vec()
+}
+
+/// What is left out of a graph.
+fn left_out(file: Bytes) -> Vec<String> {
+    without_beginning(file, &Manifest::default().input).map(|folded| folded.operators).unwrap_or_default()
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let value = prop_oneof![Just(0.0_f32), Just(1.0), Just(1.0 / 127.5), -300.0_f32..300.0];
+    let constant = prop_oneof![prop::collection::vec(value.clone(), 1), prop::collection::vec(value, 3)];
+    let operator = prop_oneof![Just("Add"), Just("Sub"), Just("Mul"), Just("Div")];
+    let order = Just([0_i64, 1, 2]).prop_shuffle();
+    let step = prop_oneof![
+        (order, any::<[bool; 3]>()).prop_map(|(order, from_the_end)| {
+            Step::Gather(std::array::from_fn(|place| order[place] - if from_the_end[place] { 3 } else { 0 }))
+        }),
+        Just(Step::Transpose),
+        (operator, constant, any::<bool>(), any::<bool>())
+            .prop_map(|(operator, constant, left, node)| Step::Arithmetic(operator, constant, left, node)),
+        Just(Step::Relu),
+    ];
+    prop::collection::vec(step, 1..6)
+}
+
+proptest! {
+    #[test]
+    fn a_folded_graph_gives_the_same_to_the_last_bit(
+        layout in prop_oneof![Just(Layout::Nhwc), Just(Layout::Nchw)],
+        steps in steps(),
+        rows in prop::collection::vec(prop::collection::vec(any::<u8>(), 12), 1..3),
+    ) {
+        let (file, manifest) = (graph(layout, &steps), manifest(layout));
+        let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
+        let known = steps.iter().take_while(|step| !matches!(step, Step::Relu)).count();
+        let folded = without_beginning(file.clone(), &manifest);
+        prop_assert_eq!(folded.as_ref().map_or(0, |folded| folded.operators.len()), known);
+        if let Some(folded) = folded {
+            let encoder = Encoder::new(&manifest, layout, 2);
+            let whole = run(&file, "image", &encoder, &rows);
+            let found = run(&folded.model, &folded.input, &folded.encoder, &rows);
+            for (whole, found) in whole.into_iter().zip(found) {
+                prop_assert!(whole.to_bits() == found.to_bits() || (whole.is_nan() && found.is_nan()), "{whole} {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_file_breaks_it(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0_usize..300) {
+        assert!(left_out(bytes.into()).is_empty());
+        let mut file = graph(Layout::Nhwc, &[Step::Gather([2, 1, 0]), Step::Transpose]);
+        file.truncate(cut);
+        left_out(file);
+    }
+}
+
+#[test]
+fn what_a_tagger_does_first_is_left_out_with_its_constants() {
+    let scale = |operator, by_node| Step::Arithmetic(operator, vec![127.5], false, by_node);
+    let steps = [Step::Gather([2, 1, 0]), Step::Transpose, scale("Div", true), scale("Sub", false)];
+    let folded = without_beginning(graph(Layout::Nhwc, &steps), &Manifest::default().input).expect("a beginning");
+    assert_eq!(folded.operators, ["Gather", "Transpose", "Div", "Sub"]);
+    assert_eq!((folded.before, folded.encoder.layout()), (("image".to_owned(), Layout::Nhwc), Layout::Nchw));
+    let graph = Model::read(folded.model.into()).expect("a model").graph.expect("a graph");
+    assert_eq!(graph.inputs, [value(&folded.input, Layout::Nchw)]);
+    assert_eq!((graph.nodes.len(), graph.initializers.len()), (1, 0));
+}
+
+#[test]
+fn what_is_used_elsewhere_too_is_not_left_out() {
+    let half = || Step::Arithmetic("Mul", vec![0.5], false, false);
+    let with = |values: &[&str]| {
+        left_out([half(), half()].iter().fold(Builder::new(Layout::Nhwc), Builder::step).ending_in(values))
+    };
+    assert_eq!(with(&["v1"]), ["Mul", "Mul"]);
+    assert_eq!(with(&["v1", "v0"]), ["Mul"], "v0 is used twice");
+    assert!(with(&["v1", "image"]).is_empty(), "the input is used twice");
+    let mut twice = Builder::new(Layout::Nhwc);
+    twice.last = twice.add("Mul", &["image", "image"], vec![]);
+    let last = twice.last.clone();
+    assert!(left_out(twice.ending_in(&[&last])).is_empty(), "it is squared");
+    let mut given = Builder::new(Layout::Nhwc).step(&half());
+    given.graph.outputs.push(value("v0", Layout::Nhwc));
+    assert!(left_out(given.written()).is_empty(), "it is an output");
+}
+
+#[test]
+fn what_is_not_known_for_sure_is_not_left_out() {
+    assert!(left_out(graph(Layout::Nhwc, &[Step::Gather([0, 0, 2])])).is_empty(), "colours are lost");
+    assert!(left_out(graph(Layout::Nhwc, &[Step::Gather([0, 1, 3])])).is_empty(), "there is no such colour");
+    let one = |operator: &str, shape: Vec<i64>, attributes: Vec<Attribute>| {
+        let mut builder = Builder::new(Layout::Nhwc);
+        let floats = vec![0.5; usize::try_from(shape.iter().product::<i64>()).expect("small")];
+        let constant = builder.constant(Tensor { shape, kind: FLOAT, floats, ..Tensor::default() }, false);
+        let last = builder.add(operator, &["image", &constant], attributes);
+        left_out(builder.ending_in(&[&last]))
+    };
+    assert_eq!(one("Add", vec![1, 1, 3], vec![]), ["Add"]);
+    assert_eq!(one("Add", vec![1, 1, 1, 1], vec![]), ["Add"]);
+    assert!(one("Add", vec![3, 1, 1], vec![]).is_empty(), "a number for each column");
+    assert!(one("Add", vec![1, 1, 1, 1, 3], vec![]).is_empty(), "five dimensions");
+    assert!(one("Add", vec![2, 2, 3], vec![]).is_empty(), "a number for each pixel");
+    assert!(one("Pow", vec![], vec![]).is_empty());
+    assert!(one("Add", vec![], vec![attribute("broadcast", 2)]).is_empty(), "of an old opset");
+    let within = Attribute { graph: Some(Bytes::new()), ..attribute("body", 5) };
+    assert!(one("Add", vec![], vec![within]).is_empty(), "a graph within");
+}
