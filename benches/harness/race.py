@@ -52,10 +52,11 @@ class Standing:
         }
 
 
-def paired(us, *them):
-    """How many times as fast one is as the better of others: of each round, for the machine changes, and then the median."""
-    rounds = zip(us.runs, *(standing.runs for standing in them))
-    return statistics.median(ours.rate / max(run.rate for run in theirs) for ours, *theirs in rounds)
+def paired(ours, theirs):
+    """How many times as fast the better of ours is as the better of theirs: of each round, for the machine changes, and then
+    the median."""
+    best = lambda standings: [max(run.rate for run in each) for each in zip(*(standing.runs for standing in standings))]
+    return statistics.median(our / their for our, their in zip(best(ours), best(theirs)))
 
 
 def race(entries, rounds):
