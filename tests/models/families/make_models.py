@@ -23,10 +23,11 @@ UNIT = ([0.0] * 3, [1.0] * 3)
 WD_CSV = "tag_id,name,category,count\n1,general,9,1\n2,red,0,1\n3,green,4,1\n4,blue,0,1\n"
 NAMES = ["general", "red", "green", "blue"]
 
-# name: (labels file, its text, labels, ratings first, layout, side, batch, channels, normalisation, outputs)
+# name: (labels file, its text, labels, ratings first, layout, side, batch, channels, normalisation, outputs, and whether the
+# graph itself begins with putting the colours in order, transposing and normalising)
 # outputs: (name, what: "probabilities", "logits", "embedding" or "rough", which is wrong on purpose)
 FAMILIES = {
-    "wd-v3": ("selected_tags.csv", WD_CSV, NAMES, "nhwc", 448, "n", "bgr", BYTES, [("output", "probabilities")]),
+    "wd-v3": ("selected_tags.csv", WD_CSV, NAMES, "nhwc", 448, "n", "bgr", BYTES, [("output", "probabilities")], True),
     "wd-v2": ("selected_tags.csv", WD_CSV, NAMES, "nhwc", 448, 1, "bgr", BYTES, [("predictions_sigmoid", "probabilities")]),
     "cl-tagger": (
         "tag_mapping.json",
@@ -72,7 +73,7 @@ FAMILIES = {
 }
 
 
-def graph(labels, layout, side, batch, channels, normalisation, outputs):
+def graph(labels, layout, side, batch, channels, normalisation, outputs, normalises=False):
     nodes, constants = [], []
 
     def constant(value):
@@ -84,8 +85,15 @@ def graph(labels, layout, side, batch, channels, normalisation, outputs):
         nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
+    shape = [batch, side, side, 3] if layout == "nhwc" else [batch, 3, side, side]
+    image = "image"
+    if normalises:
+        constants.append(numpy_helper.from_array(np.array([2, 1, 0]), "rgb"))
+        image = op("Transpose", op("Gather", image, "rgb", axis=3), perm=[0, 3, 1, 2])
+        image = op("Sub", op("Div", image, constant(127.5)), constant(1.0))
+        layout, channels, normalisation = "nchw", "rgb", HALF
     mean, std = normalisation
-    means = op("ReduceMean", "image", axes=[1, 2] if layout == "nhwc" else [2, 3], keepdims=0)
+    means = op("ReduceMean", image, axes=[1, 2] if layout == "nhwc" else [2, 3], keepdims=0)
     colours = op("Add", op("Mul", means, constant(std)), constant(mean))
     # From the family's order of channels to the labels' order of colours; the rating is a constant.
     pick = np.zeros((3, len(labels)))
@@ -104,7 +112,6 @@ def graph(labels, layout, side, batch, channels, normalisation, outputs):
     }
     for name, what in outputs:
         op("Identity", made[what], name=name)
-    shape = [batch, side, side, 3] if layout == "nhwc" else [batch, 3, side, side]
     width = {"embedding": 6}
     return helper.make_graph(
         nodes,

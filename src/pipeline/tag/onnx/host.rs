@@ -104,3 +104,40 @@ impl Runtime for Host {
         Ok(scores)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::tag::device::Device;
+    use crate::pipeline::tag::library;
+    use crate::pipeline::tag::onnx::provider::{self, Share};
+
+    /// A tagger that begins with what can be left out, and how its sessions are built.
+    fn tagger() -> (ModelFiles, impl Fn() -> ort::Result<SessionBuilder>) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/families/wd-v3");
+        let files = ModelFiles::open(&folder).expect("a model").expect("one that can be used");
+        let (library, share) = (library::load().expect("ONNX Runtime"), Share { threads: 1, memory: None });
+        (files, move || provider::builder(library, Device::Cpu, share, None))
+    }
+
+    #[test]
+    fn a_folded_tagger_is_described_as_its_graph_is_and_scores_the_same() {
+        let (files, builder) = tagger();
+        let labels = files.labels().expect("labels").count();
+        let mut folded = folded(&builder, &files, labels).expect("it begins with what can be left out");
+        let mut whole = whole(&builder, &files, labels).expect("a tagger");
+        assert_ne!(folded.input, whole.input);
+        assert_eq!(folded.head.interface, whole.head.interface);
+        let row: Vec<u8> = (0..448 * 448 * 3).map(|at| u8::try_from(at % 251).unwrap_or(0)).collect();
+        let scores = folded.run(&[&row, &row]).expect("scores");
+        assert_eq!(scores, whole.run(&[&row, &row]).expect("scores"));
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_left_to_the_whole_graph_to_explain() {
+        let (files, builder) = tagger();
+        assert!(folded(&builder, &files, 7).is_none(), "seven labels for four columns");
+        let error = whole(&builder, &files, 7).map(drop).expect_err("seven labels").to_string();
+        assert!(error.contains("7 labels"), "{error}");
+    }
+}
