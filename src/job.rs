@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure};
+use crate::json;
 use crate::model::threshold::Thresholds;
 
 /// Bytes an id has at most, so that every answer has room for it.
@@ -47,14 +48,7 @@ impl Job {
     /// # Errors
     /// `bad_job`, naming the field that is wrong.
     pub fn parse(payload: &[u8]) -> Result<Self, Failure> {
-        let mut json = serde_json::Deserializer::from_slice(payload);
-        let job: Self = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let path = error.path().to_string();
-            let reason = error.into_inner();
-            let field = if path == "." { String::new() } else { format!("field `{path}`: ") };
-            bad_job(format!("{field}{reason}"))
-        })?;
-        json.end().map_err(|error| bad_job(error.to_string()))?;
+        let job: Self = json::read(payload).map_err(bad_job)?;
         if job.image.is_empty() {
             return Err(bad_job("field `image` is empty"));
         }

@@ -24,7 +24,7 @@
 //! At every step a job can fail with one of the codes in [`failure`]: it is then rejected (a dead letter) or tried again.
 //! Around the path: [`cli`] and [`settings`] (what the operator chose, checked before anything starts), [`command`] (what
 //! runs), [`memory`] (how much images may take), [`nats`] (the connection and its subjects), [`telemetry`] (logs, metrics, health),
-//! [`backoff`] (when to try again), [`secret`] (what must not be seen).
+//! [`backoff`] (when to try again), [`json`] (reads it and says what is wrong), [`secret`] (what must not be seen).
 //!
 //! Public is what `main`, the benchmarks and the tests of the docs use: the command line, and the contract's own types.
 //!
@@ -37,6 +37,7 @@ mod delivery;
 mod door;
 pub mod failure;
 pub mod job;
+mod json;
 mod memory;
 pub mod model;
 mod nats;

@@ -217,25 +217,12 @@ fn stages(
     worker: &Arc<str>,
 ) -> Result<(lanes::Settings, pipeline::Settings), Invalid> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let batch_size = at_least_one("batch-size", args.batch_size)?;
-    let onnx = onnx::Settings {
-        devices: args.devices.clone(),
-        threads: at_least_one("infer-threads", args.infer_threads.unwrap_or(cores))?,
-        batch: batch_size,
-        thresholds: Thresholds::default()
-            .with(GENERAL, args.general_threshold)
-            .with(CHARACTER, args.character_threshold),
-        device_memory: args.device_memory.map(|size| size.as_u64()),
-        engines: args
-            .engine_cache
-            .clone()
-            .or_else(|| Some(cache(args.source.models_cache.as_deref())?.join("engines"))),
-    };
+    let onnx = onnx(args, cores)?;
     let lanes = lanes::Settings {
         source: models(&args.source.models, args.source.models_cache.as_deref())?,
         aliases: args.source.aliases.clone(),
+        batch: batch::Settings { limit: onnx.batch, window: args.window },
         onnx,
-        batch: batch::Settings { limit: batch_size, window: args.window },
         max_models: at_least_one("max-models", args.max_models)?,
     };
     let caption = caption::Settings {
@@ -257,6 +244,20 @@ fn stages(
         publish: publish::Settings { worker: Arc::clone(worker), caption },
     };
     Ok((lanes, pipeline))
+}
+
+fn onnx(args: &TaggingArgs, cores: usize) -> Result<onnx::Settings, Invalid> {
+    let cached = || Some(cache(args.source.models_cache.as_deref())?.join("engines"));
+    Ok(onnx::Settings {
+        devices: args.devices.clone(),
+        threads: at_least_one("infer-threads", args.infer_threads.unwrap_or(cores))?,
+        batch: at_least_one("batch-size", args.batch_size)?,
+        thresholds: Thresholds::default()
+            .with(GENERAL, args.general_threshold)
+            .with(CHARACTER, args.character_threshold),
+        device_memory: args.device_memory.map(|size| size.as_u64()),
+        engines: args.engine_cache.clone().or_else(cached),
+    })
 }
 
 /// Jobs held at once, where storage is near: for every device one batch runs and one is next, and one more is on its way; no

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::Failed;
@@ -97,17 +97,9 @@ async fn work(
 
     let broken = tokio::select! {
         () = signals.stop(&lanes) => None,
-        broken = pipeline.broken() => Some(anyhow::Error::from(broken)),
-        ended = &mut door => Some(match ended {
-            Ok(Ok(())) => anyhow::anyhow!("the stream's door closed by itself"),
-            Ok(Err(gone)) => gone.into(),
-            Err(panicked) => panicked.into(),
-        }),
-        ended = &mut requests => Some(match ended {
-            Ok(Ok(())) => anyhow::anyhow!("the door for requests closed by itself"),
-            Ok(Err(closed)) => closed.into(),
-            Err(panicked) => panicked.into(),
-        }),
+        broken = pipeline.broken() => Some(broken.into()),
+        ended = &mut door => Some(closed("the stream's door", ended)),
+        ended = &mut requests => Some(closed("the door for requests", ended)),
     };
     drop(open);
     health.set_draining();
@@ -120,6 +112,15 @@ async fn work(
             Err(Failed::Running(broken))
         }
         None => ending.drain(&stores, settings.drain_timeout, &mut signals.stopping).await.map_err(Failed::running),
+    }
+}
+
+/// Why a door closed, though the worker was not told to stop.
+fn closed<E: Into<anyhow::Error>>(door: &str, ended: Result<Result<(), E>, JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("{door} closed by itself"),
+        Ok(Err(reason)) => reason.into(),
+        Err(panicked) => panicked.into(),
     }
 }
 

@@ -12,8 +12,8 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{HeaderMap, HeaderValue};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -60,6 +60,9 @@ enum Refused {
     Never(anyhow::Error),
 }
 
+/// A job by its number, and what became of it.
+type Answered = (u64, Item, Result<PublishAck, Refused>);
+
 impl Publisher {
     pub(super) fn new(
         nats: &Nats,
@@ -90,10 +93,7 @@ impl Publisher {
             if left == 0 && sending.is_empty() && !window.is_waiting() {
                 break Ok(());
             }
-            let again = async {
-                sleep_until(window.again()).await;
-                self.nats.up().await;
-            };
+            let again = window.again();
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break Err(Interrupted.into()),
@@ -104,7 +104,7 @@ impl Publisher {
                     }
                 }
                 // One asks for all: where one job is not taken, others are not.
-                () = again, if window.is_waiting() && sending.is_empty() => {
+                () = self.up_after(again), if window.is_waiting() && sending.is_empty() => {
                     for (number, job) in window.retry() {
                         sending.push(self.publish(number, job));
                     }
@@ -119,15 +119,7 @@ impl Publisher {
                 },
             }
         };
-        // What is under way may arrive; what does not is not counted.
-        let closing = async {
-            while let Some((number, job, answer)) = sending.next().await {
-                if let Ok(ack) = answer {
-                    window.confirmed(number, &job, ack.duplicate);
-                }
-            }
-        };
-        let _ = tokio::time::timeout(CLOSING, closing).await;
+        let _ = tokio::time::timeout(CLOSING, arrived(&mut window, &mut sending)).await;
         self.note(&mut window, checkpoint, counted)?;
         checkpoint.write()?;
         ended
@@ -218,7 +210,12 @@ impl Publisher {
         }
     }
 
-    async fn publish(&self, number: u64, job: Item) -> (u64, Item, Result<PublishAck, Refused>) {
+    async fn up_after(&self, when: Instant) {
+        sleep_until(when).await;
+        self.nats.up().await;
+    }
+
+    async fn publish(&self, number: u64, job: Item) -> Answered {
         let message = PublishMessage::build().headers(self.headers(&job)).payload(job.payload.clone());
         let answer = match self.jetstream.send_publish(self.subject.clone(), message).await {
             Ok(sent) => sent.await,
@@ -237,6 +234,15 @@ impl Publisher {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, HeaderValue::from(&hex::encode(hash.finalize())[..32]));
         headers
+    }
+}
+
+/// What is under way may arrive still; what does not is not counted.
+async fn arrived(window: &mut Window, sending: &mut (impl Stream<Item = Answered> + Unpin)) {
+    while let Some((number, job, answer)) = sending.next().await {
+        if let Ok(ack) = answer {
+            window.confirmed(number, &job, ack.duplicate);
+        }
     }
 }
 

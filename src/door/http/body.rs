@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::error::Refused;
 use super::{Http, MOST_IMAGES};
 use crate::failure::{Code, Failure};
+use crate::json;
 use crate::memory::Reservation;
 
 /// How long a client may be silent in the middle of its body.
@@ -153,17 +154,8 @@ pub(super) async fn discard(mut body: Body) {
 
 /// JSON of this shape, read off the threads that answer: a body may be large.
 pub(super) async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes) -> Result<T, Refused> {
-    let parse = move || {
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let path = error.path().to_string();
-            let field = if path == "." { String::new() } else { format!("field `{path}`: ") };
-            Refused::bad(format!("{field}{}", error.into_inner()))
-        })?;
-        json.end().map_err(|error| Refused::bad(error.to_string()))?;
-        Ok(parsed)
-    };
-    tokio::task::spawn_blocking(parse).await.unwrap_or_else(|error| Err(Refused::bad(error.to_string())))
+    let parsed = tokio::task::spawn_blocking(move || json::read(&bytes)).await;
+    parsed.unwrap_or_else(|error| Err(error.to_string())).map_err(Refused::bad)
 }
 
 /// The images and the model's name in a form. Whatever has a file's name is an image.

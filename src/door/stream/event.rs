@@ -11,6 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure};
+use crate::json;
 use crate::store::suffix::Suffixes;
 
 /// What is in every event, and in few jobs.
@@ -87,10 +88,9 @@ fn read(number: usize, record: &RawValue, suffixes: &Suffixes) -> Option<Record>
         payload: Bytes::copy_from_slice(record.get().as_bytes()),
         wrong: Some(Failure::new(Code::BadJob, format!("record {number} of an S3 event: {reason}"))),
     };
-    let mut json = serde_json::Deserializer::from_str(record.get());
-    let Notified { event_name, s3 } = match serde_path_to_error::deserialize(&mut json) {
+    let Notified { event_name, s3 } = match json::read(record.get().as_bytes()) {
         Ok(notified) => notified,
-        Err(error) => return Some(wrong(format!("field `{}`: {}", error.path(), error.inner()))),
+        Err(reason) => return Some(wrong(reason)),
     };
     if event_name.is_some_and(|name| !is_new(&name)) {
         return None;
