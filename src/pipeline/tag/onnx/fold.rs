@@ -1,9 +1,9 @@
 //! What a graph does to its input before it computes - taggers put the colours in order, transpose and scale - is left to the
-//! encoder, which writes every value anyway and does it at no cost. ONNX Runtime takes passes over the batch for it, and one
-//! of them (`Gather` of single colours) by far too long: 9 of 13 ms an image in a model of 4 MB on one core.
+//! encoder, which writes every value anyway and does it at no cost. ONNX Runtime takes passes over the batch for it: 10 of 13
+//! ms an image in a model of 4 MB on one core, 5.5 of them for the `Gather` of single colours.
 //!
-//! Every byte is put through the same operations in the same order and precision, so scores are the same to the last bit. A
-//! node that is not known for sure ends it, and everything from there on stays in the graph.
+//! Every byte is put through the same operations in the same order and precision, so what the rest of the graph is given is
+//! the same to the last bit. A node that is not known for sure ends it, and everything from there on stays in the graph.
 
 mod file;
 #[cfg(test)]
@@ -15,15 +15,18 @@ use std::path::Path;
 use bytes::Bytes;
 use prost::Message;
 
-use self::file::{Graph, Node, Tensor, Value};
+use self::file::{A_TENSOR, AN_INTEGER, Graph, INTEGERS, Named, Node, Tensor, Value};
 use super::interface;
 use super::tensor::Encoder;
 use crate::model::manifest::{self, Layout};
 use crate::pipeline::decode::fit::CHANNELS;
 
-/// Larger files, in bytes, are left as they are: they would be in memory twice more while they are loaded, and such models
-/// take so long that nothing is gained (half a per cent of vit-b's time).
+/// Larger files, in bytes, are left as they are: while a file is folded it is in memory twice, and then once beside what ONNX
+/// Runtime loads. Models of that size take so long that nothing is gained (half a per cent of vit-b's time).
 const LARGEST: u64 = 128 << 20;
+
+/// Nodes that are left out at most; taggers begin with four.
+const LONGEST: usize = 16;
 
 /// A graph without its beginning.
 pub(super) struct Folded {
@@ -51,11 +54,12 @@ fn without_beginning(bytes: Bytes, manifest: &manifest::Input) -> Option<Folded>
     let mut model = file::Model::read(bytes)?;
     let graph = model.graph.as_mut()?;
     let parts = Parts::of(graph)?;
-    let (place, input) = parts.input(manifest.name.as_deref())?;
+    let input = parts.input(manifest.name.as_deref())?;
     let (layout, side, _) = interface::image(&shape(input)?, manifest).ok()?;
     let mut encoder = Encoder::new(manifest, layout, side);
     let (mut value, mut cut) = (input.name.clone(), vec![]);
-    while let Some(node) = parts.only_user(&value)
+    while cut.len() < LONGEST
+        && let Some(node) = parts.only_user(&value)
         && parts.nodes[node].outputs.len() == 1
         && take_over(&parts, &parts.nodes[node], &value, &mut encoder).is_some()
     {
@@ -66,46 +70,57 @@ fn without_beginning(bytes: Bytes, manifest: &manifest::Input) -> Option<Folded>
     if cut.is_empty() || parts.outputs.contains(&value) {
         return None;
     }
-    graph.inputs[place] = renamed(input, &value, layout, encoder.layout())?.encode_to_vec().into();
+    let renamed = renamed(input, &value, layout, encoder.layout())?.encode_to_vec().into();
     let before = (input.name.clone(), layout);
     remove(graph, &parts, &cut);
+    graph.inputs.push(renamed);
     Some(Folded { model: model.encode_to_vec(), input: value, encoder, before, operators })
 }
 
 /// What a graph consists of, read.
 struct Parts {
     nodes: Vec<Node>,
-    /// Constants, by name.
-    constants: HashMap<String, Tensor>,
+    /// `TensorProto`s, by name.
+    constants: HashMap<String, Bytes>,
     inputs: Vec<Value>,
     /// Their names.
     outputs: Vec<String>,
 }
 
 impl Parts {
-    /// Nothing where it can't be read, or a graph in it may use values of it.
+    /// Nothing where it can't be read, a graph in it may use values of it, or part of it is in another file: that would be
+    /// looked for in the folder of the process, for the folded graph has none.
     fn of(graph: &Graph) -> Option<Self> {
         let nodes: Vec<Node> = read(&graph.nodes)?;
         let nested = |node: &Node| node.attributes.iter().any(|each| each.graph.is_some() || !each.graphs.is_empty());
         if nodes.iter().any(nested) {
             return None;
         }
-        let initializers: Vec<Tensor> = read(&graph.initializers)?;
-        let computed = nodes.iter().filter(|node| node.operator == "Constant").filter_map(|node| {
-            let tensor = node.attribute("value")?.tensor.clone()?;
-            Some((node.outputs.first()?.clone(), tensor))
-        });
-        let constants = initializers.into_iter().map(|tensor| (tensor.name.clone(), tensor)).chain(computed).collect();
+        let mut constants = HashMap::new();
+        for tensor in &graph.initializers {
+            let Named { name, location } = Named::decode(tensor.clone()).ok()?;
+            if location != 0 || constants.insert(name, tensor.clone()).is_some() {
+                return None;
+            }
+        }
+        for node in nodes.iter().filter(|node| node.operator == "Constant" && node.domain.is_empty()) {
+            if let (Some(tensor), [output]) = (node.attribute("value", A_TENSOR), &node.outputs[..]) {
+                let tensor = tensor.tensor.as_ref().filter(|tensor| tensor.location == 0)?;
+                if constants.insert(output.clone(), tensor.encode_to_vec().into()).is_some() {
+                    return None;
+                }
+            }
+        }
         let outputs = read::<Value>(&graph.outputs)?.into_iter().map(|output| output.name).collect();
         Some(Self { inputs: read(&graph.inputs)?, constants, outputs, nodes })
     }
 
-    /// The input of this name, else the only one; and which it is.
-    fn input(&self, name: Option<&str>) -> Option<(usize, &Value)> {
+    /// The input of this name, else the only one.
+    fn input(&self, name: Option<&str>) -> Option<&Value> {
         // Old files list their weights among the inputs.
         let real = |input: &Value| !self.constants.contains_key(&input.name);
         let wanted = |input: &Value| name.is_none_or(|name| name == input.name);
-        let mut found = self.inputs.iter().enumerate().filter(|(_, input)| real(input) && wanted(input));
+        let mut found = self.inputs.iter().filter(|input| real(input) && wanted(input));
         found.next().filter(|_| found.next().is_none())
     }
 
@@ -117,8 +132,8 @@ impl Parts {
         (slots(node) == 1 && !self.outputs.iter().any(|output| output == value)).then_some(only)
     }
 
-    fn constant(&self, name: Option<&String>) -> Option<&Tensor> {
-        self.constants.get(name?)
+    fn constant(&self, name: &str) -> Option<Tensor> {
+        Tensor::decode(self.constants.get(name)?.clone()).ok()
     }
 }
 
@@ -138,20 +153,27 @@ fn take_over(parts: &Parts, node: &Node, value: &str, encoder: &mut Encoder) -> 
     }
     match (node.operator.as_str(), &node.inputs[..]) {
         ("Gather", [of, indices]) if of == value => {
-            let axis = node.attribute("axis").map_or(0, |axis| axis.integer);
-            let indices = parts.constant(Some(indices)).filter(|indices| indices.shape == [3])?.integers()?;
-            (axis.rem_euclid(4) == channel_axis(encoder.layout())).then_some(())?;
+            let axis = node.attribute("axis", AN_INTEGER)?.integer;
+            let indices = parts.constant(indices).filter(|indices| indices.shape.len() == 1)?.integers()?;
+            let channels = channel_axis(encoder.layout());
+            (axis == channels || axis + 4 == channels).then_some(())?;
             encoder.reorder(permutation(&indices)?);
         }
-        ("Transpose", [_]) => encoder.transpose(match (encoder.layout(), &node.attribute("perm")?.integers[..]) {
-            (Layout::Nhwc, [0, 3, 1, 2]) => Layout::Nchw,
-            (Layout::Nchw, [0, 2, 3, 1]) => Layout::Nhwc,
-            _ => return None,
-        }),
-        // Those of before opset 7 broadcast as their attributes say.
-        (operator @ ("Add" | "Sub" | "Mul" | "Div"), [left, right]) if node.attributes.is_empty() => {
+        ("Transpose", [_]) => {
+            let layout = match (encoder.layout(), &node.attribute("perm", INTEGERS)?.integers[..]) {
+                (Layout::Nhwc, [0, 3, 1, 2]) => Layout::Nchw,
+                (Layout::Nchw, [0, 2, 3, 1]) => Layout::Nhwc,
+                _ => return None,
+            };
+            encoder.transpose(layout);
+        }
+        // Those of before opset 7 broadcast as their attributes say. What is divided by the value is not known for sure: ONNX
+        // Runtime may put it into a multiplication that follows.
+        (operator @ ("Add" | "Sub" | "Mul" | "Div"), [left, right])
+            if node.attributes.is_empty() && (operator != "Div" || left == value) =>
+        {
             let ours = left == value;
-            let operand = by_channel(parts.constant(Some(if ours { right } else { left }))?, encoder.layout())?;
+            let operand = by_channel(&parts.constant(if ours { right } else { left })?, encoder.layout())?;
             let compute: fn(f32, f32) -> f32 = match operator {
                 "Add" => |a, b| a + b,
                 "Sub" => |a, b| a - b,
@@ -209,17 +231,19 @@ fn renamed(input: &Value, name: &str, from: Layout, to: Layout) -> Option<Value>
     Some(input)
 }
 
-/// Takes nodes out of a graph, and the constants which only they use.
+/// Takes nodes out of a graph, the constants which only they use, and what else is said of either.
 fn remove(graph: &mut Graph, parts: &Parts, cut: &[usize]) {
-    let left: Vec<&Node> =
-        parts.nodes.iter().enumerate().filter(|(node, _)| !cut.contains(node)).map(|(_, node)| node).collect();
-    let unused = |name: &String| !left.iter().any(|node| node.inputs.contains(name)) && !parts.outputs.contains(name);
-    let gone: Vec<&String> =
-        cut.iter().flat_map(|node| &parts.nodes[*node].inputs).filter(|name| unused(name)).collect();
-    let is_gone =
-        |node: usize| cut.contains(&node) || parts.nodes[node].outputs.iter().any(|output| gone.contains(&output));
-    let mut nodes = 0..;
-    graph.nodes.retain(|_| nodes.next().is_some_and(|node| !is_gone(node)));
-    let named = |tensor: &Bytes| Tensor::decode(tensor.clone()).is_ok_and(|tensor| gone.contains(&&tensor.name));
-    graph.initializers.retain(|tensor| !named(tensor));
+    let left = || parts.nodes.iter().enumerate().filter(|(node, _)| !cut.contains(node)).map(|(_, node)| node);
+    let unused = |name: &&String| !left().any(|node| node.inputs.contains(name)) && !parts.outputs.contains(name);
+    let nodes = || cut.iter().map(|node| &parts.nodes[*node]);
+    let mut gone: Vec<&String> = nodes().flat_map(|node| &node.inputs).filter(unused).collect();
+    gone.extend(nodes().flat_map(|node| &node.outputs));
+    let mut nodes = parts.nodes.iter();
+    graph.nodes.retain(|_| nodes.next().is_some_and(|node| !node.outputs.iter().any(|name| gone.contains(&name))));
+    let is_left = |name: Option<String>| !name.is_some_and(|name| gone.contains(&&name));
+    let value = |value: &Bytes| Value::decode(value.clone()).ok().map(|value| value.name);
+    graph.initializers.retain(|tensor| is_left(Named::decode(tensor.clone()).ok().map(|tensor| tensor.name)));
+    graph.value_info.retain(|info| is_left(value(info)));
+    // Old files list their weights here, too.
+    graph.inputs.retain(|input| is_left(value(input)));
 }

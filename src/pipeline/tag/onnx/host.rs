@@ -14,6 +14,7 @@ use super::tensor::Encoder;
 use crate::failure::Failure;
 use crate::model::manifest::{self, Manifest};
 use crate::model::{ModelFiles, Unusable};
+use crate::pipeline::decode::fit::CHANNELS;
 use crate::pipeline::tag::Runtime;
 
 /// A session, with the tensor its rows are written to.
@@ -63,11 +64,17 @@ pub(super) fn folded(
         let interface = Interface::read(&session, &manifest, labels)?;
         Ok((session, Interface { input: before.0, layout: before.1, ..interface }))
     });
-    match opened {
-        Ok((session, interface)) => {
+    let ran = opened.and_then(|(session, interface)| {
+        let blank = vec![0; (interface.side as usize).pow(2) * CHANNELS];
+        let head = super::head(files, interface, labels).map_err(|error| error.to_string())?;
+        let mut host = Host::new(session, input, head, encoder);
+        host.run(&[&blank]).map_err(|failure| failure.message)?;
+        Ok(host)
+    });
+    match ran {
+        Ok(host) => {
             tracing::debug!(model = files.name, ?operators, "done where pixels are written, not in the graph");
-            let head = super::head(files, interface, labels).ok()?;
-            Some(Host::new(session, input, head, encoder))
+            Some(host)
         }
         Err(reason) => {
             tracing::debug!(model = files.name, ?operators, reason, "the graph is run whole");

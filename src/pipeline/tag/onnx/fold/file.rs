@@ -83,10 +83,16 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn attribute(&self, name: &str) -> Option<&Attribute> {
-        self.attributes.iter().find(|attribute| attribute.name == name)
+    /// The attribute of this name, if it is of this kind.
+    pub(super) fn attribute(&self, name: &str, kind: i32) -> Option<&Attribute> {
+        self.attributes.iter().find(|attribute| attribute.name == name && attribute.kind == kind)
     }
 }
+
+/// `AttributeProto.AttributeType`.
+pub(super) const AN_INTEGER: i32 = 2;
+pub(super) const A_TENSOR: i32 = 4;
+pub(super) const INTEGERS: i32 = 7;
 
 /// Of an `AttributeProto`, the kinds of value that are looked at.
 #[derive(Clone, PartialEq, Message)]
@@ -104,7 +110,7 @@ pub(super) struct Attribute {
     pub(super) integers: Vec<i64>,
     #[prost(bytes = "bytes", repeated, tag = "11")]
     pub(super) graphs: Vec<Bytes>,
-    /// Which of these it has, by its number in `AttributeProto.AttributeType`.
+    /// Which of these it has.
     #[prost(int32, tag = "20")]
     pub(super) kind: i32,
 }
@@ -113,7 +119,16 @@ pub(super) struct Attribute {
 pub(super) const FLOAT: i32 = 1;
 pub(super) const INT64: i32 = 7;
 
-/// Of a `TensorProto` in the file itself, floats and integers.
+/// Of a `TensorProto` its name, and whether what is in it is in another file.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Named {
+    #[prost(string, tag = "8")]
+    pub(super) name: String,
+    #[prost(int32, tag = "14")]
+    pub(super) location: i32,
+}
+
+/// Of a `TensorProto`, floats and integers.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Tensor {
     #[prost(int64, repeated, packed = "false", tag = "1")]
@@ -129,17 +144,41 @@ pub(super) struct Tensor {
     /// In place of the typed values, in little endian.
     #[prost(bytes = "bytes", tag = "9")]
     pub(super) raw: Bytes,
+    /// Not 0 where the values are in another file.
+    #[prost(int32, tag = "14")]
+    pub(super) location: i32,
 }
 
 impl Tensor {
+    /// As many as the shape says.
     pub(super) fn floats(&self) -> Option<Vec<f32>> {
-        let raw = self.raw.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-        (self.kind == FLOAT).then(|| self.floats.iter().copied().chain(raw).collect())
+        let values = either(self.kind == FLOAT, &self.floats, &self.raw, f32::from_le_bytes)?;
+        self.is_whole(values.len()).then_some(values)
     }
 
+    /// As many as the shape says.
     pub(super) fn integers(&self) -> Option<Vec<i64>> {
-        let raw = self.raw.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
-        (self.kind == INT64).then(|| self.integers.iter().copied().chain(raw).collect())
+        let values = either(self.kind == INT64, &self.integers, &self.raw, i64::from_le_bytes)?;
+        self.is_whole(values.len()).then_some(values)
+    }
+
+    fn is_whole(&self, values: usize) -> bool {
+        let all = self.shape.iter().try_fold(1_i64, |all, size| all.checked_mul(*size));
+        self.location == 0 && all.is_some_and(|all| usize::try_from(all) == Ok(values))
+    }
+}
+
+/// The values as they are written, typed or raw.
+fn either<T: Copy, const N: usize>(
+    is_of_kind: bool,
+    typed: &[T],
+    raw: &[u8],
+    read: impl Fn([u8; N]) -> T,
+) -> Option<Vec<T>> {
+    match (typed, raw.as_chunks::<N>()) {
+        (typed, ([], [])) => is_of_kind.then(|| typed.to_vec()),
+        ([], (raw, [])) => is_of_kind.then(|| raw.iter().map(|bytes| read(*bytes)).collect()),
+        _ => None,
     }
 }
 

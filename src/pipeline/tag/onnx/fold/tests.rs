@@ -47,7 +47,7 @@ impl Builder {
 
     fn constant(&mut self, tensor: Tensor, by_node: bool) -> String {
         if by_node {
-            return self.add("Constant", &[], vec![Attribute { tensor: Some(tensor), ..attribute("value", 4) }]);
+            return self.add("Constant", &[], vec![Attribute { tensor: Some(tensor), ..attribute("value", A_TENSOR) }]);
         }
         let name = format!("c{}", self.graph.initializers.len());
         self.graph.initializers.push(Tensor { name: name.clone(), ..tensor }.encode_to_vec().into());
@@ -58,9 +58,8 @@ impl Builder {
         let last = self.last.clone();
         self.last = match step {
             Step::Gather(order) => {
-                let raw = order.iter().flat_map(|index| index.to_le_bytes()).collect::<Vec<u8>>().into();
-                let order = self.constant(Tensor { shape: vec![3], kind: INT64, raw, ..Tensor::default() }, false);
-                let axis = Attribute { integer: channel_axis(self.layout), ..attribute("axis", 2) };
+                let order = self.constant(indices(order), false);
+                let axis = Attribute { integer: channel_axis(self.layout), ..attribute("axis", AN_INTEGER) };
                 self.add("Gather", &[&last, &order], vec![axis])
             }
             Step::Transpose => {
@@ -69,7 +68,7 @@ impl Builder {
                     Layout::Nchw => (Layout::Nhwc, vec![0, 2, 3, 1]),
                 };
                 self.layout = layout;
-                self.add("Transpose", &[&last], vec![Attribute { integers, ..attribute("perm", 7) }])
+                self.add("Transpose", &[&last], vec![Attribute { integers, ..attribute("perm", INTEGERS) }])
             }
             Step::Arithmetic(operator, floats, on_the_left, by_node) => {
                 let shape = match (floats.len(), self.layout) {
@@ -98,12 +97,31 @@ impl Builder {
         self.written()
     }
 
+    /// The file of a graph whose output is the last value.
+    fn ended(self) -> Bytes {
+        let last = self.last.clone();
+        self.ending_in(&[&last])
+    }
+
     fn written(self) -> Bytes {
         // An OperatorSetIdProto of ONNX's own version 17.
         let opset = Bytes::from_static(&[0x10, 17]);
         let graph = Some(self.graph);
         Model { ir_version: Some(8), opset_import: vec![opset], graph, ..Model::default() }.encode_to_vec().into()
     }
+}
+
+fn indices(order: &[i64]) -> Tensor {
+    let raw = order.iter().flat_map(|index| index.to_le_bytes()).collect::<Vec<u8>>().into();
+    Tensor { shape: vec![3], kind: INT64, raw, ..Tensor::default() }
+}
+
+fn number(value: f32) -> Tensor {
+    Tensor { kind: FLOAT, floats: vec![value], ..Tensor::default() }
+}
+
+fn half() -> Step {
+    Step::Arithmetic("Mul", vec![0.5], false, false)
 }
 
 fn attribute(name: &str, kind: i32) -> Attribute {
@@ -125,9 +143,7 @@ fn value(name: &str, layout: Layout) -> Bytes {
 }
 
 fn graph(layout: Layout, steps: &[Step]) -> Bytes {
-    let builder = steps.iter().fold(Builder::new(layout), Builder::step);
-    let last = builder.last.clone();
-    builder.ending_in(&[&last])
+    steps.iter().fold(Builder::new(layout), Builder::step).ended()
 }
 
 fn manifest(layout: Layout) -> manifest::Input {
@@ -179,25 +195,37 @@ proptest! {
     ) {
         let (file, manifest) = (graph(layout, &steps), manifest(layout));
         let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
-        let known = steps.iter().take_while(|step| !matches!(step, Step::Relu)).count();
+        let is_known = |step: &&Step| !matches!(step, Step::Relu | Step::Arithmetic("Div", _, true, _));
+        let known = steps.iter().take_while(is_known).count();
         let folded = without_beginning(file.clone(), &manifest);
         prop_assert_eq!(folded.as_ref().map_or(0, |folded| folded.operators.len()), known);
         if let Some(folded) = folded {
             let encoder = Encoder::new(&manifest, layout, 2);
             let whole = run(&file, "image", &encoder, &rows);
             let found = run(&folded.model, &folded.input, &folded.encoder, &rows);
+            prop_assert_eq!(whole.len(), found.len());
             for (whole, found) in whole.into_iter().zip(found) {
-                prop_assert!(whole.to_bits() == found.to_bits() || (whole.is_nan() && found.is_nan()), "{whole} {found}");
+                // The runtime leaves out an addition of nothing, which makes a difference to the sign of zero.
+                let same = whole.to_bits() == found.to_bits() || (whole == 0.0 && found == 0.0);
+                prop_assert!(same || (whole.is_nan() && found.is_nan()), "{whole} {found}");
             }
         }
     }
 
     #[test]
-    fn no_file_breaks_it(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0_usize..300) {
-        assert!(left_out(bytes.into()).is_empty());
-        let mut file = graph(Layout::Nhwc, &[Step::Gather([2, 1, 0]), Step::Transpose]);
-        file.truncate(cut);
-        left_out(file);
+    fn no_file_breaks_it(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        prop_assert!(left_out(bytes.into()).is_empty());
+        let mut file = graph(Layout::Nhwc, &[Step::Gather([2, 1, 0]), Step::Transpose, half()]).to_vec();
+        for (place, byte) in changes {
+            let place = place.index(file.len());
+            file[place] = byte;
+        }
+        file.truncate(cut.map_or(file.len(), |cut| cut.index(file.len())));
+        left_out(file.into());
     }
 }
 
@@ -215,7 +243,6 @@ fn what_a_tagger_does_first_is_left_out_with_its_constants() {
 
 #[test]
 fn what_is_used_elsewhere_too_is_not_left_out() {
-    let half = || Step::Arithmetic("Mul", vec![0.5], false, false);
     let with = |values: &[&str]| {
         left_out([half(), half()].iter().fold(Builder::new(Layout::Nhwc), Builder::step).ending_in(values))
     };
@@ -224,31 +251,115 @@ fn what_is_used_elsewhere_too_is_not_left_out() {
     assert!(with(&["v1", "image"]).is_empty(), "the input is used twice");
     let mut twice = Builder::new(Layout::Nhwc);
     twice.last = twice.add("Mul", &["image", "image"], vec![]);
-    let last = twice.last.clone();
-    assert!(left_out(twice.ending_in(&[&last])).is_empty(), "it is squared");
-    let mut given = Builder::new(Layout::Nhwc).step(&half());
-    given.graph.outputs.push(value("v0", Layout::Nhwc));
-    assert!(left_out(given.written()).is_empty(), "it is an output");
+    assert!(left_out(twice.ended()).is_empty(), "it is squared");
+    for name in ["v0", "image"] {
+        let mut given = Builder::new(Layout::Nhwc).step(&half());
+        given.graph.outputs.push(value(name, Layout::Nhwc));
+        assert!(left_out(given.written()).is_empty(), "{name} is an output");
+    }
+    let mut within = Builder::new(Layout::Nhwc).step(&half());
+    let body = Attribute { graph: Some(Bytes::new()), ..attribute("then_branch", 5) };
+    within.add("If", &["c0"], vec![body]);
+    assert!(left_out(within.ended()).is_empty(), "a graph within may use it");
+}
+
+#[test]
+fn a_constant_that_others_use_stays() {
+    let mut builder = Builder::new(Layout::Nhwc).step(&half());
+    builder.last = builder.add("Relu", &["v0"], vec![]);
+    builder.last = builder.add("Mul", &[&builder.last.clone(), "c0"], vec![]);
+    let folded = without_beginning(builder.ended(), &Manifest::default().input).expect("a beginning");
+    assert_eq!(folded.operators, ["Mul"]);
+    let rows: [&[u8]; 1] = [&[100; 12]];
+    assert_eq!(run(&folded.model, &folded.input, &folded.encoder, &rows), [25.0; 12]);
+}
+
+#[test]
+fn nothing_is_left_behind_of_what_is_left_out() {
+    let mut old = Builder::new(Layout::Nhwc).step(&half()).step(&half());
+    // As files of before the fourth version of the format are written, and as tools write shapes that they have inferred.
+    old.graph.inputs.push(Value { name: "c0".into(), of: Some(of(&[])) }.encode_to_vec().into());
+    old.graph.value_info = ["v0", "v1"].map(|name| value(name, Layout::Nhwc)).into();
+    let folded = without_beginning(old.ended(), &Manifest::default().input).expect("a beginning");
+    let graph = Model::read(folded.model.clone().into()).expect("a model").graph.expect("a graph");
+    assert_eq!((graph.inputs.len(), graph.value_info.len(), graph.initializers.len()), (1, 0, 0));
+    let rows: [&[u8]; 1] = [&[100; 12]];
+    assert_eq!(run(&folded.model, &folded.input, &folded.encoder, &rows), [25.0; 12]);
+}
+
+#[test]
+fn a_file_that_would_lose_something_stays_whole() {
+    let file = || Builder::new(Layout::Nhwc).step(&half());
+    assert_eq!(left_out(file().ended()), ["Mul"]);
+    let mut unknown = file().ended().to_vec();
+    // An empty field of number 20.
+    unknown.extend([0xa2, 0x01, 0x00]);
+    assert!(left_out(unknown.into()).is_empty(), "a field that is not known");
+    let mut elsewhere = file();
+    let tensor = Tensor { name: "weights".into(), location: 1, ..number(1.0) };
+    elsewhere.graph.initializers.push(tensor.encode_to_vec().into());
+    assert!(left_out(elsewhere.ended()).is_empty(), "weights in another file");
+    let mut twice = file();
+    twice.graph.initializers.push(Tensor { name: "c0".into(), ..number(1.0) }.encode_to_vec().into());
+    assert!(left_out(twice.ended()).is_empty(), "two constants of one name");
+}
+
+#[test]
+fn the_input_is_the_one_that_is_named() {
+    let mut two = Builder::new(Layout::Nhwc).step(&half());
+    two.graph.inputs.push(value("other", Layout::Nhwc));
+    let file = two.ended();
+    assert!(left_out(file.clone()).is_empty(), "which one is not said");
+    let named = manifest::Input { name: Some("image".into()), ..Manifest::default().input };
+    assert_eq!(without_beginning(file, &named).expect("a beginning").operators, ["Mul"]);
+}
+
+/// What is left out of a graph of one node with this constant.
+fn one(operator: &str, constant: Tensor, attributes: Vec<Attribute>) -> Vec<String> {
+    let mut builder = Builder::new(Layout::Nhwc);
+    let constant = builder.constant(constant, false);
+    builder.last = builder.add(operator, &["image", &constant], attributes);
+    left_out(builder.ended())
 }
 
 #[test]
 fn what_is_not_known_for_sure_is_not_left_out() {
-    assert!(left_out(graph(Layout::Nhwc, &[Step::Gather([0, 0, 2])])).is_empty(), "colours are lost");
-    assert!(left_out(graph(Layout::Nhwc, &[Step::Gather([0, 1, 3])])).is_empty(), "there is no such colour");
-    let one = |operator: &str, shape: Vec<i64>, attributes: Vec<Attribute>| {
-        let mut builder = Builder::new(Layout::Nhwc);
-        let floats = vec![0.5; usize::try_from(shape.iter().product::<i64>()).expect("small")];
-        let constant = builder.constant(Tensor { shape, kind: FLOAT, floats, ..Tensor::default() }, false);
-        let last = builder.add(operator, &["image", &constant], attributes);
-        left_out(builder.ending_in(&[&last]))
-    };
-    assert_eq!(one("Add", vec![1, 1, 3], vec![]), ["Add"]);
-    assert_eq!(one("Add", vec![1, 1, 1, 1], vec![]), ["Add"]);
-    assert!(one("Add", vec![3, 1, 1], vec![]).is_empty(), "a number for each column");
-    assert!(one("Add", vec![1, 1, 1, 1, 3], vec![]).is_empty(), "five dimensions");
-    assert!(one("Add", vec![2, 2, 3], vec![]).is_empty(), "a number for each pixel");
-    assert!(one("Pow", vec![], vec![]).is_empty());
-    assert!(one("Add", vec![], vec![attribute("broadcast", 2)]).is_empty(), "of an old opset");
-    let within = Attribute { graph: Some(Bytes::new()), ..attribute("body", 5) };
-    assert!(one("Add", vec![], vec![within]).is_empty(), "a graph within");
+    let axis = |integer| vec![Attribute { integer, ..attribute("axis", AN_INTEGER) }];
+    for (order, integer, left) in [
+        ([2, 1, 0], 3, 1),
+        ([-1, -2, -3], -1, 1),
+        ([0, 0, 2], 3, 0),
+        ([0, 1, 3], 3, 0),
+        ([2, 1, 0], 2, 0),
+        ([2, 1, 0], 7, 0),
+    ] {
+        assert_eq!(one("Gather", indices(&order), axis(integer)).len(), left, "{order:?} of {integer}");
+    }
+    let floats = Tensor { kind: FLOAT, floats: vec![2.0, 1.0, 0.0], ..indices(&[]) };
+    assert!(one("Gather", Tensor { kind: FLOAT, ..indices(&[2, 1, 0]) }, axis(3)).is_empty(), "indices of floats");
+    for (shape, left) in [
+        (&[][..], 1),
+        (&[1, 1, 3], 1),
+        (&[1, 1, 1, 1], 1),
+        (&[3, 1, 1], 0),
+        (&[1, 1, 1, 1, 3], 0),
+        (&[2, 2, 3], 0),
+        (&[-1, 3], 0),
+    ] {
+        let all = usize::try_from(shape.iter().product::<i64>()).unwrap_or(3);
+        let constant = Tensor { shape: shape.to_vec(), floats: vec![0.5; all], ..number(0.5) };
+        assert_eq!(one("Add", constant, vec![]).len(), left, "{shape:?}");
+    }
+    assert_eq!(one("Add", floats.clone(), vec![]), ["Add"]);
+    assert!(
+        one("Add", Tensor { shape: vec![], ..floats.clone() }, vec![]).is_empty(),
+        "more values than the shape has"
+    );
+    assert!(one("Add", Tensor { shape: vec![3], ..number(1.0) }, vec![]).is_empty(), "fewer values");
+    let raw = Bytes::from_static(&[0; 7]);
+    assert!(one("Add", Tensor { raw, floats: vec![], ..number(1.0) }, vec![]).is_empty(), "half a value");
+    assert!(one("Add", Tensor { kind: INT64, ..number(1.0) }, vec![]).is_empty(), "no float");
+    assert!(one("Pow", number(1.0), vec![]).is_empty());
+    assert!(one("Add", number(1.0), vec![attribute("broadcast", AN_INTEGER)]).is_empty(), "of an old opset");
+    assert!(left_out(graph(Layout::Nhwc, &[Step::Arithmetic("Div", vec![1.0], true, false)])).is_empty());
 }
