@@ -39,10 +39,10 @@ def photos(size, counts, goal):
             ours = lambda *arguments, **how: contender.tagmill(
                 "vit-nano", store, environment, *arguments, **how, jobs=jobs(options, counts[0])
             )
-            # What `tagmill bench` recommends for this model on two cores.
-            advised = ["--window", "2ms", "--device", "cpu,cpu", "--infer-threads", 1]
+            # What `tagmill bench` recommends for this model.
+            advised = ["--window", "2ms", "--device", ",".join(["cpu"] * lab.cores()), "--infer-threads", 1]
             contenders = [
-                *(ours(), ours(*advised, batch=1, name="tagmill, 2 sessions")),
+                *(ours(), ours(*advised, batch=1, name="tagmill, a session a core")),
                 *(theirs(1), theirs(2), theirs(1, "--draft"), theirs(2, "--draft")),
             ]
             standings = race([(each, images, [server]) for each in contenders], options.rounds)

@@ -107,7 +107,7 @@ impl Accept {
             None => Location::find(&mut job.image, &self.stores)?,
         };
         // Last: it counts the job as on its way.
-        let destination = self.lanes.find(job.model.as_deref())?;
+        let destination = self.lanes.find(job.model.as_deref(), delivery.door().is_urgent())?;
         Ok((job, destination, location))
     }
 }

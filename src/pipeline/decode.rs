@@ -194,7 +194,7 @@ mod tests {
         let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
         let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
         let reserved = Budget::new(1 << 20).encoded.reserve(bytes.len() as u64).await.expect("room");
-        Fetched { flight, heading: Heading::to(lane), bytes: Bytes::from_static(bytes), reserved }
+        Fetched { flight, heading: Heading::to(lane, false), bytes: Bytes::from_static(bytes), reserved }
     }
 
     #[tokio::test(flavor = "multi_thread")]

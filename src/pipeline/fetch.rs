@@ -102,7 +102,7 @@ impl Fetch {
                 let waiting = metrics::backpressure(Stage::Accept);
                 let lane = self.lanes.load(&model).await;
                 drop(waiting);
-                lane.map(|lane| Heading::to(&lane))
+                lane.map(|lane| Heading::to(&lane, flight.is_urgent()))
             }
         };
         let began = Instant::now();

@@ -134,15 +134,15 @@ impl Lanes {
         }
     }
 
-    /// The way to the model of this name or alias, or to the default one.
+    /// The way to the model of this name or alias, or to the default one, for a job that somebody waits for or not.
     ///
     /// # Errors
     /// `unknown_model`, naming those there are.
-    pub(crate) fn find(&self, name: Option<&str>) -> Result<Destination, Failure> {
+    pub(crate) fn find(&self, name: Option<&str>, urgent: bool) -> Result<Destination, Failure> {
         let own = self.own_name(name)?;
         let mut state = self.state();
         Ok(match state.use_lane(&own) {
-            Some(lane) => Destination::Lane(Heading::to(&lane)),
+            Some(lane) => Destination::Lane(Heading::to(&lane, urgent)),
             None => Destination::Unloaded(own),
         })
     }

@@ -1,6 +1,6 @@
 //! Requests over NATS, as anyone could make one.
 
-mod leaving;
+mod held;
 
 use std::collections::HashSet;
 use std::io::Cursor;

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use super::limit::Limit;
-use super::window::Room;
+use super::window::{Coming, Room};
 
 /// What happens around a lane's queue, for its window to decide by.
 #[derive(Debug)]
 pub(crate) struct Traffic {
     coming: AtomicUsize,
+    /// Of those that are coming, the jobs that somebody waits for.
+    urgent: AtomicUsize,
     running: AtomicUsize,
     limit: Mutex<Limit>,
     /// Batches that can run at once: one on each device.
@@ -23,20 +25,27 @@ pub(crate) struct Traffic {
 
 /// Counts one job as on its way to a lane, until dropped.
 #[derive(Debug)]
-pub(crate) struct Approach(Arc<Traffic>);
+pub(crate) struct Approach {
+    traffic: Arc<Traffic>,
+    /// 1 where somebody waits for it, else 0.
+    urgent: usize,
+}
 
 impl Approach {
-    /// One more is on its way.
-    pub(crate) fn begin(traffic: &Arc<Traffic>) -> Self {
+    /// One more is on its way, an `urgent` one if somebody waits for it.
+    pub(crate) fn begin(traffic: &Arc<Traffic>, urgent: bool) -> Self {
+        let urgent = usize::from(urgent);
         traffic.coming.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(traffic))
+        traffic.urgent.fetch_add(urgent, Ordering::AcqRel);
+        Self { traffic: Arc::clone(traffic), urgent }
     }
 }
 
 impl Drop for Approach {
     fn drop(&mut self) {
-        self.0.coming.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
+        self.traffic.urgent.fetch_sub(self.urgent, Ordering::AcqRel);
+        self.traffic.coming.fetch_sub(1, Ordering::AcqRel);
+        self.traffic.changed.notify_one();
     }
 }
 
@@ -44,13 +53,13 @@ impl Traffic {
     /// For batches of a lane with this limit, on so many devices; `ahead` where they want a batch to be ready when they are done
     /// with one.
     pub(crate) fn new(limit: Limit, devices: usize, ahead: bool) -> Self {
-        let (coming, running) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { coming, running, limit: Mutex::new(limit), devices, ahead, changed: Notify::new() }
+        let [coming, urgent, running] = [const { AtomicUsize::new(0) }; 3];
+        Self { coming, urgent, running, limit: Mutex::new(limit), devices, ahead, changed: Notify::new() }
     }
 
     /// Rows that are on their way.
-    pub(super) fn coming(&self) -> usize {
-        self.coming.load(Ordering::Acquire)
+    pub(super) fn coming(&self) -> Coming {
+        Coming { all: self.coming.load(Ordering::Acquire), urgent: self.urgent.load(Ordering::Acquire) }
     }
 
     /// Whether the devices can take a batch.

@@ -9,7 +9,8 @@
 //!
 //! While the device is busy a partial batch would only be frozen early: rows that arrive meanwhile still join it.
 //!
-//! Rows that somebody waits for go first. Where others wait as well, these get a quarter of the places, over time.
+//! Rows that somebody waits for go first. Where others wait as well, these get a quarter of the places, over time. For such a
+//! row only others of its kind count as on their way: while the device is idle, nobody waits for rows that nobody waits for.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ pub enum Flush {
     Full,
     /// Its oldest row has waited for the window.
     Window,
-    /// Nothing else is on its way.
+    /// Nothing is on its way that it should wait for.
     Idle,
     /// The worker stops.
     Drain,
@@ -51,6 +52,15 @@ pub enum Room {
     Ahead,
     /// It runs all it can hold.
     None,
+}
+
+/// Rows that are on their way to the lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coming {
+    /// Of either kind.
+    pub all: usize,
+    /// Those that somebody waits for.
+    pub urgent: usize,
 }
 
 /// What to do now.
@@ -102,9 +112,9 @@ impl<T> Window<T> {
         self.len() == 0
     }
 
-    /// What to do at `now`, when the device has this much room and `coming` more rows are on their way to this lane.
+    /// What to do at `now`, when the device has this much room and such rows are on their way to this lane.
     #[must_use]
-    pub fn decide(&self, now: Instant, room: Room, coming: usize) -> Decision {
+    pub fn decide(&self, now: Instant, room: Room, coming: Coming) -> Decision {
         let fronts = [self.urgent.front(), self.others.front()];
         let Some(oldest) = fronts.into_iter().flatten().map(|(arrived, _)| *arrived).min() else {
             return Decision::Wait;
@@ -119,7 +129,7 @@ impl<T> Window<T> {
             return Decision::Wait;
         }
         let deadline = oldest + self.length;
-        if coming == 0 {
+        if coming.all == 0 || (coming.urgent == 0 && !self.urgent.is_empty()) {
             Decision::Flush(Flush::Idle)
         } else if now >= deadline {
             Decision::Flush(Flush::Window)
@@ -148,13 +158,16 @@ mod tests {
     use super::*;
 
     const WINDOW: Duration = Duration::from_millis(25);
+    const NOTHING: Coming = Coming { all: 0, urgent: 0 };
+    const BULK: Coming = Coming { all: 5, urgent: 0 };
+    const BOTH: Coming = Coming { all: 5, urgent: 1 };
 
     /// What happens to a lane: time passes, a row arrives, the number on its way changes, the device's room changes.
     #[derive(Clone, Debug)]
     enum Event {
         Pass(u64),
         Arrive(bool),
-        Coming(usize),
+        Coming(Coming),
         Room(Room),
     }
 
@@ -163,7 +176,7 @@ mod tests {
             (0u64..40).prop_map(Event::Pass),
             any::<bool>().prop_map(Event::Arrive),
             any::<bool>().prop_map(Event::Arrive),
-            (0usize..3).prop_map(Event::Coming),
+            (0usize..3, 0usize..3).prop_map(|(urgent, others)| Event::Coming(Coming { all: urgent + others, urgent })),
             prop_oneof![Just(Room::Now), Just(Room::Ahead), Just(Room::None)].prop_map(Event::Room),
         ]
     }
@@ -174,7 +187,7 @@ mod tests {
         #[test]
         fn the_laws_of_the_window(events in proptest::collection::vec(event(), 0..200), limit in 1usize..9) {
             let mut window = Window::new(WINDOW, limit);
-            let (mut now, mut room, mut coming) = (Instant::now(), Room::Now, 1);
+            let (mut now, mut room, mut coming) = (Instant::now(), Room::Now, BULK);
             let (mut arrived, mut left) = (Vec::new(), Vec::new());
             for event in events {
                 match event {
@@ -184,11 +197,12 @@ mod tests {
                         window.push(now, urgent, row);
                         arrived.push(row);
                     }
-                    Event::Coming(count) => coming = count,
+                    Event::Coming(others) => coming = others,
                     Event::Room(other) => room = other,
                 }
                 // The shell around the rule asks until there is nothing to do now.
                 loop {
+                    let alone = coming.all == 0 || (coming.urgent == 0 && !window.urgent.is_empty());
                     match window.decide(now, room, coming) {
                         Decision::Flush(reason) => {
                             let both = window.urgent.len().min(window.others.len());
@@ -200,12 +214,12 @@ mod tests {
                             prop_assert!(room != Room::None);
                             prop_assert!(!batch.is_empty() && batch.len() <= limit);
                             prop_assert_eq!(reason == Flush::Full, batch.len() == limit);
-                            prop_assert!(reason != Flush::Idle || coming == 0);
+                            prop_assert!(reason != Flush::Idle || alone);
                             prop_assert!(reason == Flush::Full || room == Room::Now);
                             left.extend(batch.into_iter().map(|(_, row)| row));
                         }
                         Decision::Until(time) => {
-                            prop_assert!(time > now && time <= now + WINDOW);
+                            prop_assert!(time > now && time <= now + WINDOW && !alone);
                             break;
                         }
                         Decision::Wait => {
@@ -244,7 +258,7 @@ mod tests {
             let mut window = Window::new(WINDOW, 8);
             window.push(began, urgent_first, ());
             window.push(later, !urgent_first, ());
-            assert_eq!(window.decide(later, Room::Now, 1), Decision::Until(began + WINDOW));
+            assert_eq!(window.decide(later, Room::Now, BOTH), Decision::Until(began + WINDOW));
         }
     }
 
@@ -253,7 +267,18 @@ mod tests {
         let now = Instant::now();
         let mut window = Window::new(WINDOW, 8);
         window.push(now, false, ());
-        assert_eq!(window.decide(now, Room::Now, 0), Decision::Flush(Flush::Idle));
+        assert_eq!(window.decide(now, Room::Now, NOTHING), Decision::Flush(Flush::Idle));
+    }
+
+    #[test]
+    fn a_row_somebody_waits_for_waits_for_others_of_its_kind_alone() {
+        let now = Instant::now();
+        let mut window = Window::new(WINDOW, 8);
+        window.push(now, false, ());
+        window.push(now, true, ());
+        assert_eq!(window.decide(now, Room::Now, BOTH), Decision::Until(now + WINDOW));
+        assert_eq!(window.decide(now, Room::Ahead, BULK), Decision::Wait, "more may join while the device is busy");
+        assert_eq!(window.decide(now, Room::Now, BULK), Decision::Flush(Flush::Idle));
     }
 
     #[test]
@@ -261,10 +286,10 @@ mod tests {
         let now = Instant::now();
         let mut window = Window::new(WINDOW, 2);
         window.push(now, false, ());
-        assert_eq!(window.decide(now, Room::Ahead, 5), Decision::Wait);
+        assert_eq!(window.decide(now, Room::Ahead, BULK), Decision::Wait);
         window.push(now, false, ());
-        assert_eq!(window.decide(now, Room::Ahead, 5), Decision::Flush(Flush::Full));
-        assert_eq!(window.decide(now, Room::None, 5), Decision::Wait);
+        assert_eq!(window.decide(now, Room::Ahead, BULK), Decision::Flush(Flush::Full));
+        assert_eq!(window.decide(now, Room::None, BULK), Decision::Wait);
     }
 
     #[test]
@@ -272,8 +297,8 @@ mod tests {
         let now = Instant::now();
         let mut window = Window::new(WINDOW, 8);
         window.push(now, false, ());
-        assert_eq!(window.decide(now, Room::Now, 1), Decision::Until(now + WINDOW));
-        assert_eq!(window.decide(now + WINDOW, Room::Now, 1), Decision::Flush(Flush::Window));
+        assert_eq!(window.decide(now, Room::Now, BULK), Decision::Until(now + WINDOW));
+        assert_eq!(window.decide(now + WINDOW, Room::Now, BULK), Decision::Flush(Flush::Window));
     }
 
     #[test]

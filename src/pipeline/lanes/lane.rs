@@ -63,9 +63,9 @@ impl Lane {
 }
 
 impl Heading {
-    /// Heads for this lane.
+    /// Heads for this lane; `urgent` where somebody waits for the job.
     #[must_use]
-    pub(crate) fn to(lane: &Arc<Lane>) -> Self {
-        Self { lane: Arc::clone(lane), approach: Approach::begin(&lane.traffic) }
+    pub(crate) fn to(lane: &Arc<Lane>, urgent: bool) -> Self {
+        Self { lane: Arc::clone(lane), approach: Approach::begin(&lane.traffic, urgent) }
     }
 }

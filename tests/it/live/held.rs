@@ -63,6 +63,19 @@ async fn a_full_worker_says_so_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_does_not_wait_for_the_company_of_a_job() {
+    let (nats, s3) = (NatsServer::start(), slow_bucket().await);
+    let _worker = Worker::start_with(&nats, "s3://images", &["--window", "1h"], &s3.environment());
+    let client = Client::connect(&nats).await;
+    tag(&client, "fast.jpg").await;
+    client.submit("bulk", "slow.jpg").await;
+    s3.stalled("slow.jpg").await;
+    // Before the stalled read is given up, which takes 10 s.
+    let answer = request(&client, header("Tagmill-Timeout", "5s"), r#"{"image":"fast.jpg"}"#).await;
+    assert_eq!(code(&answer), "no error", "a job is on its way, which nobody waits for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_came_too_late_for_its_caller_costs_no_inference() {
     let (nats, s3) = (NatsServer::start(), slow_bucket().await);
     let worker = Worker::start_with(&nats, "s3://images", &["--live-timeout", "150ms"], &s3.environment());
