@@ -280,5 +280,24 @@ async fn images_take_no_more_memory_than_the_budget() {
     assert!(grown < (64 << 20) + OVERHEAD, "{} MiB", grown >> 20);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_find_no_room_are_read_once_there_is() {
+    let (nats, folder) = (NatsServer::start(), tempfile::tempdir().expect("a folder"));
+    // Six megabytes, of which two have room in a quarter of the budget.
+    RgbImage::from_pixel(1600, 1250, Rgb([255, 127, 0])).save(folder.path().join("photo.bmp")).expect("a file");
+    let store = format!("file://{}", folder.path().display());
+    let worker = Worker::start_with(&nats, &store, &["--memory-budget", "64MiB"], &[]);
+    let client = Client::connect(&nats).await;
+    for number in 0..40 {
+        client.submit(&number.to_string(), "photo.bmp").await;
+    }
+    assert!(client.results(40).await.iter().all(|result| result.score("orange") > 0.5));
+    client.queue_is_empty().await;
+    until("all of it to be given back", || async {
+        (worker.metric("tagmill_memory_reserved_bytes").await == Some(0.0)).then_some(())
+    })
+    .await;
+}
+
 /// What rows, sessions and the allocator take besides.
 const OVERHEAD: u64 = 128 << 20;

@@ -193,6 +193,43 @@ async fn a_model_that_changes_is_taken_up_when_told_and_a_broken_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_default_model_that_is_gone_or_has_a_wrong_manifest_stays() {
+    let (nats, models) = (NatsServer::start(), families());
+    let worker = start(&nats, &models, &[]);
+    let client = Client::connect(&nats).await;
+    std::fs::write(models.path().join("wd-v3/tagmill.toml"), "[input]\nside = 7\n").expect("a file");
+    worker.signal("HUP");
+    worker.logged("a model that has changed is broken; the old one stays");
+    submit(&client, "1", "wd-v3").await;
+    client.results(1).await;
+    std::fs::remove_dir_all(models.path().join("wd-v3")).expect("it is there");
+    worker.signal("HUP");
+    worker.logged("the default model is gone from its folder; the loaded one stays");
+    client.submit("2", "night-sky.png").await;
+    assert_eq!(client.results(2).await[1].json["model"]["name"], "wd-v3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_can_not_be_loaded_fails_its_requests_alone() {
+    let (nats, models) = (NatsServer::start(), families());
+    std::fs::write(models.path().join("joytag/model.onnx"), "broken").expect("a file");
+    let worker = start(&nats, &models, &[]);
+    let client = Client::connect(&nats).await;
+    let ask = async |model: &str| -> Value {
+        let job = json!({ "image": "night-sky.png", "model": model }).to_string();
+        let answer = client.jetstream.client().request("tagmill.tag", job.into()).await.expect("an answer");
+        serde_json::from_slice(&answer.payload).expect("JSON")
+    };
+    let first = ask("joytag").await;
+    assert_eq!(first["error"]["code"], "inference_failed");
+    assert!(first["error"]["message"].as_str().is_some_and(|text| text.contains("models check")), "{first}");
+    assert_eq!(ask("joytag").await["error"]["message"], first["error"]["message"]);
+    let said = worker.log().matches("a model that a job names can't be loaded").count();
+    assert_eq!(said, 1, "it is not tried for every request");
+    assert_eq!(ask("wd-v3").await["model"]["name"], "wd-v3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn models_can_come_from_a_bucket() {
     let (nats, s3, models) = (NatsServer::start(), S3Server::start("models").await, families());
     for family in ["wd-v3", "joytag"] {
@@ -256,6 +293,9 @@ fn check_tells_what_is_wrong_with_each_model() {
     write("wd-v3/selected_tags.csv", "name,category\nonly_one,0\n");
     write("wd-v2/tagmill.toml", "[input]\nsize = 512\n");
     write("joytag/tagmill.toml", "[input]\nchannel = \"rgb\"\n");
+    let onnx = |name: &str| folder.path().join("deepdanbooru").join(name);
+    std::fs::rename(onnx("model.onnx"), onnx("a.onnx")).expect("it is there");
+    std::fs::copy(onnx("a.onnx"), onnx("b.onnx")).expect("a copy");
     let pixai = std::fs::read_to_string(folder.path().join("pixai/tagmill.toml")).expect("it is there");
     write("pixai/tagmill.toml", &pixai.replace("[output]", "[output]\nactivation = \"sigmoid\""));
     let cl = std::fs::read_to_string(folder.path().join("cl-tagger/tagmill.toml")).expect("it is there");
@@ -271,6 +311,7 @@ fn check_tells_what_is_wrong_with_each_model() {
     says("wd-v3", "error", "1 labels");
     says("wd-v2", "error", "512");
     says("joytag", "error", "channel");
+    says("deepdanbooru", "error", "a.onnx and b.onnx; name one under [files]");
     says("cl-tagger", "warning", "\"sigmoid\"");
     says("pixai", "warning", "\"none\"");
     assert_eq!(report("e621")["ok"], true);

@@ -128,3 +128,26 @@ impl Letters {
         format!("{}-{}-{sequence}", info.config.name, info.created.unix_timestamp())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(json: &str) -> anyhow::Result<Bytes> {
+        let error = r#"{"code":"bad_job","message":"m"}"#;
+        let rest = format!(r#""id":"1","subject":"s","error":{error},"attempts":1,"worker":"w","at":"t""#);
+        Letter::parse(1, format!(r#"{{{rest},"job":{json}}}"#).as_bytes())?.original_job()
+    }
+
+    #[test]
+    fn a_job_is_given_back_as_it_was_published() {
+        assert_eq!(job(r#"{"image": "a"}"#).expect("JSON"), r#"{"image": "a"}"#);
+        assert_eq!(job(r#""no job""#).expect("a text"), "no job");
+        assert_eq!(job(r#"{"base64":"/wA="}"#).expect("bytes"), [255, 0].as_slice());
+        let like_it = r#"{"base64":"/wA=","image":"a"}"#;
+        assert_eq!(job(like_it).expect("JSON"), like_it, "a job may have a field of that name");
+        assert!(job(r#"{"base64":"?"}"#).is_err());
+        assert!(job("null").expect_err("none").to_string().contains("too large to keep"));
+        assert!(Letter::parse(7, b"{}").err().expect("no letter").to_string().contains("message 7"));
+    }
+}
