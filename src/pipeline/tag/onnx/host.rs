@@ -54,33 +54,37 @@ pub(super) fn folded(
     files: &ModelFiles,
     labels: usize,
 ) -> Option<Host> {
-    let Folded { model, input, encoder, before, operators } = fold::fold(&files.onnx, &files.manifest.input)?;
-    let session =
-        builder().and_then(|mut builder| builder.commit_from_memory(&model)).map_err(|error| error.to_string());
-    let takes =
-        manifest::Input { name: Some(input.clone()), layout: Some(encoder.layout()), ..files.manifest.input.clone() };
-    let manifest = Manifest { input: takes, ..files.manifest.clone() };
-    let opened = session.and_then(|session| {
-        let interface = Interface::read(&session, &manifest, labels)?;
-        Ok((session, Interface { input: before.0, layout: before.1, ..interface }))
-    });
-    let ran = opened.and_then(|(session, interface)| {
-        let blank = vec![0; (interface.side as usize).pow(2) * CHANNELS];
-        let head = super::head(files, interface, labels).map_err(|error| error.to_string())?;
-        let mut host = Host::new(session, input, head, encoder);
-        host.run(&[&blank]).map_err(|failure| failure.message)?;
-        Ok(host)
-    });
-    match ran {
+    let folded = fold::fold(&files.onnx, &files.manifest.input)?;
+    let operators = folded.operators.join(", ");
+    match open(builder, files, labels, folded) {
         Ok(host) => {
-            tracing::debug!(model = files.name, ?operators, "done where pixels are written, not in the graph");
+            tracing::debug!(model = files.name, operators, "done where pixels are written, not in the graph");
             Some(host)
         }
         Err(reason) => {
-            tracing::debug!(model = files.name, ?operators, reason, "the graph is run whole");
+            tracing::debug!(model = files.name, operators, reason, "the graph is run whole");
             None
         }
     }
+}
+
+/// A session of a folded graph that has run.
+fn open(
+    builder: impl Fn() -> ort::Result<SessionBuilder>,
+    files: &ModelFiles,
+    labels: usize,
+    Folded { model, input, encoder, before: (name, layout), .. }: Folded,
+) -> Result<Host, String> {
+    let session = builder().and_then(|mut builder| builder.commit_from_memory(&model));
+    let session = session.map_err(|error| error.to_string())?;
+    let takes =
+        manifest::Input { name: Some(input.clone()), layout: Some(encoder.layout()), ..files.manifest.input.clone() };
+    let interface = Interface::read(&session, &Manifest { input: takes, ..files.manifest.clone() }, labels)?;
+    let blank = vec![0; (interface.side as usize).pow(2) * CHANNELS];
+    let head = super::head(files, Interface { input: name, layout, ..interface }, labels);
+    let mut host = Host::new(session, input, head.map_err(|error| error.to_string())?, encoder);
+    host.run(&[&blank]).map_err(|failure| failure.message)?;
+    Ok(host)
 }
 
 /// The graph as it is.
