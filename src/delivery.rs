@@ -244,10 +244,15 @@ pub(crate) mod tests {
         }
     }
 
-    /// A first delivery, and what its door is told.
+    /// A first delivery of the queue, and what its door is told.
     pub(crate) fn noted(id: &str) -> (Delivery, UnboundedReceiver<(String, Answer)>) {
+        noted_at(Door::Stream, id)
+    }
+
+    /// A first delivery, and what its door is told.
+    pub(crate) fn noted_at(door: Door, id: &str) -> (Delivery, UnboundedReceiver<(String, Answer)>) {
         let (notes, told) = unbounded_channel();
-        (Delivery::new(id.to_owned(), Door::Stream, 1, Box::new(Notebook(notes)), Answers::new()), told)
+        (Delivery::new(id.to_owned(), door, 1, Box::new(Notebook(notes)), Answers::new()), told)
     }
 
     fn failed(answer: Option<(String, Answer)>) -> (String, Code) {

@@ -6,11 +6,12 @@ pub mod fit;
 pub mod picture;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::batch::traffic::Approach;
 use super::fetch::Fetched;
@@ -67,7 +68,8 @@ impl Input {
     }
 }
 
-/// Decodes until `fetched` closes.
+/// Decodes until `fetched` closes: on so many threads, which give way to the model's, and on one more, which does not, for images
+/// that somebody waits for. Such an image does not wait then until another one is decoded, nor share a core with it.
 ///
 /// # Errors
 /// Where a decoding thread can't be started, or died.
@@ -76,24 +78,39 @@ pub(crate) async fn run(
     fetched: Receiver<Fetched>,
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
-    let fetched = Arc::new(Mutex::new(fetched));
-    let mut threads = tokio::task::JoinSet::new();
+    run_with(Decoder::row, settings, fetched, publish).await
+}
+
+/// What a thread does with each image.
+type Decode = fn(&mut Decoder, &[u8], Reserve<'_>) -> Result<Box<[u8]>, Failure>;
+
+async fn run_with(
+    decode: Decode,
+    settings: Settings,
+    fetched: Receiver<Fetched>,
+    publish: Sender<Finished>,
+) -> Result<(), Ended> {
+    let mut threads = JoinSet::new();
+    let start = |name: String, jobs: Receiver<Fetched>, gives_way: bool| {
+        let Settings { picture, room, .. } = settings.clone();
+        let (runtime, publish) = (Handle::current(), publish.clone());
+        let worker = Worker { decode, picture, room, runtime, publish, decoder: None };
+        let (done, ended) = oneshot::channel::<()>();
+        let run = move || {
+            if gives_way {
+                give_way();
+            }
+            worker.run(jobs);
+            let _ = done.send(());
+        };
+        let started = std::thread::Builder::new().name(name).spawn(run);
+        started.map(|_| ended).map_err(|error| Ended::Broken(format!("can't start a thread: {error}")))
+    };
     for number in 0..settings.threads {
-        let (picture, room) = (settings.picture.clone(), settings.room.clone());
-        let runtime = Handle::current();
-        let worker = Worker { decode: Decoder::row, picture, room, runtime, publish: publish.clone(), decoder: None };
-        let fetched = Arc::clone(&fetched);
-        let (done, ended) = tokio::sync::oneshot::channel::<()>();
-        std::thread::Builder::new()
-            .name(format!("decode-{number}"))
-            .spawn(move || {
-                worker.run(&fetched);
-                let _ = done.send(());
-            })
-            .map_err(|error| Ended::Broken(format!("can't start a thread: {error}")))?;
-        threads.spawn(ended);
+        threads.spawn(start(format!("decode-{number}"), fetched.clone(), true)?);
     }
-    drop(publish);
+    threads.spawn(start("decode-urgent".into(), fetched.of_urgent(), false)?);
+    drop((fetched, publish));
     while let Some(ended) = threads.join_next().await {
         if !matches!(ended, Ok(Ok(()))) {
             return Err(Ended::Broken("one of its threads died".into()));
@@ -102,8 +119,18 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// What a thread does with each image.
-type Decode = fn(&mut Decoder, &[u8], Reserve<'_>) -> Result<Box<[u8]>, Failure>;
+/// Leaves a core to the program's other threads where they want it, but for a tenth of its time.
+#[cfg(target_os = "linux")]
+fn give_way() {
+    // The weight of a thread at 10 is a ninth of one at 0. On Linux it is each thread's own, whatever POSIX says.
+    if let Err(error) = rustix::process::setpriority_process(None, 10) {
+        tracing::debug!(%error, "a decoder can't give way to the model");
+    }
+}
+
+/// Threads of one program have no priorities of their own here.
+#[cfg(not(target_os = "linux"))]
+fn give_way() {}
 
 struct Worker {
     decode: Decode,
@@ -116,13 +143,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, fetched: &Mutex<Receiver<Fetched>>) {
-        loop {
-            // Whoever holds the lock waits for the next job; the others wait for the lock.
-            let mut queue = fetched.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = self.runtime.block_on(queue.recv());
-            drop(queue);
-            let Some(fetched) = next else { return };
+    fn run(mut self, mut jobs: Receiver<Fetched>) {
+        while let Some(fetched) = self.runtime.block_on(jobs.recv()) {
             self.one(fetched);
         }
     }
@@ -174,51 +196,4 @@ impl Worker {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::delivery::tests::noted;
-    use crate::failure::Class;
-    use crate::job::Job;
-    use crate::memory::Budget;
-    use crate::pipeline::batch::limit::Limit;
-    use crate::pipeline::lanes::lane::Lane;
-    use crate::pipeline::queue;
-    use crate::pipeline::tag::tests::model;
-    use crate::tags::Seconds;
-
-    async fn fetched(lane: &Arc<Lane>, bytes: &'static [u8]) -> Fetched {
-        let (delivery, _) = noted("job");
-        let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
-        let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
-        let reserved = Budget::new(1 << 20).encoded.reserve(bytes.len() as u64).await.expect("room");
-        Fetched { flight, heading: Heading::to(lane, false), bytes: Bytes::from_static(bytes), reserved }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
-        let (publish, mut finished) = mpsc::channel(2);
-        let (lane, mut rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
-        let decode: Decode = |_, bytes, reserve| {
-            reserve(bytes.len() as u64)?;
-            assert_ne!(bytes, b"bad", "this image");
-            Ok(Box::from(bytes))
-        };
-        let picture = picture::Settings { max_pixels: 1, ignore_orientation: false };
-        let (send, jobs) = queue::bounded(2);
-        for bytes in [b"bad".as_slice(), b"good"] {
-            assert!(send.send(fetched(&lane, bytes).await).await.is_ok());
-        }
-        drop(send);
-        let (room, runtime) = (Budget::new(1 << 20).decoded, Handle::current());
-        let worker = Worker { decode, picture, room, runtime, publish, decoder: None };
-        let thread = std::thread::spawn(move || worker.run(&Mutex::new(jobs)));
-        let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
-        assert!(failed.1.message.contains("this image"), "{}", failed.1);
-        assert_eq!((failed.1.code, failed.1.class()), (Code::ImageUndecodable, Class::Retry));
-        assert_eq!(&*rows.recv().await.expect("the other image").input.bytes, b"good");
-        thread.join().expect("it ends with its input");
-    }
-}
+mod tests;

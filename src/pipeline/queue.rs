@@ -1,8 +1,6 @@
 //! A bounded queue between two stages in which what somebody waits for goes before what nobody does, but for one
 //! [turn](super::turns) in so many.
 
-use tokio::sync::mpsc;
-
 use super::turns::Turns;
 
 /// What can be in such a queue.
@@ -13,22 +11,22 @@ pub(crate) trait Queued {
 
 /// The end things go in at.
 pub(crate) struct Sender<T> {
-    urgent: mpsc::Sender<T>,
-    other: mpsc::Sender<T>,
+    urgent: async_channel::Sender<T>,
+    other: async_channel::Sender<T>,
 }
 
-/// The end they come out of.
+/// The end they come out of. Each thing comes out of one clone only.
 pub(crate) struct Receiver<T> {
-    urgent: mpsc::Receiver<T>,
-    other: mpsc::Receiver<T>,
+    urgent: async_channel::Receiver<T>,
+    other: async_channel::Receiver<T>,
     turns: Turns,
 }
 
 /// A queue with room for `size` things of either kind.
 #[must_use]
 pub(crate) fn bounded<T: Queued>(size: usize) -> (Sender<T>, Receiver<T>) {
-    let (urgent, urgents) = mpsc::channel(size);
-    let (other, others) = mpsc::channel(size);
+    let (urgent, urgents) = async_channel::bounded(size);
+    let (other, others) = async_channel::bounded(size);
     (Sender { urgent, other }, Receiver { urgent: urgents, other: others, turns: Turns::default() })
 }
 
@@ -39,7 +37,7 @@ impl<T: Queued> Sender<T> {
     /// Gives the item back where the other end is gone.
     pub(crate) async fn send(&self, item: T) -> Result<(), T> {
         let lane = if item.is_urgent() { &self.urgent } else { &self.other };
-        lane.send(item).await.map_err(|mpsc::error::SendError(item)| item)
+        lane.send(item).await.map_err(async_channel::SendError::into_inner)
     }
 }
 
@@ -49,7 +47,20 @@ impl<T> Clone for Sender<T> {
     }
 }
 
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Self { urgent: self.urgent.clone(), other: self.other.clone(), turns: Turns::default() }
+    }
+}
+
 impl<T> Receiver<T> {
+    /// One that things come out of only where somebody waits for them.
+    #[must_use]
+    pub(crate) fn of_urgent(&self) -> Self {
+        let (_, nothing) = async_channel::bounded(1);
+        Self { urgent: self.urgent.clone(), other: nothing, turns: Turns::default() }
+    }
+
     /// The next: the oldest that is urgent, or of the others where it is their turn or there is no urgent one. `None` once
     /// nothing can come any more.
     ///
@@ -64,8 +75,8 @@ impl<T> Receiver<T> {
         }
         tokio::select! {
             biased;
-            Some(item) = self.urgent.recv() => Some(item),
-            Some(item) = self.other.recv() => Some(item),
+            Ok(item) = self.urgent.recv() => Some(item),
+            Ok(item) = self.other.recv() => Some(item),
             else => None,
         }
     }
@@ -96,6 +107,21 @@ mod tests {
             order.push(number);
         }
         assert_eq!(order, [3, 4, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_does_not_come_out_where_only_the_urgent_do() {
+        let (sender, receiver) = bounded(2);
+        let (mut express, mut receiver) = (receiver.of_urgent(), receiver);
+        for item in [Numbered(1, false), Numbered(2, true), Numbered(3, false)] {
+            assert_eq!(sender.send(item).await, Ok(()));
+        }
+        drop(sender);
+        assert_eq!(express.recv().await, Some(Numbered(2, true)));
+        assert_eq!(express.recv().await, None);
+        assert_eq!(receiver.recv().await, Some(Numbered(1, false)));
+        assert_eq!(receiver.clone().recv().await, Some(Numbered(3, false)));
+        assert_eq!(receiver.recv().await, None);
     }
 
     #[tokio::test]
