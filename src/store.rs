@@ -1,6 +1,7 @@
 //! The configured stores: the only places images are read from.
 
 pub(crate) mod file;
+mod folder;
 mod head;
 pub(crate) mod inline;
 pub(crate) mod list;
@@ -74,10 +75,12 @@ impl Store {
     /// `image_not_found`, `image_too_large` (known before anything is read), `forbidden_location` (a link that leads out of
     /// the folder), `storage_denied` or `storage_unavailable`.
     pub(crate) async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
-        let path = self.resolve(path).await?;
-        let failed = |error| failure(&path, self, &error);
+        if let Place::Folder { root } = &self.place {
+            return folder::read(self, root, path, limit, room).await;
+        }
+        let failed = |error| failure(path, self, &error);
         let asked = Instant::now();
-        let object = self.objects.get(&path).await.map_err(failed)?;
+        let object = self.objects.get(path).await.map_err(failed)?;
         let first_byte = asked.elapsed();
         let size = object.meta.size;
         if size > limit {
@@ -89,9 +92,9 @@ impl Store {
         // An open read would be given up meanwhile, by us or by the store.
         drop(object);
         let reserved = room.reserve(size).await?;
-        let object = self.objects.get(&path).await.map_err(failed)?;
+        let object = self.objects.get(path).await.map_err(failed)?;
         if object.meta.size > size {
-            return Err(unavailable(&path, self, &"it has grown while it was waited for"));
+            return Err(unavailable(path, self, &"it has grown while it was waited for"));
         }
         Ok(Read { bytes: object.bytes().await.map_err(failed)?, reserved, first_byte })
     }
@@ -108,23 +111,6 @@ impl Store {
             },
             Place::Bucket { head, .. } => head.ask(self).await,
         }
-    }
-
-    /// In a folder, follows links and sees that what they lead to is still inside, and a file: a pipe would be waited for.
-    async fn resolve(&self, path: &Path) -> Result<Path, Failure> {
-        let Place::Folder { root } = &self.place else { return Ok(path.clone()) };
-        let file = root.join(path.as_ref());
-        let real = tokio::fs::canonicalize(&file).await.map_err(|error| io_failure(path, self, &error))?;
-        let found = tokio::fs::metadata(&real).await.map_err(|error| io_failure(path, self, &error))?;
-        if !found.is_file() {
-            return Err(Failure::new(Code::ImageNotFound, format!("{} is no file", what(path, self))));
-        }
-        let inside = real.strip_prefix(root).map_err(|_| {
-            Failure::new(Code::ForbiddenLocation, format!("`{path}` is a link that leads out of the store {self}"))
-        })?;
-        inside.to_str().and_then(|inside| Path::parse(inside).ok()).ok_or_else(|| {
-            Failure::new(Code::ImageNotFound, format!("`{path}` in {self} has a name that is not UTF-8"))
-        })
     }
 }
 

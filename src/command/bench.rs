@@ -108,7 +108,7 @@ async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Im
 async fn read(image: &Image, stores: &[Store], limit: u64) -> Result<Bytes, crate::failure::Failure> {
     let room = Budget::new(4 * limit).encoded;
     match &image.path {
-        Some(path) => file::read(path.clone(), limit, &room).await.map(|(bytes, _)| bytes),
+        Some(path) => file::read(path.clone(), limit, &room).await.map(|read| read.bytes),
         None => match Location::find(&mut image.name.clone(), stores)? {
             Location::Stored { store, path } => store.read(&path, limit, &room).await.map(|read| read.bytes),
             Location::Inline(uri) => uri.decode(limit),

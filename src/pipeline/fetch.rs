@@ -146,7 +146,10 @@ impl Fetch {
                 let reserved = room.reserve(bytes.len() as u64).await?;
                 Ok((bytes, reserved))
             }
-            Location::File(path) => file::read(path, *limit, room).await,
+            Location::File(path) => {
+                let Read { bytes, reserved, .. } = file::read(path, *limit, room).await?;
+                Ok((bytes, reserved))
+            }
         }
     }
 }

@@ -1,53 +1,140 @@
-//! Files that were named by whoever may read them, and so need no store.
+//! Files read whole, on threads that may block: one visit of such a thread for each, where there is room.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use bytes::Bytes;
-
-use super::too_large;
+use super::{Read, too_large};
 use crate::failure::{Code, Failure};
-use crate::memory::{Reservation, Share};
+use crate::memory::Share;
 
-/// Reads a file of at most `limit` bytes whole, once there is room for it.
-///
-/// # Errors
-/// `image_not_found`, `image_too_large` (known before anything is read), `storage_denied` or `storage_unavailable`.
-pub(crate) async fn read(path: PathBuf, limit: u64, room: &Share) -> Result<(Bytes, Reservation), Failure> {
-    let size = size(&path).map_err(|error| failure(&path, &error))?;
-    if size > limit {
-        return Err(too_large(size, limit));
+/// What names a file.
+pub(super) trait Names: Clone + Send + 'static {
+    /// Where it is; fails where that is no file but a pipe, say, which would be waited for. Asks the file system, and so may
+    /// take its time.
+    fn find(&self) -> Result<PathBuf, Failure>;
+
+    /// What an error of the file system means for it.
+    fn failure(&self, error: &io::Error) -> Failure;
+}
+
+/// A file named by whoever may read it, and so needs no store.
+#[derive(Clone)]
+struct Named(PathBuf);
+
+impl Names for Named {
+    fn find(&self) -> Result<PathBuf, Failure> {
+        let found = self.0.metadata().map_err(|error| self.failure(&error))?;
+        if found.is_file() {
+            Ok(self.0.clone())
+        } else {
+            Err(Failure::new(Code::ImageNotFound, format!("`{}` is no file", self.0.display())))
+        }
     }
-    let reserved = room.reserve(size).await?;
-    let reading = tokio::task::spawn_blocking(move || {
-        whole(&path, size).map(Bytes::from).map_err(|error| failure(&path, &error))
-    });
-    let bytes = reading.await.unwrap_or_else(|error| {
-        Err(Failure::new(Code::StorageUnavailable, format!("reading a file came to nothing: {error}")))
-    })?;
-    Ok((bytes, reserved))
+
+    fn failure(&self, error: &io::Error) -> Failure {
+        failure(&self.0, error)
+    }
 }
 
-/// Of a file and nothing else: a pipe would be waited for, a folder can't be read.
-fn size(path: &Path) -> std::io::Result<u64> {
-    let metadata = path.metadata()?;
-    if metadata.is_file() { Ok(metadata.len()) } else { Err(std::io::Error::other("it is no file")) }
-}
-
-/// No more than there is room for, should it have grown.
-fn whole(path: &Path, size: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    File::open(path)?.take(size).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// What an error of the file system means for an image.
-pub(crate) fn failure(path: &Path, error: &std::io::Error) -> Failure {
+/// What an error of the file system means for an image in a file.
+pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
     let code = match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Code::ImageNotFound,
         ErrorKind::PermissionDenied => Code::StorageDenied,
         _ => Code::StorageUnavailable,
     };
     Failure::new(code, format!("`{}` can't be read: {error}", path.display()))
+}
+
+/// Reads a file of at most `limit` bytes whole, once there is room for it. It need not be in a store: it was named by whoever
+/// may read it.
+///
+/// # Errors
+/// `image_not_found`, `image_too_large` (known before anything is read), `storage_denied` or `storage_unavailable`.
+pub(crate) async fn read(path: PathBuf, limit: u64, room: &Share) -> Result<Read, Failure> {
+    read_named(Named(path), limit, room).await
+}
+
+/// The same for a file however it is named.
+pub(super) async fn read_named(name: impl Names, limit: u64, room: &Share) -> Result<Read, Failure> {
+    let asked = Instant::now();
+    let (again, here) = (name.clone(), room.clone());
+    let read_at_once = move || {
+        let (file, size) = open(&name)?;
+        if size > limit {
+            return Err(too_large(size, limit));
+        }
+        let first_byte = asked.elapsed();
+        let Some(reserved) = here.try_reserve(size) else { return Ok(Err((size, first_byte))) };
+        let bytes = whole(&file, size).map_err(|error| name.failure(&error))?.into();
+        Ok(Ok(Read { bytes, reserved, first_byte }))
+    };
+    let (size, first_byte) = match blocking(read_at_once).await? {
+        Ok(read) => return Ok(read),
+        Err(no_room) => no_room,
+    };
+    // Not held open meanwhile: many may wait.
+    let reserved = room.reserve(size).await?;
+    let read_now = move || open(&again).and_then(|(file, _)| whole(&file, size).map_err(|error| again.failure(&error)));
+    Ok(Read { bytes: blocking(read_now).await?.into(), reserved, first_byte })
+}
+
+async fn blocking<T: Send + 'static>(read: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+        Err(Failure::new(Code::StorageUnavailable, format!("reading a file came to nothing: {error}")))
+    })
+}
+
+/// With its size in bytes.
+fn open(name: &impl Names) -> Result<(File, u64), Failure> {
+    let failed = |error| name.failure(&error);
+    let file = File::open(name.find()?).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    Ok((file, size))
+}
+
+/// All of a file of `size` bytes, for which there is room: fails where it has another size by now.
+fn whole(file: &File, size: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    file.take(size).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != size || file.metadata()?.len() != size {
+        return Err(io::Error::other("its size changed while it was read"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Budget;
+
+    #[tokio::test]
+    async fn a_file_is_read_whole_and_what_changes_meanwhile_is_tried_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.jpg");
+        std::fs::write(&path, b"image").expect("written");
+        let room = Budget::new(1 << 20).encoded;
+        let read = read(path.clone(), 5, &room).await.expect("it is read");
+        assert_eq!(&*read.bytes, b"image");
+        for size in [4, 6] {
+            let changed = whole(&File::open(&path).expect("open"), size).expect_err("another size");
+            assert_eq!(failure(&path, &changed).code, Code::StorageUnavailable);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_room_a_file_waits_for_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.jpg");
+        std::fs::write(&path, b"image").expect("written");
+        let room = Budget::new(1 << 20).encoded;
+        let all = room.try_reserve(room.total()).expect("all of it");
+        let mut reading = std::pin::pin!(read(path, 5, &room));
+        let waiting = tokio::time::timeout(std::time::Duration::from_millis(50), &mut reading).await;
+        assert!(waiting.is_err(), "there is no room");
+        drop(all);
+        assert_eq!(&*reading.await.expect("it is read").bytes, b"image");
+    }
 }

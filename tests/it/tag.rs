@@ -111,7 +111,7 @@ fn bad_files_are_reported_and_the_others_tagged() {
         ("huge.png", "image_too_large"),
         ("round.jpg", "storage_unavailable"),
         ("broken.jpg", "image_not_found"),
-        ("pipe.jpg", "storage_unavailable"),
+        ("pipe.jpg", "image_not_found"),
         ("missing.jpg", "image_not_found"),
     ]);
     assert_eq!(codes, expected, "{said}");
