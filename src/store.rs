@@ -117,7 +117,7 @@ impl Store {
 fn io_failure(path: &Path, store: &Store, error: &std::io::Error) -> Failure {
     use std::io::ErrorKind;
     match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => not_found(path, store),
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => not_found(path, store),
         ErrorKind::PermissionDenied => denied(path, store, error),
         _ => unavailable(path, store, error),
     }
@@ -135,7 +135,7 @@ fn failure(path: &Path, store: &Store, error: &object_store::Error) -> Failure {
     }
 }
 
-/// Why the file system refuses a file, which the object store crate hides in an error of its own.
+/// Why the file system refuses to list a folder, which the object store crate hides in an error of its own.
 fn file_error<'a>(store: &Store, error: &'a object_store::Error) -> Option<&'a std::io::Error> {
     if matches!(store.place, Place::Bucket { .. }) {
         return None;
@@ -180,13 +180,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_may_not_be_opened_is_denied_and_not_the_folders_trouble() {
+    fn what_may_not_be_read_or_listed_is_denied_and_not_the_folders_trouble() {
         let folder = tempfile::tempdir().expect("a folder");
         let store: Store = format!("file://{}", folder.path().display()).parse().expect("a store");
         let code = |kind: ErrorKind| {
             // As the object store crate passes on what it has no word for.
             let error = object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(Error::from(kind)) };
-            failure(&Path::from("a.jpg"), &store, &error).code
+            let listing = failure(&Path::from("a.jpg"), &store, &error).code;
+            assert_eq!(io_failure(&Path::from("a.jpg"), &store, &Error::from(kind)).code, listing);
+            listing
         };
         assert_eq!(code(ErrorKind::PermissionDenied), Code::StorageDenied);
         assert_eq!(code(ErrorKind::InvalidData), Code::StorageUnavailable);

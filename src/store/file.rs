@@ -9,11 +9,10 @@ use super::{Read, too_large};
 use crate::failure::{Code, Failure};
 use crate::memory::Share;
 
-/// What names a file.
-pub(super) trait Names: Clone + Send + 'static {
-    /// Where it is; fails where that is no file but a pipe, say, which would be waited for. Asks the file system, and so may
-    /// take its time.
-    fn find(&self) -> Result<PathBuf, Failure>;
+/// What a file is read from.
+pub(super) trait Source: Clone + Send + 'static {
+    /// Opens it; fails where it is no file but a pipe, say, which would be waited for. May take its time.
+    fn open(&self) -> Result<File, Failure>;
 
     /// What an error of the file system means for it.
     fn failure(&self, error: &io::Error) -> Failure;
@@ -23,14 +22,13 @@ pub(super) trait Names: Clone + Send + 'static {
 #[derive(Clone)]
 struct Named(PathBuf);
 
-impl Names for Named {
-    fn find(&self) -> Result<PathBuf, Failure> {
-        let found = self.0.metadata().map_err(|error| self.failure(&error))?;
-        if found.is_file() {
-            Ok(self.0.clone())
-        } else {
-            Err(Failure::new(Code::ImageNotFound, format!("`{}` is no file", self.0.display())))
+impl Source for Named {
+    fn open(&self) -> Result<File, Failure> {
+        let failed = |error| self.failure(&error);
+        if !self.0.metadata().map_err(failed)?.is_file() {
+            return Err(Failure::new(Code::ImageNotFound, format!("`{}` is no file", self.0.display())));
         }
+        File::open(&self.0).map_err(failed)
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
@@ -41,7 +39,7 @@ impl Names for Named {
 /// What an error of the file system means for an image in a file.
 pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
     let code = match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => Code::ImageNotFound,
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => Code::ImageNotFound,
         ErrorKind::PermissionDenied => Code::StorageDenied,
         _ => Code::StorageUnavailable,
     };
@@ -54,21 +52,22 @@ pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
 /// # Errors
 /// `image_not_found`, `image_too_large` (known before anything is read), `storage_denied` or `storage_unavailable`.
 pub(crate) async fn read(path: PathBuf, limit: u64, room: &Share) -> Result<Read, Failure> {
-    read_named(Named(path), limit, room).await
+    read_from(Named(path), limit, room).await
 }
 
-/// The same for a file however it is named.
-pub(super) async fn read_named(name: impl Names, limit: u64, room: &Share) -> Result<Read, Failure> {
+/// The same from wherever it is.
+pub(super) async fn read_from(source: impl Source, limit: u64, room: &Share) -> Result<Read, Failure> {
     let asked = Instant::now();
-    let (again, here) = (name.clone(), room.clone());
+    let (again, here) = (source.clone(), room.clone());
     let read_at_once = move || {
-        let (file, size) = open(&name)?;
+        let file = source.open()?;
+        let size = file.metadata().map_err(|error| source.failure(&error))?.len();
         if size > limit {
             return Err(too_large(size, limit));
         }
         let first_byte = asked.elapsed();
         let Some(reserved) = here.try_reserve(size) else { return Ok(Err((size, first_byte))) };
-        let bytes = whole(&file, size).map_err(|error| name.failure(&error))?.into();
+        let bytes = whole(&file, size).map_err(|error| source.failure(&error))?.into();
         Ok(Ok(Read { bytes, reserved, first_byte }))
     };
     let (size, first_byte) = match blocking(read_at_once).await? {
@@ -77,22 +76,17 @@ pub(super) async fn read_named(name: impl Names, limit: u64, room: &Share) -> Re
     };
     // Not held open meanwhile: many may wait.
     let reserved = room.reserve(size).await?;
-    let read_now = move || open(&again).and_then(|(file, _)| whole(&file, size).map_err(|error| again.failure(&error)));
-    Ok(Read { bytes: blocking(read_now).await?.into(), reserved, first_byte })
+    blocking(move || {
+        let bytes = whole(&again.open()?, size).map_err(|error| again.failure(&error))?.into();
+        Ok(Read { bytes, reserved, first_byte })
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(read: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
         Err(Failure::new(Code::StorageUnavailable, format!("reading a file came to nothing: {error}")))
     })
-}
-
-/// With its size in bytes.
-fn open(name: &impl Names) -> Result<(File, u64), Failure> {
-    let failed = |error| name.failure(&error);
-    let file = File::open(name.find()?).map_err(failed)?;
-    let size = file.metadata().map_err(failed)?.len();
-    Ok((file, size))
 }
 
 /// All of a file of `size` bytes, for which there is room: fails where it has another size by now.

@@ -1,11 +1,12 @@
 //! Objects of a folder, which are files below it.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 
 use object_store::path::Path;
 
-use super::file::{Names, read_named};
+use super::file::{Source, read_from};
 use super::{Read, Store, io_failure, what};
 use crate::failure::{Code, Failure};
 use crate::memory::Share;
@@ -26,25 +27,107 @@ pub(super) async fn read(
     limit: u64,
     room: &Share,
 ) -> Result<Read, Failure> {
-    read_named(InFolder { store: store.clone(), folder: folder.to_owned(), path: path.clone() }, limit, room).await
+    read_from(InFolder { store: store.clone(), folder: folder.to_owned(), path: path.clone() }, limit, room).await
 }
 
-impl Names for InFolder {
-    /// Follows links, and sees that what they lead to is still inside.
+impl InFolder {
+    /// Where it is, links followed; fails where that is not in the folder, or no file.
     fn find(&self) -> Result<PathBuf, Failure> {
+        let failed = |error| self.failure(&error);
+        let file = self.folder.join(self.path.as_ref()).canonicalize().map_err(failed)?;
+        self.inside(&file)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(Failure::new(Code::ImageNotFound, format!("{} is no file", what(&self.path, &self.store))));
+        }
+        Ok(file)
+    }
+
+    fn inside(&self, file: &FilePath) -> Result<(), Failure> {
         let Self { store, folder, path } = self;
-        let real = folder.join(path.as_ref()).canonicalize().map_err(|error| self.failure(&error))?;
-        if !real.starts_with(folder) {
-            let message = format!("`{path}` is a link that leads out of the store {store}");
-            return Err(Failure::new(Code::ForbiddenLocation, message));
+        if file.starts_with(folder) {
+            return Ok(());
         }
-        if !real.metadata().map_err(|error| self.failure(&error))?.is_file() {
-            return Err(Failure::new(Code::ImageNotFound, format!("{} is no file", what(path, store))));
+        let message = format!("`{path}` is a link that leads out of the store {store}");
+        Err(Failure::new(Code::ForbiddenLocation, message))
+    }
+}
+
+impl Source for InFolder {
+    fn open(&self) -> Result<File, Failure> {
+        let opened = without_waiting(&self.find()?).map_err(|error| self.failure(&error))?;
+        // Someone may have put a link there since it was looked at.
+        if let Some(file) = path_of(&opened) {
+            self.inside(&file)?;
         }
-        Ok(real)
+        Ok(opened)
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
         io_failure(&self.path, &self.store, error)
+    }
+}
+
+/// Opens a file; what became a pipe since it was looked at is opened without a writer, and is empty.
+#[cfg(target_os = "linux")]
+fn without_waiting(file: &FilePath) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    File::options().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(file)
+}
+
+/// Where an open file really is, as far as the system says.
+#[cfg(target_os = "linux")]
+fn path_of(file: &File) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd;
+
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn without_waiting(file: &FilePath) -> io::Result<File> {
+    File::open(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn path_of(_: &File) -> Option<PathBuf> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, InFolder) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store: Store = format!("file://{}", folder.path().display()).parse().expect("a store");
+        let root = folder.path().canonicalize().expect("it is there");
+        (folder, InFolder { store, folder: root, path: Path::from("a.jpg") })
+    }
+
+    #[test]
+    fn a_link_to_another_file_of_the_folder_is_followed() {
+        let (folder, source) = store();
+        std::fs::write(folder.path().join("b.jpg"), b"image").expect("written");
+        std::os::unix::fs::symlink(folder.path().join("b.jpg"), folder.path().join("a.jpg")).expect("a link");
+        assert_eq!(source.open().expect("it is inside").metadata().expect("its size").len(), 5);
+    }
+
+    #[test]
+    fn what_no_file_can_be_called_is_not_found_and_no_trouble_of_the_folder() {
+        let (_folder, mut source) = store();
+        source.path = Path::from("a".repeat(300));
+        assert_eq!(source.open().expect_err("too long").code, Code::ImageNotFound);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_was_opened_says_where_it_is_and_a_pipe_does_not_wait() {
+        let (folder, source) = store();
+        let outside = tempfile::NamedTempFile::new().expect("a file");
+        let opened = path_of(&without_waiting(outside.path()).expect("it opens")).expect("it has a path");
+        assert_eq!(source.inside(&opened).expect_err("outside").code, Code::ForbiddenLocation);
+        let pipe = folder.path().join("pipe.jpg");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+        assert_eq!(without_waiting(&pipe).expect("it opens").metadata().expect("it has some").len(), 0);
     }
 }
