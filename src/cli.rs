@@ -182,7 +182,7 @@ pub struct TaggingArgs {
     /// Leave images as they are stored, whatever their EXIF orientation says.
     #[arg(long, env = "TAGMILL_IGNORE_ORIENTATION", help_heading = "Images")]
     pub(crate) ignore_orientation: bool,
-    /// Threads that decode images, besides one for requests alone [default: one per core].
+    /// Threads that decode images, and as many for requests [default: one per core].
     #[arg(long, value_name = "N", env = "TAGMILL_DECODE_THREADS", help_heading = "Images")]
     pub(crate) decode_threads: Option<usize>,
 

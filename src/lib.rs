@@ -14,7 +14,8 @@
 //! 2. The job goes in through the [`pipeline::entrance`], beside others; one that may have taken workers down, alone.
 //! 3. [`pipeline::accept`] reads the [`job`], finds its image among the [`store`]s and the way to its [`model`], a lane
 //!    ([`pipeline::lanes`]). [`pipeline::fetch`] reads the bytes, and has a model loaded that is not.
-//! 4. [`pipeline::decode`] makes one row of the model's input of them, on threads of its own. Before it and after it are
+//! 4. [`pipeline::decode`] makes one row of the model's input of them, on threads of its own, and of
+//!    requests on others. Before it and after it are
 //!    short [`pipeline::queue`]s, in which what somebody waits for goes first ([`pipeline::turns`]).
 //! 5. [`pipeline::batch`] gathers the rows of a lane by a rule without a clock ([`pipeline::batch::window`]).
 //! 6. [`pipeline::tag`] runs them on the threads that own the model's sessions, for each device.

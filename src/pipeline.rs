@@ -187,18 +187,22 @@ pub(crate) fn panicked(code: Code, doing: &str, panic: &(dyn Any + Send)) -> Fai
     Failure::new(code, format!("the worker panicked while {doing}: {message}")).retriable()
 }
 
-/// Sends to the next stage and counts the time that took; `Err` gives back what the stage did not take.
+/// Sends to the next stage and counts the time until that has room; `Err` gives back what the stage did not take.
 pub(crate) async fn pass<T>(stage: Stage, next: &mpsc::Sender<T>, item: T) -> Result<(), T> {
     let waiting = metrics::backpressure(stage);
-    let sent = next.send(item).await;
+    let room = next.reserve().await;
+    // Before the next stage has it, from when on time counts there.
     drop(waiting);
-    sent.map_err(|mpsc::error::SendError(item)| item)
+    match room {
+        Ok(room) => {
+            room.send(item);
+            Ok(())
+        }
+        Err(mpsc::error::SendError(())) => Err(item),
+    }
 }
 
 /// The same, what somebody waits for first.
 pub(crate) async fn pass_in_order<T: Queued>(stage: Stage, next: &queue::Sender<T>, item: T) -> Result<(), T> {
-    let waiting = metrics::backpressure(stage);
-    let sent = next.send(item).await;
-    drop(waiting);
-    sent
+    pass(stage, next.end_for(&item), item).await
 }

@@ -20,9 +20,8 @@ async def measure(contender, images, seconds):
         while await queue.finished() < 32:
             worker.check()
             await asyncio.sleep(0.2)
-        before = await queue.finished()
         alone, _ = await rate(queue, seconds / 2, asyncio.sleep(seconds / 2))
-        batch = await batch_time(queue, before + 1, await queue.finished())
+        batch = await batch_time(queue)
         asking = ask(queue.client, images, seconds / 2)
         beside, latencies = await rate(queue, seconds / 2, asking)
         if await queue.finished() >= contender.jobs:
@@ -37,8 +36,11 @@ async def measure(contender, images, seconds):
     }
 
 
-async def batch_time(queue, first, last):
-    """How long a batch of the backlog runs, in the median over some of these results."""
+async def batch_time(queue):
+    """How long a batch of the backlog runs, in the median over some of the results after the first."""
+    first, last = 33, await queue.finished()
+    if last < first + 32:
+        raise SystemExit("too few results to say how long a batch takes: raise --scale")
     some = range(first, last + 1, max(1, (last - first) // 64))
     return statistics.median([(await queue.message("RESULTS", number))[1]["seconds"]["infer"] for number in some])
 

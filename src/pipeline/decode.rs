@@ -6,10 +6,11 @@ pub mod fit;
 pub mod picture;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -18,7 +19,7 @@ use super::fetch::Fetched;
 use super::lanes::lane::Heading;
 use super::publish::Finished;
 use super::queue::{Queued, Receiver};
-use super::{Ended, Flight, panicked};
+use super::{Ended, Flight, panicked, pass_in_order};
 use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
 use crate::telemetry::metrics::{self, Stage};
@@ -29,7 +30,7 @@ use picture::Reserve;
 /// How images are decoded.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Threads that decode.
+    /// Threads that decode, of either kind.
     pub(crate) threads: usize,
     /// What is refused, and what is looked at.
     pub(crate) picture: picture::Settings,
@@ -68,8 +69,8 @@ impl Input {
     }
 }
 
-/// Decodes until `fetched` closes: on so many threads, which give way to the model's, and on one more, which does not, for images
-/// that somebody waits for. Such an image does not wait then until another one is decoded, nor share a core with it.
+/// Decodes until `fetched` closes. What somebody waits for has threads of its own, so that it is never behind an image that
+/// nobody waits for; where cores are short the others leave them three quarters.
 ///
 /// # Errors
 /// Where a decoding thread can't be started, or died.
@@ -91,26 +92,27 @@ async fn run_with(
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
     let mut threads = JoinSet::new();
-    let start = |name: String, jobs: Receiver<Fetched>, gives_way: bool| {
-        let Settings { picture, room, .. } = settings.clone();
-        let (runtime, publish) = (Handle::current(), publish.clone());
-        let worker = Worker { decode, picture, room, runtime, publish, decoder: None };
-        let (done, ended) = oneshot::channel::<()>();
-        let run = move || {
-            if gives_way {
-                give_way();
-            }
-            worker.run(jobs);
-            let _ = done.send(());
-        };
-        let started = std::thread::Builder::new().name(name).spawn(run);
-        started.map(|_| ended).map_err(|error| Ended::Broken(format!("can't start a thread: {error}")))
-    };
-    for number in 0..settings.threads {
-        threads.spawn(start(format!("decode-{number}"), fetched.clone(), true)?);
+    let (urgent, other) = fetched.split();
+    for (kind, jobs, gives_way) in [("request", urgent, false), ("decode", other, true)] {
+        let jobs = Arc::new(Mutex::new(jobs));
+        for number in 0..settings.threads {
+            let Settings { picture, room, .. } = settings.clone();
+            let (runtime, publish, jobs) = (Handle::current(), publish.clone(), Arc::clone(&jobs));
+            let worker = Worker { decode, picture, room, runtime, publish, decoder: None };
+            let (done, ended) = oneshot::channel::<()>();
+            let work = move || {
+                if gives_way {
+                    give_way();
+                }
+                worker.run(&jobs);
+                let _ = done.send(());
+            };
+            let started = std::thread::Builder::new().name(format!("{kind}-{number}")).spawn(work);
+            started.map_err(|error| Ended::Broken(format!("can't start a thread: {error}")))?;
+            threads.spawn(ended);
+        }
     }
-    threads.spawn(start("decode-urgent".into(), fetched.of_urgent(), false)?);
-    drop((fetched, publish));
+    drop(publish);
     while let Some(ended) = threads.join_next().await {
         if !matches!(ended, Ok(Ok(()))) {
             return Err(Ended::Broken("one of its threads died".into()));
@@ -119,18 +121,18 @@ async fn run_with(
     Ok(())
 }
 
-/// Leaves a core to the program's other threads where they want it, but for a tenth of its time.
+/// How much nicer a thread is that gives way. Its weight is a third then of that of one that does not.
 #[cfg(target_os = "linux")]
+const NICER: i32 = 5;
+
+/// Leaves cores to the program's other threads, where these want them, but for a quarter.
 fn give_way() {
-    // The weight of a thread at 10 is a ninth of one at 0. On Linux it is each thread's own, whatever POSIX says.
-    if let Err(error) = rustix::process::setpriority_process(None, 10) {
-        tracing::debug!(%error, "a decoder can't give way to the model");
+    // On Linux niceness is each thread's own, whatever POSIX says; elsewhere it would be the program's.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(NICER) {
+        tracing::debug!(%error, "a decoder can't give way to requests and the model");
     }
 }
-
-/// Threads of one program have no priorities of their own here.
-#[cfg(not(target_os = "linux"))]
-fn give_way() {}
 
 struct Worker {
     decode: Decode,
@@ -143,8 +145,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, mut jobs: Receiver<Fetched>) {
-        while let Some(fetched) = self.runtime.block_on(jobs.recv()) {
+    fn run(mut self, jobs: &Mutex<mpsc::Receiver<Fetched>>) {
+        loop {
+            // Whoever holds the lock waits for the next job; the others wait for the lock.
+            let mut queue = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = self.runtime.block_on(queue.recv());
+            drop(queue);
+            let Some(fetched) = next else { return };
             self.one(fetched);
         }
     }
@@ -157,10 +164,9 @@ impl Worker {
         flight.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
         match input {
             Ok(input) => {
-                let waiting = metrics::backpressure(Stage::Decode);
+                let ready = Ready { flight, approach, input };
                 // Refused only where the lane is gone: the delivery inside hands its job back.
-                drop(self.runtime.block_on(lane.rows.send(Ready { flight, approach, input })));
-                drop(waiting);
+                drop(self.runtime.block_on(pass_in_order(Stage::Decode, &lane.rows, ready)));
             }
             Err(failure) => {
                 metrics::failed(Stage::Decode, failure.code);

@@ -1,8 +1,8 @@
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::*;
 use crate::delivery::Door;
@@ -29,6 +29,10 @@ fn lane() -> (Arc<Lane>, Receiver<Ready>) {
     Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0)
 }
 
+async fn put(queue: &queue::Sender<Fetched>, image: Fetched) {
+    assert!(queue.end_for(&image).send(image).await.is_ok());
+}
+
 fn one_thread() -> Settings {
     let picture = picture::Settings { max_pixels: 1, ignore_orientation: false };
     Settings { threads: 1, picture, room: Budget::new(1 << 20).decoded }
@@ -45,7 +49,7 @@ async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() 
     };
     let (send, jobs) = queue::bounded(2);
     for bytes in [b"bad".as_slice(), b"good"] {
-        assert!(send.send(fetched(&lane, Door::Stream, bytes).await).await.is_ok());
+        put(&send, fetched(&lane, Door::Stream, bytes).await).await;
     }
     drop(send);
     let running = tokio::spawn(run_with(decode, one_thread(), jobs, publish));
@@ -56,35 +60,47 @@ async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() 
     assert!(matches!(running.await, Ok(Ok(()))), "it ends with its input");
 }
 
-/// Both ways in which a request could wait for an image that nobody waits for: behind it, and beside it on the same core.
+/// How far this thread gives way to others.
+fn niceness() -> i32 {
+    #[cfg(target_os = "linux")]
+    return rustix::process::getpriority_process(None).expect("its own");
+    #[cfg(not(target_os = "linux"))]
+    return 0;
+}
+
+/// An image that nobody waits for could keep a request waiting in two ways: before it, and beside it on the same core.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_waits_for_is_decoded_while_another_image_is_and_goes_before_it() {
-    static BEGUN: Barrier = Barrier::new(2);
-    static ENDED: Barrier = Barrier::new(2);
-    /// The row says how far its thread gives way.
+async fn requests_are_decoded_beside_the_queues_images_and_before_them() {
+    #[cfg(not(target_os = "linux"))]
+    const NICER: i32 = 0;
+    static BEGUN: Notify = Notify::const_new();
+    static GATE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    /// Makes rows that say how nice their thread is.
     const DECODE: Decode = |_, bytes, reserve| {
         reserve(bytes.len() as u64)?;
         if bytes == b"slow" {
-            BEGUN.wait();
-            ENDED.wait();
+            BEGUN.notify_one();
+            drop(GATE.blocking_lock());
         }
-        #[cfg(target_os = "linux")]
-        let nice = rustix::process::getpriority_process(None).expect("its own priority");
-        #[cfg(not(target_os = "linux"))]
-        let nice = 0;
-        Ok(Box::from([u8::try_from(nice).expect("from 0 to 19")]))
+        Ok(Box::from(niceness().to_ne_bytes()))
     };
+    let (own, gate) = (niceness(), GATE.lock().await);
     let (lane, mut rows) = lane();
     let (send, jobs) = queue::bounded(1);
     let running = tokio::spawn(run_with(DECODE, one_thread(), jobs, mpsc::channel(1).0));
-    assert!(send.send(fetched(&lane, Door::Stream, b"slow").await).await.is_ok());
-    tokio::task::spawn_blocking(|| BEGUN.wait()).await.expect("it is being decoded");
-    assert!(send.send(fetched(&lane, Door::Live, b"fast").await).await.is_ok());
-    let urgent = tokio::time::timeout(Duration::from_secs(10), rows.recv()).await.expect("soon").expect("a row");
-    assert!(urgent.is_urgent());
-    tokio::task::spawn_blocking(|| ENDED.wait()).await.expect("it goes on");
-    let other = rows.recv().await.expect("a row");
-    assert_eq!((urgent.input.bytes[0], other.input.bytes[0]), (0, if cfg!(target_os = "linux") { 10 } else { 0 }));
-    drop(send);
-    assert!(matches!(running.await, Ok(Ok(()))));
+    let mut next = async || {
+        let row = tokio::time::timeout(Duration::from_secs(10), rows.recv()).await.expect("soon").expect("a row");
+        (row.is_urgent(), i32::from_ne_bytes((*row.input.bytes).try_into().expect("a number")))
+    };
+    for other_is_busy in [false, true] {
+        if other_is_busy {
+            put(&send, fetched(&lane, Door::Stream, b"slow").await).await;
+            tokio::time::timeout(Duration::from_secs(10), BEGUN.notified()).await.expect("it is being decoded");
+        }
+        put(&send, fetched(&lane, Door::Http, b"fast").await).await;
+        assert_eq!(next().await, (true, own));
+    }
+    drop((gate, send));
+    assert_eq!(next().await, (false, (own + NICER).min(19)));
+    assert!(matches!(running.await, Ok(Ok(()))), "it ends with its input");
 }
