@@ -179,6 +179,7 @@ mod tests {
     #[test]
     fn a_threshold_is_a_number_or_mcut_in_text_and_in_json() {
         assert_eq!("mcut".parse::<Threshold>().expect("one"), Threshold::MCut);
+        assert_eq!(Threshold::MCut.to_string(), "mcut");
         assert_eq!("0.5".parse::<Threshold>().expect("one"), Threshold::Over(0.5));
         assert_eq!(serde_json::from_str::<Threshold>(r#""mcut""#).expect("one"), Threshold::MCut);
         assert_eq!(serde_json::from_str::<Threshold>("0.5").expect("one"), Threshold::Over(0.5));
@@ -199,6 +200,8 @@ mod tests {
         assert!((largest_gap(vec![]) - 1.0).abs() < 1e-6, "of nothing, nothing is a tag");
         let characters = Threshold::MCut.among(CHARACTER, [0.12, 0.01].into_iter());
         assert!((characters - LOWEST_GAP).abs() < 1e-6);
+        let general = Threshold::MCut.among(GENERAL, [0.12, 0.02].into_iter());
+        assert!((general - 0.07).abs() < 1e-6, "only the others have a lowest");
     }
 
     proptest! {

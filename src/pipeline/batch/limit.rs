@@ -77,16 +77,18 @@ mod tests {
 
     #[test]
     fn halves_and_grows_back() {
-        let mut limit = Limit::new(8, 8);
-        limit.too_large(8);
-        assert_eq!(limit.rows(), 4);
-        limit.too_large(8);
-        assert_eq!(limit.rows(), 4, "one that was under way says nothing new");
-        for _ in 0..2 * PATIENCE {
-            assert_eq!(limit.rows(), 4);
-            limit.fitted(4);
+        for rows in [8, 2] {
+            let mut limit = Limit::new(rows, rows);
+            limit.too_large(rows);
+            assert_eq!(limit.rows(), rows / 2);
+            limit.too_large(rows);
+            assert_eq!(limit.rows(), rows / 2, "one that was under way says nothing new");
+            for _ in 0..2 * PATIENCE {
+                assert_eq!(limit.rows(), rows / 2);
+                limit.fitted(rows / 2);
+            }
+            assert_eq!(limit.rows(), rows);
         }
-        assert_eq!(limit.rows(), 8);
     }
 
     #[test]
