@@ -4,14 +4,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-images=$(realpath "${IMAGES:-samples}")
-model=$(realpath "${MODEL:-models/demo}")
+images=$(realpath -m "${IMAGES:-samples}")
+model=$(realpath -m "${MODEL:-models/demo}")
 for folder in "$images" "$model"; do
     [[ -d $folder ]] || { echo "demo: no folder $folder" >&2; exit 2; }
 done
 
 scripts/setup.sh
-echo "building tagmill: minutes the first time, nothing after that"
+echo "building tagmill: ten minutes on two cores the first time, the last two of them for tagmill itself; nothing after that"
 cargo build --locked
 
 out=.demo

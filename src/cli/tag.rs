@@ -33,15 +33,17 @@ pub struct TagArgs {
     /// Image files, folders (with the folders in them), s3://bucket, s3://bucket/prefix or s3://bucket/image.jpg.
     #[arg(value_name = "PATH|LOCATION", required = true)]
     pub(crate) sources: Vec<OsString>,
-    /// Write one JSON line per image to this file, instead of to standard output.
+    /// Write one JSON line per image to this file, instead of to standard output. What it holds is replaced, but with
+    /// --skip-existing.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
     /// Write beside each image instead: name.txt or name.caption with the tags in one line, or name.json with the result.
-    /// With --output as well, both are written.
+    /// With --output as well, both are written. One that is there is replaced, but with --append or --skip-existing; images
+    /// whose names differ in their suffix alone share one.
     #[arg(long, value_name = "KIND", value_enum, env = "TAGMILL_SIDECAR", help_heading = "Output")]
     pub(crate) sidecar: Option<Sidecar>,
     /// Leave out images that have their sidecar, or their result in the file of --output, which is then added to: so an
-    /// interrupted run goes on.
+    /// interrupted run goes on. Those that failed are tried again.
     #[arg(long, env = "TAGMILL_SKIP_EXISTING", help_heading = "Output")]
     pub(crate) skip_existing: bool,
     /// Add to the tags that a sidecar txt or caption has already, instead of writing it anew.
