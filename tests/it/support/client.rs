@@ -214,17 +214,17 @@ impl Client {
 
     /// Makes the queue and its consumer before any worker does, with another ack wait.
     pub async fn make_queue(&self, ack_wait: Duration, replicas: usize) {
-        let stream = self
-            .jetstream
-            .create_stream(jetstream::stream::Config {
-                name: "TAGMILL_JOBS".into(),
-                subjects: vec!["tagmill.jobs".into(), "tagmill.jobs.>".into()],
-                retention: jetstream::stream::RetentionPolicy::WorkQueue,
-                num_replicas: replicas,
-                ..Default::default()
-            })
-            .await
-            .expect("a stream");
+        let queue = jetstream::stream::Config {
+            name: "TAGMILL_JOBS".into(),
+            subjects: vec!["tagmill.jobs".into(), "tagmill.jobs.>".into()],
+            retention: jetstream::stream::RetentionPolicy::WorkQueue,
+            num_replicas: replicas,
+            ..Default::default()
+        };
+        // A cluster that has a leader may not know yet of all its members that they keep streams.
+        let stream =
+            super::until("servers for the stream", || async { self.jetstream.create_stream(queue.clone()).await.ok() })
+                .await;
         let config =
             jetstream::consumer::pull::Config { durable_name: Some("workers".into()), ack_wait, ..Default::default() };
         stream.create_consumer(config).await.expect("a consumer");
