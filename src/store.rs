@@ -11,7 +11,6 @@ pub(crate) mod outage;
 pub(crate) mod suffix;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +38,7 @@ enum Place {
     /// Objects of a bucket whose keys start with the prefix.
     Bucket { bucket: String, prefix: Path, head: HeadBucket },
     /// Files below a folder, its path resolved.
-    Folder { root: PathBuf },
+    Folder { root: Arc<std::path::Path> },
 }
 
 impl fmt::Display for Store {

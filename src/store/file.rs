@@ -104,12 +104,17 @@ mod tests {
     use super::*;
     use crate::memory::Budget;
 
-    #[tokio::test]
-    async fn a_file_is_read_whole_and_what_changes_meanwhile_is_tried_again() {
+    /// A file of five bytes, and room for it.
+    fn image() -> (tempfile::TempDir, PathBuf, Share) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.jpg");
         std::fs::write(&path, b"image").expect("written");
-        let room = Budget::new(1 << 20).encoded;
+        (folder, path, Budget::new(1 << 20).encoded)
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_whole_and_what_changes_meanwhile_is_tried_again() {
+        let (_folder, path, room) = image();
         let read = read(path.clone(), 5, &room).await.expect("it is read");
         assert_eq!(&*read.bytes, b"image");
         for size in [4, 6] {
@@ -120,10 +125,7 @@ mod tests {
 
     #[tokio::test]
     async fn where_there_is_no_room_a_file_waits_for_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("a.jpg");
-        std::fs::write(&path, b"image").expect("written");
-        let room = Budget::new(1 << 20).encoded;
+        let (_folder, path, room) = image();
         let all = room.try_reserve(room.total()).expect("all of it");
         let mut reading = std::pin::pin!(read(path, 5, &room));
         let waiting = tokio::time::timeout(std::time::Duration::from_millis(50), &mut reading).await;

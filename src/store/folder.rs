@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
 
 use object_store::path::Path;
 
@@ -15,19 +16,19 @@ use crate::memory::Share;
 #[derive(Clone)]
 struct InFolder {
     store: Store,
-    folder: PathBuf,
+    folder: Arc<FilePath>,
     path: Path,
 }
 
 /// Reads a file of the folder of `store`, as [`Store::read`].
 pub(super) async fn read(
     store: &Store,
-    folder: &FilePath,
+    folder: &Arc<FilePath>,
     path: &Path,
     limit: u64,
     room: &Share,
 ) -> Result<Read, Failure> {
-    read_from(InFolder { store: store.clone(), folder: folder.to_owned(), path: path.clone() }, limit, room).await
+    read_from(InFolder { store: store.clone(), folder: Arc::clone(folder), path: path.clone() }, limit, room).await
 }
 
 impl InFolder {
@@ -44,7 +45,7 @@ impl InFolder {
 
     fn inside(&self, file: &FilePath) -> Result<(), Failure> {
         let Self { store, folder, path } = self;
-        if file.starts_with(folder) {
+        if file.starts_with(&**folder) {
             return Ok(());
         }
         let message = format!("`{path}` is a link that leads out of the store {store}");
@@ -101,7 +102,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store: Store = format!("file://{}", folder.path().display()).parse().expect("a store");
         let root = folder.path().canonicalize().expect("it is there");
-        (folder, InFolder { store, folder: root, path: Path::from("a.jpg") })
+        (folder, InFolder { store, folder: root.into(), path: Path::from("a.jpg") })
     }
 
     #[test]
