@@ -8,6 +8,7 @@ pub(crate) mod http;
 pub(crate) mod models;
 pub(crate) mod submit;
 pub(crate) mod tag;
+mod variables;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -225,7 +226,7 @@ pub struct TaggingArgs {
     /// The same for characters [default: the model's own, else 0.85].
     #[arg(long, value_name = "SCORE", env = "TAGMILL_CHARACTER_THRESHOLD", help_heading = "Tags")]
     pub(crate) character_threshold: Option<Threshold>,
-    /// A tag never to report, as its label file has it. Repeatable.
+    /// A tag never to report, by its name in the label file, or with spaces for underscores. Repeatable.
     #[arg(
         long = "exclude-tag",
         value_name = "TAG",
@@ -234,7 +235,7 @@ pub struct TaggingArgs {
         help_heading = "Tags"
     )]
     pub(crate) exclude_tags: Vec<String>,
-    /// What captions say instead of a tag; nothing leaves it out there. Repeatable.
+    /// What captions say instead of a tag, named as for --exclude-tag; nothing leaves it out there. Repeatable.
     #[arg(
         long = "replace-tag",
         value_name = "TAG=TEXT",

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tagmill::cli::Cli;
 use tagmill::{command, telemetry};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     telemetry::start(cli.log_format());
     match command::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

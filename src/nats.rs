@@ -94,7 +94,7 @@ impl Nats {
     pub(crate) async fn connect(settings: &Settings, name: &str, health: &Health) -> Result<Self, Unreachable> {
         let (sender, connections) = watch::channel(Connection::default());
         let sender = Arc::new(sender);
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let (deadline, mut said) = (tokio::time::Instant::now() + PATIENCE, String::new());
         loop {
             let options = options(settings, name, health.clone(), Arc::clone(&sender)).await?;
             let connecting = tokio::time::timeout_at(deadline, options.connect(&settings.servers[..])).await;
@@ -107,7 +107,10 @@ impl Nats {
                     return Err(Unreachable::Connect { servers: settings.shown(), source });
                 }
                 Err(error) => {
-                    tracing::warn!(servers = settings.shown(), %error, "NATS can't be reached; trying again");
+                    // Once, not with every attempt.
+                    if error.to_string() != std::mem::replace(&mut said, error.to_string()) {
+                        tracing::warn!(servers = settings.shown(), %error, "NATS can't be reached; trying again");
+                    }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

@@ -38,8 +38,8 @@ pub struct TagArgs {
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
     /// Write beside each image instead: name.txt or name.caption with the tags in one line, or name.json with the result.
-    /// With --output as well, both are written. One that is there is replaced, but with --append or --skip-existing; images
-    /// whose names differ in their suffix alone share one.
+    /// With --output as well, both are written. One that is there is replaced, but with --append or --skip-existing. Of
+    /// images whose names differ in the suffix alone, one is tagged and the others fail.
     #[arg(long, value_name = "KIND", value_enum, env = "TAGMILL_SIDECAR", help_heading = "Output")]
     pub(crate) sidecar: Option<Sidecar>,
     /// Leave out images that have their sidecar, or their result in the file of --output, which is then added to: so an

@@ -41,12 +41,12 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     let sources = Sources::open(&sources, &tagging.stores).map_err(Failed::settings)?;
     let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
     let files = catalog.choose(settings.model.as_deref())?.clone();
-    let progress = progress();
-    progress.set_message("reading the images");
+    let steps = Steps::new();
+    steps.begin("reading the images".to_owned());
     let (images, encoded) = images(&sources, &settings).await?;
 
-    progress.set_message("loading the model");
-    let bench = Bench { files, settings, encoded, batch_sizes, time, progress: progress.clone() };
+    steps.begin("loading the model".to_owned());
+    let bench = Bench { files, settings, encoded, batch_sizes, time, steps: steps.clone() };
     let parts = tokio::task::spawn_blocking(move || bench.parts()).await.map_err(Failed::running)??;
     let mut whole = Vec::new();
     let split = parts.split()?;
@@ -55,14 +55,14 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
         tagging.infer_threads = Some(split.threads);
     }
     for batch in parts.fitting(split) {
-        progress.set_message(format!("everything together, in batches of {batch}"));
+        steps.begin(format!("everything together, in batches of {batch}"));
         tagging.batch_size = batch;
         let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
         together.lanes.onnx.batch = parts.prepared(batch, &together.lanes.onnx.devices);
         let time = time.max(Duration::from_secs(1));
         whole.push(whole::measure(&together, catalog.clone(), sources.stores(), &images, time).await?);
     }
-    progress.finish_and_clear();
+    steps.end();
     let advice = parts.advice(split, &whole);
     let report = Report {
         model: parts.model,
@@ -81,7 +81,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
 async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Image>, Vec<Bytes>), Failed> {
     let stores = sources.stores();
     let limit = settings.pipeline.fetch.max_image_bytes;
-    let mut found = sources.found(|_| false);
+    let mut found = sources.found(Found::Image);
     let (mut images, mut encoded, mut total) = (Vec::new(), Vec::new(), 0);
     while let Some(found) = found.recv().await {
         let image = match found {
@@ -117,12 +117,28 @@ async fn read(image: &Image, stores: &[Store], limit: u64) -> Result<Bytes, crat
     }
 }
 
-/// What a person sees meanwhile; nothing where there is no terminal.
-fn progress() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    bar.set_style(
-        ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or(ProgressStyle::default_spinner()),
-    );
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
+/// What a person sees meanwhile: a line that changes where there is a terminal, else a line for each step.
+#[derive(Clone)]
+struct Steps(ProgressBar);
+
+impl Steps {
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.set_style(
+            ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or(ProgressStyle::default_spinner()),
+        );
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
+    fn begin(&self, step: String) {
+        if self.0.is_hidden() {
+            eprintln!("{step}");
+        }
+        self.0.set_message(step);
+    }
+
+    fn end(&self) {
+        self.0.finish_and_clear();
+    }
 }

@@ -36,7 +36,7 @@ pub(super) enum Found {
     Image(Image),
     /// One that is tagged already.
     Skipped,
-    /// Something that can't be looked at.
+    /// Something that can't be looked at, or not be tagged.
     Broken { name: String, failure: Failure },
 }
 
@@ -74,12 +74,12 @@ impl Sources {
         stores.into_values().collect()
     }
 
-    /// What there is, one after another, but for images that `are_done`.
-    pub(super) fn found(&self, are_done: impl Fn(&Image) -> bool + Send + Sync + 'static) -> mpsc::Receiver<Found> {
+    /// What there is, one after another, each image as `look` takes it.
+    pub(super) fn found(&self, look: impl Fn(Image) -> Found + Send + Sync + 'static) -> mpsc::Receiver<Found> {
         let (sender, found) = mpsc::channel(AHEAD);
         let sources = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let finder = Finder { found: sender, is_done: Arc::new(are_done) };
+            let finder = Finder { found: sender, look: Arc::new(look) };
             for source in sources.iter() {
                 let ended = match source {
                     Source::Path(path) => {
@@ -131,7 +131,7 @@ impl Source {
 #[derive(Clone)]
 struct Finder {
     found: mpsc::Sender<Found>,
-    is_done: Arc<dyn Fn(&Image) -> bool + Send + Sync>,
+    look: Arc<dyn Fn(Image) -> Found + Send + Sync>,
 }
 
 impl Finder {
@@ -145,7 +145,7 @@ impl Finder {
                 Ok(entry) if entry.file_type().is_dir() || entry.path().is_dir() => continue,
                 Ok(entry) => {
                     let path = entry.into_path();
-                    self.image(Image { name: path.to_string_lossy().into_owned(), path: Some(path) })
+                    (self.look)(Image { name: path.to_string_lossy().into_owned(), path: Some(path) })
                 }
                 Err(error) => broken(root, error),
             };
@@ -155,7 +155,7 @@ impl Finder {
     }
 
     async fn object(&self, location: String) -> Result<(), Closed> {
-        let found = self.image(Image { name: location, path: None });
+        let found = (self.look)(Image { name: location, path: None });
         self.found.send(found).await.map_err(|_| Closed)
     }
 
@@ -175,10 +175,6 @@ impl Finder {
             }
         }
         Ok(())
-    }
-
-    fn image(&self, image: Image) -> Found {
-        if (self.is_done)(&image) { Found::Skipped } else { Found::Image(image) }
     }
 }
 

@@ -51,7 +51,7 @@ async fn serve(
     let (admission, answers) = (Admission::new(settings.live_in_flight), Answers::new());
     let http = Http::new(settings.http.clone(), admission, Arc::clone(&lanes), entrance, answers.clone());
     server.open(&http);
-    tracing::info!(name = %settings.name, "serving the API");
+    tracing::info!(name = %settings.name, page = format!("http://{}/", server.address()), "serving the API");
     let broken = tokio::select! {
         () = signals.stop(&lanes) => None,
         broken = pipeline.broken() => Some(broken),

@@ -56,9 +56,13 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
         None => publishing.run(&watch::channel(Count::default()).0).await,
         Some(show) => {
             let jetstream = jetstream::new(nats.client.clone());
+            let follower = Follower::start(&jetstream, &submit.subjects, &submit.subject, submit.screen.clone(), show);
             let follower =
-                Follower::start(&jetstream, &submit.subjects, &submit.subject, submit.screen.clone(), show).await;
-            Box::pin(follow(publishing, follower.map_err(Failed::Running)?, &stop)).await
+                stop.run_until_cancelled(Box::pin(follower)).await.unwrap_or_else(|| Err(Interrupted.into()));
+            match follower {
+                Ok(follower) => Box::pin(follow(publishing, follower, &stop)).await,
+                Err(error) => Err(error),
+            }
         }
     };
     submit.screen.clear();
@@ -144,7 +148,7 @@ impl Publishing<'_> {
     }
 }
 
-/// Publishes, and meanwhile reads the answers, until every job is answered.
+/// Publishes, and meanwhile reads the answers, until every job that was published is answered.
 async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &CancellationToken) -> anyhow::Result<()> {
     let began = Instant::now();
     let screen = publishing.publisher.screen().clone();
@@ -152,8 +156,10 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
     let (over, ended) = (CancellationToken::new(), CancellationToken::new());
     let publish = async {
         let result = publishing.run(&counted).await;
-        if result.is_err() {
-            over.cancel();
+        match &result {
+            Err(error) if error.is::<Interrupted>() => over.cancel(),
+            Err(error) => screen.say(&format!("{error:#}; what is published is waited for")),
+            Ok(()) => {}
         }
         ended.cancel();
         drop(counted);
@@ -172,11 +178,10 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
         }
     };
     let (published, answered) = tokio::join!(publish, follow);
-    let summary = answered?;
-    published?;
-    let Some(Summary { tagged, dead, missing }) = summary else { return Err(Interrupted.into()) };
+    let Some(Summary { tagged, dead, missing }) = answered? else { return Err(Interrupted.into()) };
     screen.clear();
     eprintln!("{tagged} tagged, {dead} failed in {:.1} s", began.elapsed().as_secs_f64());
+    published?;
     match (dead, missing) {
         (0, 0) => Ok(()),
         (dead, 0) => Err(anyhow::anyhow!("{dead} of the jobs became dead letters")),

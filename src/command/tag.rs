@@ -39,6 +39,9 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
             "--append adds to captions, not to JSON (--sidecar txt or caption)"
         )));
     }
+    if let Some(file) = &args.output {
+        output::check(file)?;
+    }
     let stop = Stop::listen().map_err(Failed::running)?;
     for store in sources.stores() {
         store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
@@ -54,7 +57,8 @@ async fn load(settings: &settings::Local) -> Result<(Arc<Lanes>, Outlets), Faile
     let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
     let default = catalog.choose(settings.model.as_deref())?.name.clone();
     let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, Health::default());
-    lanes.load_default().await?;
+    let model = &lanes.load_default().await?.model;
+    settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
     Ok((lanes, outlets))
 }
 
@@ -71,10 +75,10 @@ async fn tag(
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let mut progress = Progress::new();
     if progress.is_shown() {
-        tokio::spawn(progress.count(sources.found(output.is_done())));
+        tokio::spawn(progress.count(sources.found(output.left_out())));
     }
     let local = Local::new(entrance.clone(), done, stop.soon.clone());
-    let (found, ended) = (sources.found(output.is_done()), stop.soon.clone());
+    let (found, ended) = (sources.found(output.looked_at()), stop.soon.clone());
     let (others, mut passed) = mpsc::channel(settings.in_flight);
     tokio::spawn(feed(local, found, others, Arc::new(Semaphore::new(settings.in_flight)), ended));
     // The entrance is held meanwhile, so that the stages end after the images and not while the last is counted.

@@ -43,6 +43,7 @@ pub(super) async fn models(settings: &settings::Tagging, health: &Health) -> Res
     let default = catalog.choose(settings.model.as_deref())?.name.clone();
     let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, health.clone());
     let lane = lanes.load_default().await?;
+    settings.pipeline.publish.caption.check(&lane.model.id.name, &lane.model.labels);
     let library = library::load().map_err(Failed::running)?;
     tracing::debug!(path = %library.path.display(), "ONNX Runtime");
     metrics::running(&library.version);

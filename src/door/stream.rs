@@ -19,7 +19,9 @@ mod suspect;
 pub(crate) mod topology;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::Context;
 
 use crate::door::outbox::Outbox;
 use crate::nats::Nats;
@@ -27,7 +29,10 @@ use crate::nats::subjects::Subjects;
 use crate::store::suffix::Suffixes;
 use claims::Claims;
 use part::Filter;
-use topology::Topology;
+use topology::{Topology, Unusable};
+
+/// How long the servers of a cluster may take to find each other and choose a leader.
+const FORMING: Duration = Duration::from_secs(30);
 
 /// How the queue is used.
 #[derive(Clone, Debug)]
@@ -64,9 +69,9 @@ impl Stream {
     ///
     /// # Errors
     /// Where the server has no JetStream, or what there is can't be used.
-    pub(crate) async fn open(settings: Settings, nats: Nats) -> Result<Arc<Self>, topology::Unusable> {
+    pub(crate) async fn open(settings: Settings, nats: Nats) -> Result<Arc<Self>, Unusable> {
         let jetstream = async_nats::jetstream::new(nats.client.clone());
-        let topology = Topology::open(&jetstream, &settings).await?;
+        let topology = open(&jetstream, &settings).await?;
         let claims = Arc::new(Claims::new(nats.client.clone()));
         let outbox = Outbox::new(nats.clone());
         Ok(Arc::new(Self { settings, nats, outbox, topology, claims }))
@@ -101,6 +106,22 @@ impl Stream {
                 Ok(backlog) => crate::telemetry::metrics::backlog(backlog.waiting, backlog.oldest),
                 Err(error) => tracing::debug!(%error, "the backlog can't be read"),
             }
+        }
+    }
+}
+
+/// Finds or makes the streams and the consumer, as soon as the servers of a cluster have found each other.
+async fn open(jetstream: &Context, settings: &Settings) -> Result<Topology, Unusable> {
+    let (began, mut said) = (Instant::now(), false);
+    loop {
+        match Topology::open(jetstream, settings).await {
+            Err(error @ Unusable::Stream { passing: true, .. }) if began.elapsed() < FORMING => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "the NATS servers are not ready yet; trying again");
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            opened => return opened,
         }
     }
 }

@@ -56,6 +56,12 @@ impl Labels {
         self.columns.len()
     }
 
+    /// Whether there is one of this name; spaces stand for underscores, as captions have them.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.columns.iter().any(|label| label.name == name || label.name.replace('_', " ") == name)
+    }
+
     /// How many there are of each category.
     pub fn categories(&self) -> impl Iterator<Item = (&str, usize)> {
         let count = |kind| self.kinds.iter().filter(|of| **of == kind).count();

@@ -1,5 +1,7 @@
 //! What a name says of being an image.
 
+use std::fmt;
+
 /// Names end in one of these, after a dot, in capitals or not.
 #[derive(Clone, Debug)]
 pub(crate) struct Suffixes(Vec<String>);
@@ -47,6 +49,12 @@ impl Suffixes {
         }
         let name = name.rsplit('/').next().unwrap_or_default();
         name.rsplit_once('.').is_some_and(|(_, end)| self.0.iter().any(|suffix| suffix.eq_ignore_ascii_case(end)))
+    }
+}
+
+impl fmt::Display for Suffixes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
     }
 }
 

@@ -17,6 +17,8 @@ fn it_measures_every_part_and_recommends_flags() {
     let samples = repository("samples").display().to_string();
     let (code, out, log) = bench(&["--json", &samples]);
     assert_eq!(code, Some(0), "{log}");
+    let steps = ["reading the images", "decoding alone, on ", "the model alone, ", "everything together, "];
+    assert!(steps.iter().all(|step| log.lines().any(|line| line.starts_with(step))), "{log}");
     let report: Value = serde_json::from_str(&out).expect("JSON");
     let measured = |part: &str| report[part].as_array().expect("a list").clone();
     let (session, whole) = (measured("session"), measured("whole"));

@@ -13,29 +13,25 @@ use crate::support::worker::Worker;
 
 const JOBS: usize = 400;
 
-/// Three servers that know each other, with JetStream.
-async fn cluster() -> Vec<NatsServer> {
+/// What starts each of three servers that know each other, with JetStream.
+fn members() -> [impl Fn() -> NatsServer; 3] {
     // Routes must be known beforehand; the listeners that found the ports free are closed only when all are found.
     let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect();
     drop(listeners);
     let routes = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>();
-    let start = |number: usize| {
-        let name = format!("node-{number}");
-        let (own, all) = (&routes[number], routes.join(","));
-        NatsServer::start_with(&[
-            "--jetstream",
-            "--server_name",
-            &name,
-            "--cluster_name",
-            "tagmill",
-            "--cluster",
-            own,
-            "--routes",
-            &all,
-        ])
-    };
-    let servers: Vec<_> = (0..3).map(start).collect();
+    std::array::from_fn(|number| {
+        let (name, own, all) = (format!("node-{number}"), routes[number].clone(), routes.join(","));
+        move || {
+            let of_cluster = ["--cluster_name", "tagmill", "--cluster", &own, "--routes", &all];
+            NatsServer::start_with(&[&["--jetstream", "--server_name", &name], &of_cluster[..]].concat())
+        }
+    })
+}
+
+/// All three, with a leader.
+async fn cluster() -> Vec<NatsServer> {
+    let servers: Vec<_> = members().iter().map(|start| start()).collect();
     let client = Client::connect(&servers[0]).await;
     // Only a leader knows that there is no such stream.
     until("the cluster to have a leader", || async {
@@ -45,6 +41,17 @@ async fn cluster() -> Vec<NatsServer> {
     })
     .await;
     servers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_waits_for_a_cluster_that_forms() {
+    let members = members();
+    let first = members[0]();
+    let worker = Worker::spawn(&first, &crate::support::samples(), &["--replicas", "3"], &[]);
+    worker.logged("the NATS servers are not ready yet");
+    let _others = [members[1](), members[2]()];
+    worker.logged("working");
+    assert_eq!(worker.log().matches("not ready yet").count(), 1, "{}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

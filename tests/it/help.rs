@@ -59,6 +59,23 @@ fn every_flag_has_its_environment_variable() {
 }
 
 #[test]
+fn a_wrong_value_of_a_variable_is_said_to_be_its() {
+    let refused = |arguments: &[&str]| {
+        let environment = [("TAGMILL_BATCH_SIZE", "many"), ("TAGMILL_ALIAS", "a=b,nonsense")];
+        let ended = tagmill(&[&["worker"], arguments].concat()).envs(environment).output().expect("it runs");
+        assert_eq!(ended.status.code(), Some(2));
+        String::from_utf8(ended.stderr).expect("text")
+    };
+    let said = refused(&["--models", "x", "--alias", "a=b"]);
+    assert!(said.contains("'many' for '--batch-size <N>'") && said.contains("variable TAGMILL_BATCH_SIZE"), "{said}");
+    let said = refused(&["--models", "x", "--batch-size", "8"]);
+    assert!(said.contains("nonsense") && said.contains("variable TAGMILL_ALIAS"), "{said}");
+    // On the command line, the flag is to blame.
+    let said = refused(&["--models", "x", "--alias", "a=b", "--batch-size=many"]);
+    assert!(said.contains("'many'") && !said.contains("variable"), "{said}");
+}
+
+#[test]
 fn completions_and_manual_pages_know_every_command() {
     let script = said(&["completions", "bash"]);
     for word in ["worker", "--drain-timeout", "--skip-existing", "retry"] {

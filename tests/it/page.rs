@@ -38,6 +38,7 @@ async fn slide(page: &mut Page, slider: &str, value: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn images_go_in_and_their_tags_are_read_off() {
     let server = Worker::serve(&[], &[]);
+    assert!(server.logged("serving the API").contains(&format!("page=\"{}\"", server.url("/"))), "{}", server.log());
     let mut page = Page::open(&server.url("/")).await;
     page.look(1280, 900, "light").await;
     page.until("document.querySelectorAll('#model option').length === 1").await;

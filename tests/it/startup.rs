@@ -8,7 +8,7 @@ use async_nats::jetstream::{consumer, stream};
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
 use crate::support::s3::{Fault, S3Server};
-use crate::support::worker::tagmill;
+use crate::support::worker::{Worker, tagmill};
 use crate::support::{repository, samples};
 
 /// Runs a worker that must not start; its exit code and last line.
@@ -114,6 +114,15 @@ fn an_unreachable_server_is_given_up_after_ten_seconds_and_its_password_not_show
     assert!(message.contains("127.0.0.1:1") && !message.contains("hush"), "{message}");
     assert_eq!(message.matches("efused").count(), 1, "the cause is said once: {message}");
     assert!(began.elapsed() > Duration::from_secs(8) && began.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_said_once() {
+    let mut worker = tagmill(&["worker", "--store", &samples(), "--listen", "127.0.0.1:0"]);
+    worker.arg("--models").arg(repository("models")).args(["--nats-url", "nats://127.0.0.1:1"]);
+    let mut worker = Worker::run(worker);
+    assert_eq!(worker.ended().code(), Some(1), "{}", worker.log());
+    assert_eq!(worker.log().matches("NATS can't be reached").count(), 1, "{}", worker.log());
 }
 
 #[test]

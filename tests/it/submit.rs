@@ -1,5 +1,7 @@
 //! `tagmill submit`.
 
+mod follow;
+
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -206,6 +208,21 @@ async fn without_a_stream_for_jobs_it_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let (code, _, log) = ended(submit(&nats, &[&list(folder.path(), 2000)]));
     assert!(code == 1 && log.contains("start a worker first"), "{log}");
+    assert_eq!(log.matches("a worker makes it; trying again").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_later_makes_the_stream() {
+    let nats = NatsServer::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut run = Worker::run(submit(&nats, &[&list(folder.path(), 2000)]));
+    run.logged("a worker makes it; trying again");
+    let client = queue(&nats).await;
+    assert_eq!(run.ended().code(), Some(0), "{}", run.log());
+    assert_eq!(client.count("TAGMILL_JOBS").await, 2000);
+    // What holds no image says what it was looked for.
+    let (code, _, log) = ended(submit(&nats, &[&tempfile::tempdir().expect("a folder").path().display().to_string()]));
+    assert!(code == 0 && log.contains("published 0 jobs") && log.contains("jpeg, jpg,"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,55 +318,6 @@ async fn a_full_stream_is_filled_again_as_workers_make_room() {
     let (code, shown, log) = ended(submit(&nats, &[&folder, "--follow", "--json"]));
     assert_eq!((code, shown.lines().count()), (0, 10), "{log}\n{}", worker.log());
     client.queue_is_empty().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn following_goes_on_after_an_interruption_with_every_answer_of_the_run() {
-    let nats = NatsServer::start();
-    // Makes the streams, and leaves.
-    let mut first = Worker::start(&nats);
-    first.signal("TERM");
-    first.ended();
-    let client = Client::connect(&nats).await;
-    // Jobs of others are none of this run's.
-    client.submit("other", "night-sky.png").await;
-    let folder = tempfile::tempdir().expect("a folder");
-    let checkpoint = folder.path().join("far").display().to_string();
-    let path = repository("samples").display().to_string();
-    let arguments = [path.as_str(), "--follow", "--json", "--checkpoint", &checkpoint];
-    let mut command = submit(&nats, &arguments);
-    command.stdout(Stdio::null());
-    let mut run = Worker::run(command);
-    run.logged("published 10 jobs");
-    run.signal("INT");
-    assert_eq!(run.ended().code(), Some(1), "{}", run.log());
-    assert!(run.log().contains("interrupted"), "{}", run.log());
-
-    let _worker = Worker::start(&nats);
-    for _ in 0..2 {
-        let (code, shown, log) = ended(submit(&nats, &arguments));
-        assert_eq!(code, 0, "{log}");
-        assert!(log.contains("published 0 jobs on tagmill.jobs.submit."), "{log}");
-        let answers = json_lines(&shown);
-        assert_eq!(ids(&answers).into_iter().collect::<HashSet<_>>().len(), 10, "{shown}");
-        assert_eq!(answers.len(), 10);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_somebody_removes_do_not_keep_a_run_waiting() {
-    let nats = NatsServer::start();
-    let mut first = Worker::start(&nats);
-    first.signal("TERM");
-    first.ended();
-    let client = Client::connect(&nats).await;
-    let mut command = submit(&nats, &["--follow", &repository("samples").display().to_string()]);
-    command.stdout(Stdio::null());
-    let mut run = Worker::run(command);
-    run.logged("published 10 jobs");
-    client.jetstream.get_stream("TAGMILL_JOBS").await.expect("the stream").purge().await.expect("it is emptied");
-    assert_eq!(run.ended().code(), Some(1), "{}", run.log());
-    assert!(run.log().contains("10 jobs left the queue without an answer"), "{}", run.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

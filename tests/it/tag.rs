@@ -188,6 +188,31 @@ fn captions_stand_beside_their_images_as_training_tools_want_them() {
 }
 
 #[test]
+fn a_sidecar_is_one_images_alone() {
+    let folder = photos();
+    fs::copy(repository("samples/blue-ocean.webp"), folder.path().join("sunset.webp")).expect("a copy");
+    let read = || fs::read_to_string(folder.path().join("sunset.txt")).expect("a sidecar");
+    let output = run(folder.path(), &["--sidecar", "txt"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said_first = said(&output);
+    assert!(
+        said_first.contains("3 tagged, 1 failed") && said_first.contains("sunset.txt` is the sidecar of"),
+        "{said_first}"
+    );
+    let caption = read();
+    // Nor is it taken for the other's later; and lines have room for both.
+    let output = run(folder.path(), &["--sidecar", "txt", "--skip-existing"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("0 tagged, 3 skipped, 1 failed"), "{}", said(&output));
+    assert_eq!(read(), caption);
+    assert!(run(folder.path(), &[]).status.success());
+    // An image that is named twice is no other image.
+    let image = folder.path().join("inner/sky.PNG");
+    let output = run(&image, &["--sidecar", "txt", image.to_str().expect("UTF-8")]);
+    assert!(output.status.success() && said(&output).contains("2 tagged"), "{}", said(&output));
+}
+
+#[test]
 fn a_sidecar_that_cannot_be_written_fails_its_image_alone() {
     let folder = photos();
     fs::create_dir(folder.path().join("sunset.txt")).expect("a folder in the way");
@@ -299,9 +324,51 @@ fn wrong_usage_is_exit_code_2() {
         (vec!["--append", "--sidecar", "json", "a.jpg"], "--append"),
         (vec!["--sidecar", "xml", "a.jpg"], "xml"),
         (vec!["--batch-size", "0", "a.jpg"], "--batch-size"),
+        (vec!["--output", "/no/such/folder/x", "a.jpg"], "/no/such/folder/x"),
     ] {
         let output = command(&arguments).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
         assert!(said(&output).contains(named), "{arguments:?}: {}", said(&output));
     }
+}
+
+#[test]
+fn results_of_an_earlier_run_outlive_one_that_does_not_begin() {
+    let folder = photos();
+    let file = folder.path().join("tags.jsonl");
+    let output = ["--output", file.to_str().expect("UTF-8")];
+    assert!(run(folder.path(), &output).status.success());
+    let whole = fs::read(&file).expect("lines");
+    assert_eq!(run(folder.path(), &[&output[..], &["--model", "none"]].concat()).status.code(), Some(2));
+    assert_eq!(fs::read(&file).expect("lines"), whole);
+}
+
+#[test]
+fn tags_are_named_with_underscores_or_spaces_and_one_that_is_none_is_said() {
+    let image = repository("samples/orange-sunset.jpg");
+    let text = |arguments: &[&str]| {
+        let output = run(&image, arguments);
+        let text = lines(&output.stdout)["orange-sunset.jpg"]["text"].as_str().expect("a text").to_owned();
+        (text, said(&output))
+    };
+    let (plain, log) = text(&[]);
+    assert!(plain.starts_with("orange, warm colors") && !log.contains("no such tags"), "{plain} {log}");
+    for name in ["warm_colors", "warm colors"] {
+        let (without, log) = text(&["--exclude-tag", name]);
+        assert!(!without.contains("warm") && !log.contains("no such tags"), "{name}: {without} {log}");
+        let (reworded, _) = text(&["--replace-tag", &format!("{name}=warm_tones")]);
+        assert!(reworded.contains("warm_tones"), "{name}: {reworded}");
+    }
+    let (_, log) = text(&["--exclude-tag", "warm-colors,orange", "--replace-tag", "ornage=x"]);
+    let warned = log.lines().find(|line| line.contains("no such tags")).expect("a warning");
+    assert!(warned.contains(r#"["ornage", "warm-colors"]"#), "{warned}");
+}
+
+#[test]
+fn a_folder_without_images_says_what_it_looked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("a.heic"), "").expect("a file");
+    let output = run(folder.path(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("there is no image") && said(&output).contains("jpeg, jpg,"), "{}", said(&output));
 }

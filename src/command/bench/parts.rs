@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use indicatif::ProgressBar;
 
 use super::advice::{self, Rates, Split};
 use super::report::Advice;
-use super::{decoding, session, whole};
+use super::{Steps, decoding, session, whole};
 use crate::command::Failed;
 use crate::memory;
 use crate::model::ModelFiles;
@@ -28,7 +27,7 @@ pub(super) struct Bench {
     /// In order.
     pub(super) batch_sizes: Vec<usize>,
     pub(super) time: Duration,
-    pub(super) progress: ProgressBar,
+    pub(super) steps: Steps,
 }
 
 /// What the model and the decoders come to, each alone.
@@ -77,7 +76,7 @@ impl Bench {
         let mut threads = vec![1, decode.threads];
         threads.dedup();
         let decoding = threads.into_iter().map(|threads| {
-            self.progress.set_message(format!("decoding alone, on {threads} threads"));
+            self.steps.begin(format!("decoding alone, on {threads} threads"));
             decoding::measure(&self.encoded, &decode.picture, model.frame, threads, self.time)
         });
         let (decoding, device) = (decoding.collect(), model.device());
@@ -99,7 +98,7 @@ impl Bench {
         }
         let mut session = Vec::new();
         for &batch in &self.batch_sizes {
-            self.progress.set_message(format!("the model alone, {split}, in batches of {batch}"));
+            self.steps.begin(format!("the model alone, {split}, in batches of {batch}"));
             let measured = session::measure(&mut runners, &rows, (split, batch), self.time).map_err(Failed::running)?;
             let rate = measured.rate;
             session.push(measured);

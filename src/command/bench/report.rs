@@ -56,12 +56,14 @@ impl Advice {
     /// As it is written on a command line.
     fn flags(&self) -> String {
         let Self { batch_size, window, decode_threads, sessions, .. } = self;
-        let window = humantime::format_duration(*window);
+        // One image has none to wait for.
+        let window =
+            if *batch_size > 1 { format!(" --window {}", humantime::format_duration(*window)) } else { String::new() };
         let devices =
             if *sessions > 1 { format!(" --device {}", vec!["cpu"; *sessions].join(",")) } else { String::new() };
         let infer =
             self.infer_threads.map(|threads| format!("{devices} --infer-threads {threads}")).unwrap_or_default();
-        format!("--batch-size {batch_size} --window {window} --decode-threads {decode_threads}{infer}")
+        format!("--batch-size {batch_size}{window} --decode-threads {decode_threads}{infer}")
     }
 }
 

@@ -6,15 +6,17 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{Context, ErrorCode};
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::checkpoint::Count;
+use super::publish::START;
 use super::screen::Screen;
 use super::show::Show;
 use crate::nats::subjects::Subjects;
@@ -24,6 +26,9 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 
 /// How long to wait where answers can't be read.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long no answer may come before it is looked for somebody who works on the queue.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Answers that were read and are not shown yet.
 const READ: usize = 64;
@@ -79,10 +84,10 @@ impl Follower {
         screen: Screen,
         show: Show,
     ) -> anyhow::Result<Self> {
-        let queue = stream(jetstream, &subjects.jobs_stream()).await?;
-        let results = stream(jetstream, &subjects.results_stream()).await?;
+        let queue = stream(jetstream, &subjects.jobs_stream(), &screen).await?;
+        let results = stream(jetstream, &subjects.results_stream(), &screen).await?;
         let results = Answers { stream: results, subject: subjects.result_for(job_subject), read: 0 };
-        let dead = stream(jetstream, &subjects.dead_stream()).await?;
+        let dead = stream(jetstream, &subjects.dead_stream(), &screen).await?;
         let dead = Answers { stream: dead, subject: subjects.dead_for(job_subject), read: 0 };
         let (sender, arriving) = mpsc::channel(READ);
         let mut readers = JoinSet::new();
@@ -96,7 +101,7 @@ impl Follower {
     pub(super) async fn run(mut self, mut published: watch::Receiver<Count>) -> anyhow::Result<Summary> {
         let mut summary = Summary::default();
         let (mut publishing, mut empty, mut last) = (true, false, None);
-        let mut look = Instant::now();
+        let (mut look, mut quiet) = (Instant::now(), Some(Instant::now() + QUIET));
         self.show.begin(&self.screen)?;
         loop {
             let expected = published.borrow().published;
@@ -109,6 +114,7 @@ impl Follower {
                 answer = self.arriving.recv() => {
                     let Some(answer) = answer else { bail!("the answers can't be read any more") };
                     self.take(&answer, &mut summary)?;
+                    quiet = quiet.map(|_| Instant::now() + QUIET);
                     if summary.tagged + summary.dead == expected {
                         look = Instant::now();
                     }
@@ -123,6 +129,11 @@ impl Follower {
                     empty = found.is_some();
                     look = Instant::now() + if all { LOOK.0 } else { LOOK.1 };
                 }
+                () = sleep_until(quiet.unwrap_or(look)), if !all && quiet.is_some() => {
+                    // Said once.
+                    let alone = self.is_left_alone().await;
+                    quiet = (!alone).then(|| Instant::now() + QUIET);
+                }
             }
         }
     }
@@ -134,6 +145,21 @@ impl Follower {
         }
         self.screen.answered();
         self.show.answer(&self.screen, *kind, payload)
+    }
+
+    /// Whether nobody works on the queue; says so.
+    async fn is_left_alone(&self) -> bool {
+        let mut consumers = self.queue.consumers();
+        while let Some(consumer) = consumers.next().await {
+            // What can't be looked at may be at work.
+            if consumer.is_ok_and(|consumer| consumer.num_waiting == 0 && consumer.num_ack_pending == 0) {
+                continue;
+            }
+            return false;
+        }
+        self.screen
+            .say("no answer yet: no worker asks for jobs, which wait in the queue until one does (`tagmill worker`)");
+        true
     }
 
     /// The sequences of the last result and the last dead letter, where no more can come.
@@ -172,9 +198,27 @@ async fn last_on(stream: &Stream, subject: &str) -> anyhow::Result<Option<u64>> 
     }
 }
 
-async fn stream(jetstream: &Context, name: &str) -> anyhow::Result<Stream> {
-    let stream = jetstream.get_stream(name).await;
-    stream.with_context(|| format!("the stream {name} can't be read; start a worker first, which makes it"))
+/// A stream, which may be made in this moment.
+async fn stream(jetstream: &Context, name: &str, screen: &Screen) -> anyhow::Result<Stream> {
+    let (began, mut said) = (Instant::now(), false);
+    loop {
+        let error = match jetstream.get_stream(name).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        if !is_missing(&error) || began.elapsed() > START {
+            return Err(error)
+                .with_context(|| format!("the stream {name} can't be read; start a worker first, which makes it"));
+        }
+        if !std::mem::replace(&mut said, true) {
+            screen.say(&format!("there is no stream {name} yet, which a worker makes; trying again"));
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(reply) if reply.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Passes on messages as they come. A consumer that is lost is made again by the client.
@@ -192,7 +236,7 @@ async fn read(kind: Kind, mut messages: Ordered, answers: mpsc::Sender<Answer>) 
             }
             Err(error) => {
                 tracing::warn!(%error, "answers can't be read; trying again");
-                tokio::time::sleep(AGAIN).await;
+                sleep(AGAIN).await;
             }
         }
     }

@@ -23,10 +23,14 @@ use super::checkpoint::{Checkpoint, Count};
 use super::screen::Screen;
 use super::source::{Item, Position};
 use crate::nats::Nats;
+use crate::store::suffix::Suffixes;
 use window::{Confirmed, Window};
 
 /// How long nobody may take jobs where that is not known to be for a while.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long a worker that starts may take to make the streams.
+pub(super) const START: Duration = Duration::from_secs(10);
 
 /// How long an interrupted run waits for what is under way.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -137,6 +141,10 @@ impl Publisher {
         if duplicates > 0 {
             let _ = write!(text, "; {duplicates} more had been published a moment before");
         }
+        if after.jobs == 0 {
+            let _ =
+                write!(text, "; images are taken whose names end in {} (--match takes others)", Suffixes::of_images());
+        }
         if before.jobs > 0 {
             let _ = write!(text, "; {} by earlier runs of the checkpoint", before.jobs);
         }
@@ -202,7 +210,9 @@ impl Publisher {
                 (&self.said[0], format!("the jobs stream is full ({reason}); publishing goes on as workers make room"))
             }
             Refused::Away(reason) => (&self.said[1], format!("jobs are not confirmed ({reason}); trying again")),
-            Refused::Nobody => (&self.said[1], "no stream takes jobs at the moment; trying again".to_owned()),
+            Refused::Nobody => {
+                (&self.said[1], "no stream takes jobs at the moment; a worker makes it; trying again".to_owned())
+            }
             Refused::Never(_) => return,
         };
         if !said.swap(true, Ordering::Relaxed) {
@@ -252,7 +262,7 @@ fn is_given_up(refused: &Refused, taken: bool, since: Instant) -> bool {
         // Perhaps we may not publish here: the server does not tell.
         Refused::Away(_) => !taken && since.elapsed() > PATIENCE,
         // A server that starts says so for a moment.
-        Refused::Nobody => !taken || since.elapsed() > PATIENCE,
+        Refused::Nobody => since.elapsed() > if taken { PATIENCE } else { START },
         Refused::Never(_) => true,
     }
 }

@@ -11,8 +11,9 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::super::Failed;
-use super::sidecar;
+use super::sidecar::{self, Claims};
 use crate::cli::tag::Sidecar;
+use crate::command::images::Found;
 use crate::door::local::Image;
 use crate::failure::{Code, ErrorBody, Failure};
 use crate::tags::TagResult;
@@ -53,6 +54,15 @@ struct OldLine {
     error: Option<serde::de::IgnoredAny>,
 }
 
+/// Sees whether lines can be written to a file, before a model is loaded; what it holds stays.
+///
+/// # Errors
+/// Where they can't.
+pub(super) fn check(file: &Path) -> Result<(), Failed> {
+    let opened = OpenOptions::new().append(true).create(true).open(file).with_context(|| unusable(file));
+    opened.map(drop).map_err(Failed::Settings)
+}
+
 impl Output {
     /// Lines go to a file, or where there are no sidecars to standard output.
     ///
@@ -68,7 +78,7 @@ impl Output {
         let lines = match file {
             Some(path) => {
                 let opened = if skip_existing { existing.read(path) } else { File::create(path).map_err(Into::into) };
-                let file = opened.with_context(|| format!("`{}` can't be used (--output)", path.display()));
+                let file = opened.with_context(|| unusable(path));
                 let name = path.display().to_string();
                 Some(Lines { to: Box::new(file.map_err(Failed::Running)?), name })
             }
@@ -81,10 +91,22 @@ impl Output {
         Ok(Self { lines, sidecar, append, existing: Arc::new(existing) })
     }
 
-    /// Whether an image need not be tagged again.
-    pub(super) fn is_done(&self) -> impl Fn(&Image) -> bool + Send + Sync + 'static {
+    /// Leaves out images that need not be tagged again.
+    pub(super) fn left_out(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
         let existing = Arc::clone(&self.existing);
-        move |image| existing.has(image)
+        move |image| if existing.has(&image) { Found::Skipped } else { Found::Image(image) }
+    }
+
+    /// The same, and refuses those whose sidecar is another image's.
+    pub(super) fn looked_at(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
+        let (left_out, sidecar, claims) = (self.left_out(), self.sidecar, Claims::default());
+        move |image| {
+            let target = sidecar.and_then(|sidecar| beside(&image, sidecar));
+            match target {
+                Some(target) if !claims.take(&target, &image.name) => taken(image.name, &target),
+                _ => left_out(image),
+            }
+        }
     }
 
     /// Writes what became of an image; what that is in the end, for its sidecar may not be written.
@@ -127,8 +149,8 @@ impl Output {
     }
 
     fn write_beside(&self, image: &Image, result: &TagResult) -> Result<(), Failure> {
-        let (Some(sidecar), Some(path)) = (self.sidecar, &image.path) else { return Ok(()) };
-        let target = sidecar::beside(path, sidecar.extension());
+        let Some(sidecar) = self.sidecar else { return Ok(()) };
+        let Some(target) = beside(image, sidecar) else { return Ok(()) };
         let text = match sidecar {
             Sidecar::Json => serde_json::to_string(result).map_err(io::Error::other),
             Sidecar::Txt | Sidecar::Caption if self.append => sidecar::appended(&target, &result.tags.text),
@@ -137,6 +159,23 @@ impl Output {
         let written = text.and_then(|text| sidecar::write(&target, format!("{text}\n").as_bytes()));
         written.map_err(|error| not_written(&target, &error))
     }
+}
+
+fn unusable(file: &Path) -> String {
+    format!("`{}` can't be used (--output)", file.display())
+}
+
+/// The file beside an image, if that is one itself.
+fn beside(image: &Image, sidecar: Sidecar) -> Option<PathBuf> {
+    image.path.as_ref().map(|path| sidecar::beside(path, sidecar.extension()))
+}
+
+fn taken(name: String, target: &Path) -> Found {
+    let reason = format!(
+        "`{}` is the sidecar of another image, whose name differs in the suffix alone: rename one of them, or use --output",
+        target.display()
+    );
+    Found::Broken { name, failure: Failure::new(Code::BadJob, reason) }
 }
 
 fn not_written(target: &Path, error: &io::Error) -> Failure {
@@ -151,8 +190,8 @@ impl Existing {
         if self.sidecar.is_none() && self.lines.is_none() {
             return false;
         }
-        let beside = |sidecar: Sidecar| image.path.as_ref().map(|path| sidecar::beside(path, sidecar.extension()));
-        let has_sidecar = self.sidecar.and_then(beside).is_none_or(|path: PathBuf| path.exists());
+        let target = self.sidecar.and_then(|sidecar| beside(image, sidecar));
+        let has_sidecar = target.is_none_or(|target| target.exists());
         let has_line = self.lines.as_ref().is_none_or(|lines| lines.contains(&self.hash.hash_one(&image.name)));
         has_sidecar && has_line
     }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::super::Failed;
 use crate::command::images::Found;
 use crate::failure::{Code, Failure};
+use crate::store::suffix::Suffixes;
 
 /// Failed images that are listed at the end; all were named when they failed.
 const LISTED: usize = 100;
@@ -97,6 +98,9 @@ impl Progress {
         }
         parts.push(format!("{failed} failed"));
         eprintln!("{}, in {:.1} s ({rate:.1} images/s)", parts.join(", "), took.as_secs_f64());
+        if tagged + skipped + failed == 0 && !interrupted {
+            eprintln!("there is no image: files and objects are taken whose names end in {}", Suffixes::of_images());
+        }
         if !failures.is_empty() {
             eprintln!("failed:");
             for (name, code) in failures {
@@ -112,7 +116,8 @@ impl Progress {
             )));
         }
         if *failed > 0 {
-            return Err(Failed::running(anyhow::anyhow!("{failed} images failed")));
+            let images = if *failed == 1 { "image" } else { "images" };
+            return Err(Failed::running(anyhow::anyhow!("{failed} {images} failed")));
         }
         Ok(())
     }

@@ -1,13 +1,34 @@
 //! Files beside images, written whole or not at all.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The file beside an image: `name.txt` for `name.jpg`.
 pub(super) fn beside(image: &Path, extension: &str) -> PathBuf {
     image.with_extension(extension)
+}
+
+/// Which image each of the files of a run belongs to: of two with names that differ in the suffix alone, the second would
+/// overwrite what was written for the first.
+#[derive(Default)]
+pub(super) struct Claims {
+    /// Hashes of files, and of their images: names would be much to remember.
+    images: Mutex<HashMap<u64, u64>>,
+    hash: RandomState,
+}
+
+impl Claims {
+    /// Whether the file at `target` is this image's, and no other's.
+    pub(super) fn take(&self, target: &Path, image: &str) -> bool {
+        let image = self.hash.hash_one(image);
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        *images.entry(self.hash.hash_one(target)).or_insert(image) == image
+    }
 }
 
 /// Writes a file that is either as it was or complete, whatever happens meanwhile.
@@ -53,6 +74,14 @@ mod tests {
     fn a_file_beside_an_image_has_its_name_up_to_the_last_dot() {
         assert_eq!(beside(Path::new("a/b.c.jpg"), "txt"), Path::new("a/b.c.txt"));
         assert_eq!(beside(Path::new("a/b"), "txt"), Path::new("a/b.txt"));
+    }
+
+    #[test]
+    fn a_file_belongs_to_one_image() {
+        let claims = Claims::default();
+        let target = beside(Path::new("a.jpg"), "txt");
+        assert!(claims.take(&target, "a.jpg") && claims.take(&target, "a.jpg"), "the same image, named twice");
+        assert!(!claims.take(&target, "a.png") && claims.take(Path::new("b.txt"), "b.png"));
     }
 
     #[test]

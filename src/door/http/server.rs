@@ -40,7 +40,7 @@ pub(super) const OWN_PATHS: [&str; 4] = ["/health", "/healthz", "/metrics", "/re
 
 /// The port can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on {address} (--listen): {source}")]
+#[error("can't listen on {address} (--listen; with port 0, any that is free is taken): {source}")]
 pub(crate) struct CannotListen {
     address: SocketAddr,
     source: std::io::Error,
@@ -59,6 +59,7 @@ impl Peer {
 
 /// The running server.
 pub(crate) struct Server {
+    address: SocketAddr,
     api: Arc<OnceLock<Router>>,
     closing: CancellationToken,
     connections: TaskTracker,
@@ -73,7 +74,8 @@ impl Server {
         let failed = |source| CannotListen { address: settings.listen, source };
         let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let server = Self { api: Arc::default(), closing: CancellationToken::new(), connections: TaskTracker::new() };
+        let (api, closing, connections) = (Arc::default(), CancellationToken::new(), TaskTracker::new());
+        let server = Self { address, api, closing, connections };
         let router = router(settings, health, metrics, Arc::clone(&server.api));
         let accepting = accept(listener, router, server.closing.clone(), server.connections.clone());
         server.connections.spawn(accepting);
@@ -82,6 +84,11 @@ impl Server {
             tracing::warn!(%address, "whoever reaches this address can use the API; --http-token asks for a token");
         }
         Ok(server)
+    }
+
+    /// Where it listens.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Serves the rest as well.

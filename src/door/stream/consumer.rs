@@ -1,6 +1,5 @@
 //! The consumer that the workers of a part of the queue share: found, or made where nobody else has its jobs.
 
-use std::fmt;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
@@ -9,7 +8,7 @@ use async_nats::jetstream::{ErrorCode, stream};
 use futures_util::TryStreamExt;
 
 use super::part::{Part, overlap};
-use super::topology::Unusable;
+use super::topology::{Unusable, is_passing};
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_ACK_PENDING: i64 = 20_000;
@@ -20,10 +19,11 @@ const MAX_ACK_PENDING: i64 = 20_000;
 /// Where another has some of its jobs, or the server refuses it.
 pub(super) async fn find_or_create(jobs: &stream::Stream, part: &Part) -> Result<PullConsumer, Unusable> {
     let stream = &jobs.cached_info().config.name;
-    let failed = |reason: &dyn fmt::Display| Unusable::Stream {
+    let failed = |error: &ConsumerError| Unusable::Stream {
         stream: stream.clone(),
         action: "given its consumer",
-        reason: reason.to_string(),
+        reason: error.to_string(),
+        passing: may_pass(error),
     };
     match jobs.get_consumer::<pull::Config>(&part.consumer).await {
         Ok(consumer) => return Ok(consumer),
@@ -59,6 +59,15 @@ pub(super) async fn find_or_create(jobs: &stream::Stream, part: &Part) -> Result
             jobs.get_consumer(&part.consumer).await.map_err(|_| failed(&error))
         }
         Err(error) => Err(failed(&error)),
+    }
+}
+
+/// Whether another attempt may end otherwise.
+fn may_pass(error: &ConsumerError) -> bool {
+    match error.kind() {
+        ConsumerErrorKind::TimedOut => true,
+        ConsumerErrorKind::JetStream(reply) => is_passing(&reply),
+        _ => false,
     }
 }
 

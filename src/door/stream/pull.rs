@@ -26,6 +26,7 @@ use crate::pipeline::entrance::Entrance;
 use crate::pipeline::pace::Pace;
 use crate::store::Store;
 use crate::telemetry::metrics::{self, Stage};
+use crate::telemetry::seldom;
 
 /// How long the server keeps a request for jobs.
 pub(super) const REQUEST: Duration = Duration::from_secs(1);
@@ -145,7 +146,12 @@ impl Puller {
 
     /// A request failed: either the queue is gone, which is an error, or it is tried again in a moment.
     async fn refused(&self, error: impl fmt::Display) -> Result<(), Closed> {
-        tracing::warn!(%error, "a request for jobs failed; asking again");
+        // Several are under way, and all fail of one cause.
+        if seldom::is_new("a request for jobs failed", None) {
+            tracing::warn!(%error, "a request for jobs failed; asking again");
+        } else {
+            tracing::debug!(%error, "a request for jobs failed; asking again");
+        }
         let mut reason = String::new();
         // A cluster between two leaders may say that there is no queue once, but not again and again.
         for _ in 0..GONE {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{Context, ErrorCode, stream};
+use async_nats::jetstream::{Context, Error, ErrorCode, stream};
 
 use super::part::Part;
 use super::{Settings, consumer};
@@ -71,6 +71,8 @@ pub(crate) enum Unusable {
         action: &'static str,
         /// What the server says.
         reason: String,
+        /// Whether it may say otherwise in a moment.
+        passing: bool,
     },
     /// Two consumers would take the same jobs, which a work queue does not allow.
     #[error(
@@ -200,11 +202,13 @@ async fn open(jetstream: &Context, config: Config) -> Result<stream::Stream, Unu
 
 async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::Stream, Unusable> {
     let name = config.name.clone();
-    let failed = |action, reason: &dyn fmt::Display| Unusable::Stream {
+    let refused = |action, reason: &dyn fmt::Display, passing| Unusable::Stream {
         stream: name.clone(),
         action,
         reason: reason.to_string(),
+        passing,
     };
+    let failed = |action, reason: &dyn fmt::Display| refused(action, reason, false);
     match jetstream.get_stream(&config.name).await {
         Ok(stream) => return Ok(stream),
         Err(error) => match error.kind() {
@@ -212,8 +216,11 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
             GetStreamErrorKind::JetStream(reply) if is_disabled(reply.error_code()) => {
                 return Err(Unusable::NoJetStream);
             }
-            // Nobody answers JetStream's own subjects: there is none.
-            GetStreamErrorKind::Request => return Err(no_answer(&error).unwrap_or_else(|| failed("read", &error))),
+            GetStreamErrorKind::JetStream(reply) if is_passing(&reply) => return Err(refused("read", &error, true)),
+            // Nobody answers JetStream's own subjects: there is none. Or somebody does, and takes too long.
+            GetStreamErrorKind::Request => {
+                return Err(no_answer(&error).unwrap_or_else(|| refused("read", &error, true)));
+            }
             _ => return Err(failed("read", &error)),
         },
     }
@@ -222,6 +229,8 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
         Ok(stream) => Ok(stream),
         Err(error) => match error.kind() {
             CreateStreamErrorKind::JetStreamUnavailable => Err(Unusable::NoJetStream),
+            CreateStreamErrorKind::TimedOut => Err(refused("created", &error, true)),
+            CreateStreamErrorKind::JetStream(reply) if is_passing(&reply) => Err(refused("created", &error, true)),
             // Another worker was quicker.
             CreateStreamErrorKind::JetStream(reply) if reply.error_code() == ErrorCode::STREAM_NAME_EXIST => {
                 jetstream.get_stream(&config.name).await.map_err(|error| failed("read", &error))
@@ -229,6 +238,11 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
             _ => Err(failed("created", &error)),
         },
     }
+}
+
+/// Whether this is what the servers of a cluster say that do not know each other yet, or are choosing a leader.
+pub(super) fn is_passing(reply: &Error) -> bool {
+    reply.code() == 503 || reply.error_code() == ErrorCode::CLUSTER_NO_PEERS
 }
 
 fn is_disabled(code: ErrorCode) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::model::labels::CHARACTER;
+use crate::model::labels::{CHARACTER, Labels};
 use crate::tags::Tag;
 
 /// Names that are faces, not words: their underscores stay.
@@ -14,9 +14,9 @@ const EMOTICONS: [&str; 19] = [
 /// What the operator wants of tags.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
-    /// Tags never reported, by their names in the label file.
+    /// Tags never reported, by their names in the label file, or with spaces for underscores.
     pub exclude: HashSet<String>,
-    /// What captions say instead of a tag, by its name in the label file.
+    /// What captions say instead of a tag, by the same names.
     pub replace: HashMap<String, String>,
     /// Whether captions have a backslash before parentheses, as prompts need it.
     pub escape_parentheses: bool,
@@ -32,7 +32,19 @@ impl Settings {
     /// Leaves out what is excluded.
     pub(crate) fn filter(&self, tags: &mut Vec<Tag>) {
         if !self.exclude.is_empty() {
-            tags.retain(|tag| !self.exclude.contains(&tag.name));
+            let is_excluded =
+                |name: &str| self.exclude.contains(name) || self.exclude.contains(&name.replace('_', " "));
+            tags.retain(|tag| !is_excluded(&tag.name));
+        }
+    }
+
+    /// Warns of names that no label of the model has, and that therefore change nothing.
+    pub(crate) fn check(&self, model: &str, labels: &Labels) {
+        let mut unknown: Vec<_> =
+            self.exclude.iter().chain(self.replace.keys()).filter(|tag| !labels.has(tag)).collect();
+        unknown.sort();
+        if !unknown.is_empty() {
+            tracing::warn!(model, ?unknown, "the model has no such tags (--exclude-tag, --replace-tag)");
         }
     }
 
@@ -49,11 +61,12 @@ impl Settings {
 
     fn word(&self, name: &str) -> String {
         // The operator's own words are written as they are.
-        if let Some(replacement) = self.replace.get(name) {
+        let spaced = name.replace('_', " ");
+        if let Some(replacement) = self.replace.get(name).or_else(|| self.replace.get(&spaced)) {
             return replacement.clone();
         }
         let as_it_is = self.underscores || EMOTICONS.contains(&name);
-        let word = if as_it_is { name.to_owned() } else { name.replace('_', " ") };
+        let word = if as_it_is { name.to_owned() } else { spaced };
         if self.escape_parentheses { word.replace('(', "\\(").replace(')', "\\)") } else { word }
     }
 }

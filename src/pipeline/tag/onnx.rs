@@ -179,8 +179,12 @@ fn choose(library: &Library) -> Device {
             );
             Device::Cpu
         }
-        Err(reason) => {
+        Err(reason) if provider::has_cuda() => {
             tracing::info!(device = "cpu", reason, "chose the CPU (--device auto): no GPU can be used");
+            Device::Cpu
+        }
+        Err(_) => {
+            tracing::info!(device = "cpu", "chose the CPU (--device auto): ONNX Runtime is built for it alone");
             Device::Cpu
         }
     }

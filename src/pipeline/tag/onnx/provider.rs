@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use ort::editor::{Graph, Model, Node, ONNX_DOMAIN, Opset};
-use ort::ep::{self, ArenaExtendStrategy, ExecutionProviderDispatch};
+use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDispatch};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, Shape, SymbolicDimensions, TensorElementType, ValueType};
@@ -66,6 +66,11 @@ fn providers(device: Device, memory: Option<u64>, engines: Option<&Engines>) -> 
             vec![tensorrt.build().error_on_failure(), cuda(number)]
         }
     }
+}
+
+/// Whether the library has CUDA's provider: only one for GPUs does.
+pub(super) fn has_cuda() -> bool {
+    ep::CUDA::is_available().unwrap_or_default()
 }
 
 /// What a model's arena may take: what the operator says, else what is free but for a little. Nothing is known where there

@@ -1,0 +1,45 @@
+//! Errors of parsing name the variable that a wrong value came from: clap's own name its flag alone.
+
+use std::env;
+
+use clap::error::{ContextKind, ContextValue, Error};
+use clap::{Arg, Command, CommandFactory, Parser};
+
+use super::Cli;
+
+impl Cli {
+    /// Reads the command line and the environment; where they can't be used, says why and ends the process.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|error| blamed(error).exit())
+    }
+}
+
+fn blamed(mut error: Error) -> Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let (argument, value) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue));
+    let is_from = |arg: &Arg| is_from_variable(arg, argument?, value?);
+    if let Some(variable) = find(&Cli::command(), &|arg| is_from(arg)) {
+        let tip = format!("the value is that of the variable {variable}").into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
+}
+
+/// The first that is found of an argument, in the subcommands too.
+fn find(command: &Command, of: &dyn Fn(&Arg) -> Option<String>) -> Option<String> {
+    let own = command.get_arguments().find_map(of);
+    own.or_else(|| command.get_subcommands().find_map(|command| find(command, of)))
+}
+
+/// The variable of an argument, where the error speaks of this argument, as usage names it, and the value is the variable's.
+fn is_from_variable(arg: &Arg, argument: &str, value: &str) -> Option<String> {
+    let flag = format!("--{}", arg.get_long()?);
+    let (named, variable) = (argument.split([' ', '=']).next()?, arg.get_env()?);
+    let given = env::args().any(|given| given.split('=').next() == Some(&flag));
+    let is_its = named == flag && !given && env::var(variable).ok()?.split(',').any(|part| part == value);
+    is_its.then(|| variable.to_string_lossy().into_owned())
+}
