@@ -29,6 +29,11 @@ part.chmod(0o755)
 part.rename(target)
 PYTHON
     rm -rf "$download"
+    # Of an earlier version: what looks for the file takes whatever is there.
+    local old
+    for old in "${4%"$2"}"*; do
+        [[ $old == "$4" ]] || rm -f "$old"
+    done
 }
 
 as_root() {
@@ -42,6 +47,7 @@ gpu_build() { # all libraries of the GPU's wheel, side by side
     download=$(mktemp -d)
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --dest "$download" "onnxruntime-gpu==$onnxruntime"
+    rm -rf .runtime/gpu
     mkdir -p .runtime/gpu
     python3 - "$download" <<'PYTHON'
 import pathlib, sys, zipfile

@@ -176,8 +176,8 @@ pub struct TaggingArgs {
         help_heading = "Images"
     )]
     pub(crate) max_image_pixels: u64,
-    /// Bytes that images in flight may take, as they are stored and decoded [default: a quarter of the memory there is, at
-    /// most 4GiB].
+    /// Bytes that images in flight may take, as they are stored and decoded; 64MiB at least [default: a quarter of the memory
+    /// there is, at most 4GiB].
     #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_MEMORY_BUDGET", help_heading = "Images")]
     pub(crate) memory_budget: Option<ByteSize>,
     /// Leave images as they are stored, whatever their EXIF orientation says.

@@ -180,6 +180,8 @@ impl Finder {
 
 fn broken(root: &Path, error: walkdir::Error) -> Found {
     let path = error.path().unwrap_or(root).to_owned();
-    let failure = file::failure(&path, &error.into());
+    // Its own text has the path as well.
+    let reason = error.into_io_error().unwrap_or_else(|| std::io::Error::other("it leads round in a circle"));
+    let failure = file::failure(&path, &reason);
     Found::Broken { name: path.to_string_lossy().into_owned(), failure }
 }

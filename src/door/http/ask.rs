@@ -77,6 +77,8 @@ impl Http {
         let Question { id, model, scores_from } = question;
         let timeout = self.0.settings.timeout;
         let until = Instant::now() + timeout;
+        let late =
+            || Failure::new(Code::Overloaded, format!("the image was not tagged within {timeout:?} (--http-timeout)"));
         let (told, answer) = oneshot::channel();
         let asked = async {
             let (named, brought) = match image(given)? {
@@ -91,10 +93,12 @@ impl Http {
             answer.await.unwrap_or_else(|_| Err(shutting_down()))
         };
         tokio::select! {
-            answer = asked => answer,
-            () = tokio::time::sleep_until(until.into()) => {
-                Err(Failure::new(Code::Overloaded, format!("the image was not tagged within {timeout:?} (--http-timeout)")))
-            }
+            answer = asked => match answer {
+                // A stage saw first that the time is over.
+                Err(failure) if failure.code == Code::Overloaded => Err(late()),
+                answer => answer,
+            },
+            () = tokio::time::sleep_until(until.into()) => Err(late()),
             () = self.0.given_up.cancelled() => Err(shutting_down()),
         }
     }

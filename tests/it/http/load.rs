@@ -78,7 +78,8 @@ async fn what_nobody_waits_for_any_more_is_not_tagged() {
     let server = Worker::serve(&["--store", "s3://images", "--http-timeout", "500ms"], &s3.environment());
     let late = post(&server, "/v1/vision/caption", json!({ "image": "slow.jpg" })).await;
     assert_eq!(late.error(), (429, "overloaded"));
-    assert!(late.json["error"]["message"].as_str().expect("a message").contains("--http-timeout"));
+    let message = late.json["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("--http-timeout"), "{message}");
     let left = client().post(server.url("/v1/vision/caption")).json(&json!({ "image": "slow.jpg" }));
     assert!(left.timeout(Duration::from_millis(100)).send().await.is_err());
     until("the read to be given up", || async {
