@@ -68,7 +68,7 @@ pub struct DeadChangeArgs {
 }
 
 /// Which dead letters are looked at.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct DeadFilter {
     /// Only those with this code, such as image_not_found.
     #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(Code::ALL.map(Code::as_str)), hide_possible_values = true, env = "TAGMILL_CODE")]

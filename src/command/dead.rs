@@ -12,6 +12,8 @@ use super::{Failed, said};
 use crate::cli::NatsArgs;
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::door::outbox::ID_HEADER;
+use crate::door::stream::part::Filter;
+use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
 use crate::telemetry::health::Health;
@@ -30,10 +32,20 @@ pub(super) async fn run(command: DeadCommand) -> Result<(), Failed> {
 
 async fn open(nats: NatsArgs, filter: &DeadFilter) -> Result<Letters, Failed> {
     let subjects = settings::subjects(&nats.prefix)?;
+    if let Some(subject) = filter.subject.as_ref().filter(|subject| !selects_jobs(&subjects, subject)) {
+        return Err(settings::Invalid::JobSubject(subject.clone(), subjects.jobs()).into());
+    }
     let settings = nats::Settings::try_from(nats)?;
     let nats = Nats::connect(&settings, "tagmill dead", &Health::default()).await.map_err(Failed::running)?;
     let jetstream = jetstream::new(nats.client.clone());
     Letters::open(jetstream, &subjects, filter).await.map_err(Failed::Running)
+}
+
+/// Whether dead letters can have this subject, or one that it lets through: that of jobs, one below it, or that of requests.
+fn selects_jobs(subjects: &Subjects, subject: &str) -> bool {
+    let below = subject.strip_prefix(&subjects.jobs());
+    let is_of_jobs = |below: &str| below.is_empty() || below.strip_prefix('.').is_some_and(Filter::is_one);
+    subject == subjects.live() || below.is_some_and(is_of_jobs)
 }
 
 async fn list(mut letters: Letters, json: bool) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! `tagmill dead`.
 
+use std::collections::BTreeSet;
 use std::process::Output;
 
 use async_nats::HeaderMap;
@@ -65,6 +66,36 @@ async fn letters_are_listed_retried_and_dropped() {
     assert_eq!((code, client.count("TAGMILL_DEAD").await), (0, 0), "{message}");
     let (code, table, _) = dead(&nats, &["list"]);
     assert_eq!((code, table.lines().count()), (0, 1), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_selects_its_own_letters_and_no_others() {
+    let nats = NatsServer::start();
+    let _worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    let job = |subject: &str| format!(r#"{{"id":"{subject}","image":"missing.jpg"}}"#);
+    for subject in ["tagmill.jobs", "tagmill.jobs.shop", "tagmill.jobs.shop.eu"] {
+        client.publish(subject, HeaderMap::new(), job(subject)).await;
+    }
+    // A request that nobody waits for.
+    client.jetstream.client().publish("tagmill.tag", job("tagmill.tag").into()).await.expect("it is sent");
+    client.dead(4).await;
+    let ids = |subject: &str| {
+        let (code, json, log) = dead(&nats, &["list", "--json", "--subject", subject]);
+        assert_eq!(code, 0, "{log}");
+        let letters = json.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        letters.map(|letter| letter["id"].as_str().expect("an id").to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(ids("tagmill.jobs"), BTreeSet::from(["tagmill.jobs".to_owned()]));
+    assert_eq!(ids("tagmill.tag"), BTreeSet::from(["tagmill.tag".to_owned()]));
+    assert_eq!(ids("tagmill.jobs.>").len(), 2);
+    assert_eq!(ids("tagmill.jobs.*"), BTreeSet::from(["tagmill.jobs.shop".to_owned()]));
+    // What is no such subject selects nothing, and surely not all that are on a plain one.
+    for wrong in ["shop.>", "tagmill.dead", "tagmill.>", "other.jobs", "tagmill.jobs.", "tagmill.jobs.>.a", ""] {
+        let (code, _, log) = dead(&nats, &["drop", "--all", "--yes", "--subject", wrong]);
+        assert!(code == 2 && log.contains("no subject of jobs"), "{wrong}: {code} {log}");
+    }
+    assert_eq!(client.count("TAGMILL_DEAD").await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

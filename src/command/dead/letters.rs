@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cli::dead::DeadFilter;
+use crate::door::stream::part::overlap;
 use crate::nats::subjects::Subjects;
 
 /// A dead letter as it is read; see [`crate::tags::DeadLetter`].
@@ -74,6 +75,7 @@ pub(super) struct Letters {
     pub(super) subjects: Subjects,
     stream: Stream,
     code: Option<String>,
+    subject: Option<String>,
     messages: Option<Ordered>,
 }
 
@@ -88,7 +90,8 @@ impl Letters {
         // Without any, its messages would be waited for.
         let some = consumer.cached_info().num_pending > 0;
         let messages = if some { Some(consumer.messages().await?) } else { None };
-        Ok(Self { jetstream, subjects: subjects.clone(), stream, code: filter.code.clone(), messages })
+        let DeadFilter { code, subject } = filter.clone();
+        Ok(Self { jetstream, subjects: subjects.clone(), stream, code, subject, messages })
     }
 
     /// The next letter, or none where there were no more when this began.
@@ -101,14 +104,18 @@ impl Letters {
                 self.messages = None;
             }
             match Letter::parse(sequence, &message.payload) {
-                Ok(letter) if self.code.as_ref().is_none_or(|code| *code == letter.error.code) => {
-                    return Ok(Some(letter));
-                }
+                Ok(letter) if self.lets_through(&letter) => return Ok(Some(letter)),
                 Ok(_) => {}
                 Err(error) => eprintln!("{error:#}"),
             }
         }
         Ok(None)
+    }
+
+    fn lets_through(&self, letter: &Letter) -> bool {
+        // What the stream has on one subject is of jobs and of requests.
+        let is_on = |subject: &String| overlap(subject, &letter.subject);
+        self.code.as_ref().is_none_or(|code| *code == letter.error.code) && self.subject.as_ref().is_none_or(is_on)
     }
 
     /// One letter again, whole, with its headers.
