@@ -175,6 +175,12 @@ impl Delivery {
         self.reply.as_ref().is_some_and(|reply| reply.is_wanted())
     }
 
+    /// Whether the job keeps all others waiting.
+    #[must_use]
+    pub(crate) const fn is_alone(&self) -> bool {
+        matches!(self.presence, Some(Presence::Alone(_)))
+    }
+
     /// The job is in the pipeline from now on.
     pub(crate) fn enter(&mut self, presence: Presence) {
         self.presence = Some(presence);

@@ -56,14 +56,16 @@ impl Entrance {
     /// Brings the jobs of one message in once nothing else is in flight; nothing else comes in until they are answered.
     ///
     /// # Errors
-    /// Gives them back where their turn has not come by `stop`.
-    pub(crate) async fn admit_alone_until(
+    /// Gives them back where something is `in_the_way` by then.
+    pub(crate) async fn admit_alone_unless(
         &self,
-        stop: &CancellationToken,
+        in_the_way: impl Future<Output = ()>,
         jobs: Vec<Incoming>,
     ) -> Result<(), Vec<Incoming>> {
-        let Some(alone) = stop.run_until_cancelled(Arc::clone(&self.company).write_owned()).await else {
-            return Err(jobs);
+        let alone = tokio::select! {
+            biased;
+            () = in_the_way => return Err(jobs),
+            alone = Arc::clone(&self.company).write_owned() => alone,
         };
         let alone = Arc::new(alone);
         for incoming in jobs {
@@ -101,7 +103,7 @@ mod tests {
         };
         entrance.admit(job("first")).await;
         let stop = CancellationToken::new();
-        let mut alone = Box::pin(entrance.admit_alone_until(&stop, vec![job("suspect")]));
+        let mut alone = Box::pin(entrance.admit_alone_unless(stop.cancelled(), vec![job("suspect")]));
         assert!((&mut alone).now_or_never().is_none(), "the first is in flight");
         let late = entrance.try_admit(job("late")).await.expect_err("a suspect waits");
         drop(accepted.recv().await.expect("the first"));
@@ -110,8 +112,9 @@ mod tests {
         let suspect = accepted.recv().await.expect("the suspect");
         assert_eq!(suspect.delivery.id, "suspect");
         let more = vec![job("more")];
-        let stopped =
-            async { tokio::join!(entrance.admit_until(&stop, late), entrance.admit_alone_until(&stop, more)) };
+        let stopped = async {
+            tokio::join!(entrance.admit_until(&stop, late), entrance.admit_alone_unless(stop.cancelled(), more))
+        };
         let mut stopped = Box::pin(stopped);
         assert!((&mut stopped).now_or_never().is_none(), "it runs alone");
         stop.cancel();

@@ -1,7 +1,8 @@
 //! **fetch**: [`Accepted`] jobs become [`Fetched`] ones: the image's bytes are read from their store, several jobs at once.
-//! Fails with `image_not_found`, `image_too_large`, `forbidden_location`, `storage_denied`, `storage_unavailable`, or
-//! `bad_job` for an inline image that is not base64. A model that is not loaded is loaded here, so that other jobs go on; fails
-//! with `inference_failed` where it can't be.
+//! Fails with `image_not_found`, `image_too_large`, `forbidden_location`, `storage_denied`, `storage_unavailable`,
+//! `bad_job` for an inline image that is not base64, `overloaded` where nobody waits for the answer any more, or
+//! `shutting_down` where the job is to go back to the queue. A model that is not loaded is loaded here, so that other jobs go
+//! on; fails with `inference_failed` where it can't be.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,6 +56,25 @@ impl Queued for Fetched {
     }
 }
 
+/// How a job waits for a store in trouble.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Not at all: somebody waits for it.
+    Prompt,
+    /// In the queue: it would keep all others waiting.
+    Alone,
+    /// As long as it takes.
+    Long,
+}
+
+/// An image's bytes, and room for them.
+struct Image {
+    bytes: Bytes,
+    reserved: Reservation,
+    /// What answers call it, where the job did not say so.
+    name: Option<String>,
+}
+
 /// What every fetch works with.
 struct Fetch {
     settings: Settings,
@@ -100,7 +120,8 @@ impl Fetch {
             Destination::Unloaded(model) => {
                 // Not fetching: it waits to begin, as at the entrance.
                 let waiting = metrics::backpressure(Stage::Accept);
-                let lane = self.lanes.load(&model).await;
+                let waits = &mut flight;
+                let lane = self.lanes.load(&model, move || waits.still_wanted()).await;
                 drop(waiting);
                 lane.map(|lane| Heading::to(&lane, flight.is_urgent()))
             }
@@ -125,32 +146,44 @@ impl Fetch {
 
     async fn read(&self, location: Location, flight: &mut Flight) -> Result<(Bytes, Reservation), Failure> {
         flight.still_wanted()?;
+        let patience = match (flight.is_urgent(), flight.delivery.is_alone()) {
+            (true, _) => Patience::Prompt,
+            (false, true) => Patience::Alone,
+            (false, false) => Patience::Long,
+        };
+        let Image { bytes, reserved, name } = tokio::select! {
+            image = self.image(location, patience) => image?,
+            failure = unwanted(flight), if patience == Patience::Prompt => return Err(failure),
+        };
+        if let Some(name) = name {
+            flight.image = name;
+        }
+        Ok((bytes, reserved))
+    }
+
+    async fn image(&self, location: Location, patience: Patience) -> Result<Image, Failure> {
         let Settings { max_image_bytes: limit, room } = &self.settings;
-        match location {
+        let Read { bytes, reserved, .. } = match location {
             Location::Stored { store, path } => {
-                let read = if flight.is_urgent() {
-                    tokio::select! {
-                        read = store.read_promptly(&path, *limit, room) => read?,
-                        failure = unwanted(flight) => return Err(failure),
-                    }
-                } else {
-                    store.read_patiently(&path, *limit, room).await?
+                let read = match patience {
+                    Patience::Prompt => store.read_promptly(&path, *limit, room).await?,
+                    Patience::Alone => store.read_or_hand_back(&path, *limit, room).await?,
+                    Patience::Long => store.read_patiently(&path, *limit, room).await?,
                 };
-                let Read { bytes, reserved, first_byte } = read;
-                self.pace.first_byte(first_byte);
-                Ok((bytes, reserved))
+                self.pace.first_byte(read.first_byte);
+                read
             }
-            Location::Inline(image) => inline(image, *limit, room, flight).await,
-            Location::Here(bytes) if bytes.len() as u64 > *limit => Err(too_large(bytes.len() as u64, *limit)),
+            Location::File(path) => file::read(path, *limit, room).await?,
+            Location::Inline(image) => return inline(image, *limit, room).await,
+            Location::Here(bytes) if bytes.len() as u64 > *limit => {
+                return Err(too_large(bytes.len() as u64, *limit));
+            }
             Location::Here(bytes) => {
                 let reserved = room.reserve(bytes.len() as u64).await?;
-                Ok((bytes, reserved))
+                return Ok(Image { bytes, reserved, name: None });
             }
-            Location::File(path) => {
-                let Read { bytes, reserved, .. } = file::read(path, *limit, room).await?;
-                Ok((bytes, reserved))
-            }
-        }
+        };
+        Ok(Image { bytes, reserved, name: None })
     }
 }
 
@@ -165,7 +198,7 @@ async fn unwanted(flight: &mut Flight) -> Failure {
 }
 
 /// Decodes an image that came as text, and names it by its hash so that answers do not carry the image back.
-async fn inline(image: Inline, limit: u64, room: &Share, flight: &mut Flight) -> Result<(Bytes, Reservation), Failure> {
+async fn inline(image: Inline, limit: u64, room: &Share) -> Result<Image, Failure> {
     let mut reserved = room.reserve(image.size()).await?;
     let decoded = tokio::task::spawn_blocking(move || {
         let media_type = image.media_type.clone();
@@ -173,7 +206,7 @@ async fn inline(image: Inline, limit: u64, room: &Share, flight: &mut Flight) ->
         let hash = Sha256::digest(&bytes);
         Ok((bytes, format!("data:{media_type};sha256,{}", hex::encode(hash))))
     });
-    let (bytes, image) = decoded.await.unwrap_or_else(|error| {
+    let (bytes, name) = decoded.await.unwrap_or_else(|error| {
         Err(match error.try_into_panic() {
             Ok(panic) => super::panicked(Code::InferenceFailed, "reading an inline image", &*panic),
             Err(cancelled) => {
@@ -181,7 +214,6 @@ async fn inline(image: Inline, limit: u64, room: &Share, flight: &mut Flight) ->
             }
         })
     })?;
-    flight.image = image;
     reserved.shrink_to(bytes.len() as u64);
-    Ok((bytes, reserved))
+    Ok(Image { bytes, reserved, name: Some(name) })
 }

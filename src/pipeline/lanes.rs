@@ -147,12 +147,17 @@ impl Lanes {
         })
     }
 
-    /// The lane of a model, which is loaded if it is not.
+    /// The lane of a model, which is loaded if it is not and, once it is its turn, `is_wanted`.
     ///
     /// # Errors
-    /// `inference_failed` where it can't be loaded, `shutting_down` where no more are.
-    pub(crate) async fn load(&self, name: &Arc<str>) -> Result<Arc<Lane>, Failure> {
+    /// Why it is not wanted; `inference_failed` where it can't be loaded, `shutting_down` where no more are.
+    pub(crate) async fn load(
+        &self,
+        name: &Arc<str>,
+        mut is_wanted: impl FnMut() -> Result<(), Failure>,
+    ) -> Result<Arc<Lane>, Failure> {
         let _one_at_a_time = self.loading.lock().await;
+        is_wanted()?;
         if let Some(lane) = self.state().use_lane(name) {
             return Ok(lane);
         }
@@ -186,7 +191,7 @@ impl Lanes {
             None => return Err(Unusable { name: name.to_string(), reason: "it is gone".into() }.into()),
         };
         // What is known not to work pushes out nothing that does.
-        files.labels()?;
+        loading::check(&files).await?;
         if make_room {
             self.make_room().await;
         }
@@ -201,9 +206,6 @@ impl Lanes {
         let loaded = loading::load(self.load, files, &self.settings.onnx).await;
         if let Err(hung @ CannotLoad::Hung { .. }) = &loaded {
             self.break_off(hung);
-        }
-        if loaded.is_ok() && !files.are_unchanged() {
-            return Err(files.unusable("its files changed while it was loaded; look again (SIGHUP)").into());
         }
         loaded
     }
@@ -330,6 +332,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_loaded_for_those_who_have_left() {
+        let (settings, catalog) = demo();
+        let load = |_: &ModelFiles, _: &onnx::Settings| panic!("it is loaded");
+        let (lanes, _outlets) = Lanes::loading_by(load, settings, catalog, "demo", Health::default());
+        let left = || Err(Failure::new(Code::Overloaded, "nobody waits"));
+        assert_eq!(lanes.load(&"demo".into(), left).await.err().map(|failure| failure.code), Some(Code::Overloaded));
+    }
 
     /// The shipped model, on the CPU.
     pub(super) fn demo() -> (Settings, Catalog) {

@@ -109,6 +109,31 @@ impl Store {
         read
     }
 
+    /// The same for a job that keeps all others waiting: where the store is in trouble it is for later.
+    ///
+    /// # Errors
+    /// As `read`; and `shutting_down` where the store is in trouble.
+    pub(crate) async fn read_or_hand_back(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+        let failure = match self.read_promptly(path, limit, room).await {
+            Err(failure) if is_storage(failure.code) => failure,
+            Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => {
+                self.is_troubled(&failure).await;
+                failure
+            }
+            read => return read,
+        };
+        if *self.state().borrow() == State::Well {
+            return Err(failure);
+        }
+        Err(Failure::new(Code::ShuttingDown, format!("{failure}; the job is handed back until the store answers")))
+    }
+
+    /// Ends when the store is in trouble.
+    pub(crate) async fn troubled(&self) {
+        // It fails only where the store is gone, which is held here.
+        let _ = self.state().wait_for(|state| *state == State::Troubled).await;
+    }
+
     /// Ends when the store can be read from.
     ///
     /// # Errors

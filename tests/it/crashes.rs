@@ -3,6 +3,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
 use crate::support::s3::{Fault, S3Server};
@@ -187,6 +190,44 @@ async fn suspects_run_alone_and_are_tagged_like_any_other() {
     }
     client.queue_is_empty().await;
     assert_eq!(worker.metric("tagmill_redeliveries_total").await, Some(20.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspects_keep_nobody_waiting_while_a_store_is_away() {
+    let (nats, mut s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.put("images", "orange-sunset.jpg", &repository("samples/orange-sunset.jpg"));
+    let client = Client::connect(&nats).await;
+    let worker = Worker::start_with(&nats, "s3://images", &["--http-timeout", "10s"], &s3.environment());
+    // Behind its back, so that it has suspects in hand by the time it notices that the store is away.
+    worker.signal("STOP");
+    until("its requests for jobs to be over", || async { (client.consumer().await.num_waiting == 0).then_some(()) })
+        .await;
+    for id in ["suspect-1", "suspect-2"] {
+        client.submit(id, "orange-sunset.jpg").await;
+    }
+    client.take_without_answer(2).await;
+    client.submit("beside", "orange-sunset.jpg").await;
+    s3.stop();
+    worker.signal("CONT");
+    worker.logged("the store is in trouble");
+    let image = STANDARD.encode(std::fs::read(repository("samples/orange-sunset.jpg")).expect("a sample"));
+    let url = worker.url("/v1/vision/caption");
+    let request = reqwest::Client::new().post(url).json(&serde_json::json!({ "image": image }));
+    let answer = request.send().await.expect("an answer");
+    assert_eq!(
+        answer.status(),
+        200,
+        "{:?}
+{}",
+        answer.text().await,
+        worker.log()
+    );
+
+    s3.resume().await;
+    let ids: HashSet<_> = client.results(3).await.iter().map(|result| result.id().to_owned()).collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    client.queue_is_empty().await;
+    assert_eq!(client.count("TAGMILL_DEAD").await, 0, "{}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::body::Given;
+use super::body::{Given, Room};
 use super::image::{Image, image};
 use super::{Http, shutting_down};
 use crate::delivery::{Answer, Delivery, Door, Outcome, Reply};
@@ -25,13 +25,17 @@ pub(super) struct Question {
     pub(super) model: Option<String>,
     /// Report every label from this score on.
     pub(super) scores_from: Option<f32>,
+    /// Room for what brought it.
+    pub(super) room: Room,
 }
 
-/// The request's side of one image. Its place is free when the pipeline has let go of it, not when the client has.
+/// The request's side of one image. Its place and its room are free when the pipeline has let go of it, not when the client
+/// has.
 struct Caller {
     told: oneshot::Sender<Result<TagResult, Failure>>,
     until: Instant,
     _place: OwnedSemaphorePermit,
+    _room: Room,
 }
 
 impl Reply for Caller {
@@ -74,7 +78,7 @@ impl Http {
         given: Given,
         question: Question,
     ) -> Result<TagResult, Failure> {
-        let Question { id, model, scores_from } = question;
+        let Question { id, model, scores_from, room } = question;
         let timeout = self.0.settings.timeout;
         let until = Instant::now() + timeout;
         let late =
@@ -86,7 +90,7 @@ impl Http {
                 Image::Brought(location) => (String::new(), Some(location)),
             };
             let job = Job { id: None, image: named, model, thresholds: Thresholds::default(), meta: None, scores_from };
-            let caller = Caller { told, until, _place: place };
+            let caller = Caller { told, until, _place: place, _room: room };
             let delivery = Delivery::new(id, Door::Http, 1, Box::new(caller), self.0.answers.clone());
             let request = Request::Job { job: Box::new(job), image: brought };
             entrance.admit(Incoming { request, queued: Duration::ZERO, delivery }).await;

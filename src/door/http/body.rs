@@ -1,5 +1,6 @@
 //! What a request brings: JSON or a form with files, read whole within its limits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -10,6 +11,7 @@ use multer::Multipart;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use tokio::runtime::Handle;
 
 use super::error::Refused;
 use super::{Http, MOST_IMAGES};
@@ -26,10 +28,13 @@ const REST: Duration = Duration::from_secs(5);
 /// What room is taken by, as a body comes in.
 const STEP: u64 = 64 << 10;
 
+/// Room for a body: taken until the last image of it has left the pipeline.
+pub(super) type Room = Arc<Vec<Reservation>>;
+
 /// A body, and room for it.
 pub(super) struct Received {
     pub(super) bytes: Bytes,
-    pub(super) reserved: Vec<Reservation>,
+    pub(super) room: Room,
 }
 
 /// An image as it was brought.
@@ -107,8 +112,7 @@ impl Http {
         if hint.lower() > limit {
             return Err(too_large());
         }
-        let mut reserved = Vec::new();
-        let mut room = 0;
+        let (mut reserved, mut room) = (Vec::new(), 0);
         let mut bytes = Vec::new();
         while let Some(data) = next(body).await? {
             let length = (bytes.len() + data.len()) as u64;
@@ -124,7 +128,7 @@ impl Http {
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(Received { bytes: bytes.into(), reserved })
+        Ok(Received { bytes: bytes.into(), room: reserved.into() })
     }
 }
 
@@ -158,8 +162,15 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes) -> 
     parsed.unwrap_or_else(|error| Err(error.to_string())).map_err(Refused::bad)
 }
 
-/// The images and the model's name in a form. Whatever has a file's name is an image.
+/// The images and the model's name in a form. As JSON it is read elsewhere: all of it is here, so nothing in it waits.
 pub(super) async fn form(bytes: Bytes, boundary: String) -> Result<Form, Refused> {
+    let runtime = Handle::current();
+    let read = tokio::task::spawn_blocking(move || runtime.block_on(parts(bytes, boundary))).await;
+    read.unwrap_or_else(|error| Err(Refused::bad(error.to_string())))
+}
+
+/// Whatever has a file's name is an image.
+async fn parts(bytes: Bytes, boundary: String) -> Result<Form, Refused> {
     let broken = |error: multer::Error| Refused::bad(format!("the form can't be read: {error}"));
     let mut parts = Multipart::new(stream::iter([Ok::<_, std::convert::Infallible>(bytes)]), boundary);
     let mut form = Form::default();

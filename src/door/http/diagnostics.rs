@@ -13,6 +13,7 @@ use super::error::Refused;
 use super::server::Peer;
 use super::{Http, shutting_down};
 use crate::failure::{Code, ErrorBody, Failure};
+use crate::json::AtMost;
 use crate::memory::device;
 
 /// Where it is asked.
@@ -26,7 +27,7 @@ const MOST_SIZES: usize = 16;
 
 #[derive(Deserialize)]
 struct Asked {
-    batch_sizes: Vec<usize>,
+    batch_sizes: AtMost<usize, MOST_SIZES>,
 }
 
 #[derive(Serialize)]
@@ -48,7 +49,7 @@ struct Trial {
     error: Option<ErrorBody>,
 }
 
-/// `POST /diagnostics/vram-test`: batches of blank images through the default model, on the thread that owns it, between
+/// `POST /diagnostics/vram-test`: batches of blank images through the default model, on a thread that runs it, between
 /// the batches of jobs.
 pub(super) async fn vram_test(
     State(http): State<Http>,
@@ -61,7 +62,7 @@ pub(super) async fn vram_test(
         let message = "this can be asked from this machine alone, unless there is a token (--http-token)";
         return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", message));
     }
-    let (kind, Received { bytes, reserved }) = http.receive(request).await?;
+    let (kind, Received { bytes, room }) = http.receive(request).await?;
     let Kind::Json = kind else {
         return Err(Refused::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -69,9 +70,9 @@ pub(super) async fn vram_test(
             "send application/json",
         ));
     };
-    let Asked { batch_sizes } = body::json(bytes).await?;
-    drop(reserved);
-    if batch_sizes.len() > MOST_SIZES || batch_sizes.iter().any(|size| !(1..=LARGEST).contains(size)) {
+    let Asked { batch_sizes: AtMost { items: batch_sizes, more } } = body::json(bytes).await?;
+    drop(room);
+    if more || batch_sizes.iter().any(|size| !(1..=LARGEST).contains(size)) {
         return Err(Refused::bad(format!("field `batch_sizes`: at most {MOST_SIZES} sizes from 1 to {LARGEST}")));
     }
     let busy = || Refused::new(StatusCode::CONFLICT, "busy", "another test is running; one runs at a time");
@@ -93,7 +94,7 @@ impl Http {
     async fn try_out(&self, batch_size: usize) -> Trial {
         // A task of its own: cut short by a client that hangs up it would have made room for a model that does not come.
         let lanes = Arc::clone(&self.0.lanes);
-        let loading = tokio::spawn(async move { lanes.load(&lanes.own_name(None)?).await });
+        let loading = tokio::spawn(async move { lanes.load(&lanes.own_name(None)?, || Ok(())).await });
         let tried = async {
             let failed = |error: JoinError| Failure::new(Code::InferenceFailed, error.to_string());
             let lane = loading.await.map_err(failed)??;

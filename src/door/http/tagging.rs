@@ -1,6 +1,7 @@
 //! The routes that tag: one image, many images, one image with its scores.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -14,11 +15,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::Http;
 use super::MOST_IMAGES;
 use super::ask::Question;
-use super::body::{self, Form, Given, Kind, Received};
+use super::body::{self, Form, Given, Kind, Received, Room};
 use super::error::Refused;
 use super::trace::RequestId;
 use crate::failure::{ErrorBody, Failure};
-use crate::memory::Reservation;
+use crate::json::AtMost;
 use crate::tags::{ModelId, Tag, TagResult, Tags};
 
 /// Milliseconds from when the images were there to the last answer.
@@ -36,7 +37,7 @@ struct One {
 
 #[derive(Deserialize)]
 struct Many {
-    images: Vec<Given>,
+    images: AtMost<Given, MOST_IMAGES>,
     model: Option<String>,
 }
 
@@ -90,8 +91,7 @@ pub(super) async fn caption(
 ) -> Result<Response, Refused> {
     let (given, model, room) = http.one(request).await?;
     let began = Instant::now();
-    let TagResult { tags, model, .. } = http.ask_one(given, Question { id, model, scores_from: None }).await?;
-    drop(room);
+    let TagResult { tags, model, .. } = http.ask_one(given, Question { id, model, scores_from: None, room }).await?;
     Ok(answer(began, TaggedOne { caption: tags.text.clone(), tags, model }))
 }
 
@@ -103,9 +103,8 @@ pub(super) async fn classify(
 ) -> Result<Response, Refused> {
     let (given, model, room) = http.one(request).await?;
     let began = Instant::now();
-    let question = Question { id, model, scores_from: Some(LEAST_SCORE) };
+    let question = Question { id, model, scores_from: Some(LEAST_SCORE), room };
     let TagResult { scores, model, .. } = http.ask_one(given, question).await?;
-    drop(room);
     let prediction =
         |tag: &Tag| Prediction { label: tag.name.clone(), score: tag.score, category: tag.category.clone() };
     let predictions: Vec<_> = scores.iter().map(prediction).collect();
@@ -130,7 +129,8 @@ pub(super) async fn batch_caption(
     let count = images.len();
     let at_once = (http.0.settings.places / 2).max(1);
     let answers = stream::iter(images.into_iter().enumerate()).map(|(number, given)| {
-        let question = Question { id: format!("{id}.{number}"), model: model.clone(), scores_from: None };
+        let (id, model, room) = (format!("{id}.{number}"), model.clone(), Arc::clone(&room));
+        let question = Question { id, model, scores_from: None, room };
         let (first, http, entrance) = (first.take(), http.clone(), entrance.clone());
         async move {
             let place = match first {
@@ -141,7 +141,6 @@ pub(super) async fn batch_caption(
         }
     });
     let answers: Vec<Result<TagResult, Failure>> = answers.buffered(at_once).collect().await;
-    drop(room);
     let model = answers.iter().flatten().map(|result| result.model.clone()).next();
     let captions = answers.into_iter().map(slot).collect();
     Ok(answer(began, TaggedMany { captions, count, duration: began.elapsed().as_secs_f64(), model }))
@@ -169,8 +168,8 @@ impl Http {
     }
 
     /// The one image a request is about, and the model it names.
-    async fn one(&self, request: Request) -> Result<(Given, Option<String>, Vec<Reservation>), Refused> {
-        let (kind, Received { bytes, reserved }) = self.receive(request).await?;
+    async fn one(&self, request: Request) -> Result<(Given, Option<String>, Room), Refused> {
+        let (kind, Received { bytes, room }) = self.receive(request).await?;
         let missing = "bring one image, as `image` or `image_url`";
         let (given, model) = match kind {
             Kind::Json => {
@@ -187,26 +186,26 @@ impl Http {
                 (given, model)
             }
         };
-        Ok((given, model, reserved))
+        Ok((given, model, room))
     }
 
     /// The images a request is about, in order, and the model it names.
-    async fn many(&self, request: Request) -> Result<(Vec<Given>, Option<String>, Vec<Reservation>), Refused> {
-        let (kind, Received { bytes, reserved }) = self.receive(request).await?;
+    async fn many(&self, request: Request) -> Result<(Vec<Given>, Option<String>, Room), Refused> {
+        let (kind, Received { bytes, room }) = self.receive(request).await?;
         let (images, model) = match kind {
             Kind::Json => {
-                let Many { images, model } = body::json(bytes).await?;
-                (images, model)
+                let Many { images: AtMost { items, more }, model } = body::json(bytes).await?;
+                if more {
+                    return Err(body::too_many());
+                }
+                (items, model)
             }
             Kind::Form(boundary) => {
                 let Form { images, model } = body::form(bytes, boundary).await?;
                 (images, model)
             }
         };
-        if images.len() > MOST_IMAGES {
-            return Err(body::too_many());
-        }
-        Ok((images, model, reserved))
+        Ok((images, model, room))
     }
 }
 

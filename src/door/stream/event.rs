@@ -11,11 +11,14 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure};
-use crate::json;
+use crate::json::{self, AtMost};
 use crate::store::suffix::Suffixes;
 
 /// What is in every event, and in few jobs.
 const MARKS: [&[u8]; 2] = [b"\"Records\"", b"\"s3:TestEvent\""];
+
+/// Records of one event. Those that send them pack one, or a few; each becomes a job, whatever the worker has in hand.
+const MOST: usize = 1000;
 
 /// Objects without one of the suffixes, so far.
 static PASSED_OVER: AtomicU64 = AtomicU64::new(0);
@@ -33,7 +36,7 @@ pub(super) struct Record {
 #[derive(Deserialize)]
 struct Event {
     #[serde(rename = "Records")]
-    records: Option<Vec<Box<RawValue>>>,
+    records: Option<AtMost<Box<RawValue>, MOST>>,
     #[serde(rename = "Event")]
     only: Option<String>,
     /// A job has one, an event never.
@@ -65,19 +68,25 @@ struct Object {
 
 /// The records of an event that are to be answered: those of new objects whose keys have one of the suffixes, and those that
 /// can't be read. `None` where the payload is no event.
-pub(super) fn records(payload: &[u8], suffixes: &Suffixes) -> Option<Vec<Record>> {
+///
+/// # Errors
+/// `bad_job` where there are too many.
+pub(super) fn records(payload: &[u8], suffixes: &Suffixes) -> Option<Result<Vec<Record>, Failure>> {
     // Every job comes by here: only what may be an event is read for it.
     if !MARKS.iter().any(|mark| memmem::find(payload, mark).is_some()) {
         return None;
     }
     let event: Event = serde_json::from_slice(payload).ok().filter(|event: &Event| event.image.is_none())?;
     match event {
-        Event { records: Some(records), .. } => {
-            let numbered = (1..).zip(records);
-            Some(numbered.filter_map(|(number, record)| read(number, &record, suffixes)).collect())
+        Event { records: Some(AtMost { more: true, .. }), .. } => {
+            Some(Err(Failure::new(Code::BadJob, format!("an S3 event of more than {MOST} records"))))
+        }
+        Event { records: Some(AtMost { items, .. }), .. } => {
+            let numbered = (1..).zip(items);
+            Some(Ok(numbered.filter_map(|(number, record)| read(number, &record, suffixes)).collect()))
         }
         // What a bucket sends once, when its notifications are set up.
-        Event { only: Some(only), .. } if only == "s3:TestEvent" => Some(Vec::new()),
+        Event { only: Some(only), .. } if only == "s3:TestEvent" => Some(Ok(Vec::new())),
         Event { .. } => None,
     }
 }
@@ -131,7 +140,7 @@ mod tests {
     use super::*;
 
     fn jobs(payload: &str) -> Option<Vec<(usize, String)>> {
-        let records = records(payload.as_bytes(), &Suffixes::of_images())?;
+        let records = records(payload.as_bytes(), &Suffixes::of_images())?.expect("not too many");
         let job = |record: Record| {
             let text = record.wrong.map(|wrong| wrong.message);
             (record.number, text.unwrap_or_else(|| String::from_utf8_lossy(&record.payload).into_owned()))
@@ -170,6 +179,14 @@ mod tests {
             wrong[0].1
         );
         assert!(wrong[1].1.contains("`%ff.jpg` is not UTF-8"), "{}", wrong[1].1);
+    }
+
+    #[test]
+    fn an_event_of_too_many_records_is_one_bad_job() {
+        let event = |count: usize| format!(r#"{{"Records":[{}]}}"#, vec!["0"; count].join(","));
+        assert_eq!(jobs(&event(MOST)).map(|records| records.len()), Some(MOST));
+        let refused = records(event(MOST + 1).as_bytes(), &Suffixes::of_images()).expect("an event");
+        assert_eq!(refused.err().map(|failure| failure.code), Some(Code::BadJob));
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(crate) async fn run(
     let room = Arc::clone(&places.free);
     // Every suspect holds a place.
     let (suspects, waiting) = mpsc::channel(places.most);
-    let mut alone = tokio::spawn(suspect::run(entrance.clone(), waiting, stop.clone()));
+    let mut alone = tokio::spawn(suspect::run(entrance.clone(), stores.clone(), waiting, stop.clone()));
     let puller = Arc::new(Puller { stream, entrance, answers, suspects, stop });
     let mut requests: JoinSet<Result<(), Closed>> = JoinSet::new();
     let ended = loop {
@@ -184,7 +184,7 @@ impl Puller {
             claims.end(sequence, AckKind::Nak(Some(HAND_BACK))).await;
             return;
         }
-        let exhausted = attempt > 2 * self.stream.settings.max_attempts;
+        let exhausted = attempt > self.stream.settings.max_attempts.saturating_mul(2);
         let mut jobs = Vec::new();
         for Arrived { payload, delivery, wrong } in self.arrived(message.message, (sequence, attempt), permit).await {
             match wrong {
@@ -193,7 +193,7 @@ impl Puller {
                 None => jobs.push(Incoming { request: Request::Message(payload), queued, delivery }),
             }
         }
-        if attempt >= SUSPECT {
+        if attempt >= SUSPECT && !jobs.is_empty() {
             // Refused only where nobody runs suspects any more: the deliveries inside hand their jobs back.
             drop(self.suspects.send(jobs).await);
             return;
@@ -217,7 +217,8 @@ impl Puller {
         let records = event::records(&message.payload, &self.stream.settings.event_suffixes);
         let jobs: Vec<_> = match records {
             None => vec![(None, message.payload.clone(), None)],
-            Some(records) => {
+            Some(Err(wrong)) => vec![(None, message.payload.clone(), Some(wrong))],
+            Some(Ok(records)) => {
                 records.into_iter().map(|record| (Some(record.number), record.payload, record.wrong)).collect()
             }
         };

@@ -12,13 +12,29 @@ use crate::pipeline::tag::onnx::{CannotLoad, Settings};
 /// What loads a model; it blocks.
 pub(super) type Load = fn(&ModelFiles, &Settings) -> Result<Loaded, CannotLoad>;
 
+/// Whether a model's labels can be read.
+///
+/// # Errors
+/// Where they can't.
+pub(super) async fn check(files: &ModelFiles) -> Result<(), CannotLoad> {
+    let own = files.clone();
+    let read = tokio::task::spawn_blocking(move || own.labels().map(drop)).await;
+    read.unwrap_or_else(|error| Err(files.unusable(error))).map_err(Into::into)
+}
+
 /// Loads a model within the patience that its devices deserve. One that hangs keeps its thread: the process must end.
 ///
 /// # Errors
 /// Where it can't be loaded, `Hung` where the time is over.
 pub(super) async fn load(load: Load, files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
     let (own, with) = (files.clone(), settings.clone());
-    let loading = tokio::task::spawn_blocking(move || load(&own, &with));
+    let loading = tokio::task::spawn_blocking(move || {
+        let loaded = load(&own, &with)?;
+        if own.are_unchanged() {
+            return Ok(loaded);
+        }
+        Err(own.unusable("its files changed while it was loaded; look again (SIGHUP)").into())
+    });
     let gpus = settings.devices.iter().any(|device| device.patience().is_some());
     // They are opened one after the other.
     let patience = settings.devices.iter().filter_map(|device| device.patience()).sum();
@@ -72,7 +88,7 @@ mod tests {
             let (lanes, outlets) = Lanes::loading_by(forever, settings, catalog, "demo", Health::default());
             let (_, _, parts) = outlets.split();
             let broken = tokio::spawn(Outlets::run(parts));
-            let loading = tokio::spawn(async move { lanes.load(&"demo".into()).await.map(drop) });
+            let loading = tokio::spawn(async move { lanes.load(&"demo".into(), || Ok(())).await.map(drop) });
             let patience = Device::Cuda(0).patience().expect("a GPU may hang");
             while !broken.is_finished() {
                 tokio::task::yield_now().await;
