@@ -37,8 +37,8 @@ pub(crate) struct Store {
 enum Place {
     /// Objects of a bucket whose keys start with the prefix.
     Bucket { bucket: String, prefix: Path, head: HeadBucket },
-    /// Files below a folder, its path resolved.
-    Folder { root: Arc<std::path::Path> },
+    /// Files below a folder: its path with links followed, and as the operator has it.
+    Folder { root: Arc<std::path::Path>, named: Arc<std::path::Path> },
 }
 
 impl fmt::Display for Store {
@@ -46,7 +46,7 @@ impl fmt::Display for Store {
         match &self.place {
             Place::Bucket { bucket, prefix, .. } if prefix.as_ref().is_empty() => write!(f, "s3://{bucket}"),
             Place::Bucket { bucket, prefix, .. } => write!(f, "s3://{bucket}/{prefix}"),
-            Place::Folder { root } => write!(f, "file://{}", root.display()),
+            Place::Folder { root, .. } => write!(f, "file://{}", root.display()),
         }
     }
 }
@@ -74,7 +74,7 @@ impl Store {
     /// `image_not_found`, `image_too_large` (known before anything is read), `forbidden_location` (a link that leads out of
     /// the folder), `storage_denied` or `storage_unavailable`.
     pub(crate) async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
-        if let Place::Folder { root } = &self.place {
+        if let Place::Folder { root, .. } = &self.place {
             return folder::read(self, root, path, limit, room).await;
         }
         let failed = |error| failure(path, self, &error);
@@ -104,7 +104,7 @@ impl Store {
     /// `image_not_found` where the bucket or folder does not exist, `storage_denied` or `storage_unavailable`.
     pub(crate) async fn probe(&self) -> Result<(), Failure> {
         match &self.place {
-            Place::Folder { root } => match tokio::fs::read_dir(root).await {
+            Place::Folder { root, .. } => match tokio::fs::read_dir(root).await {
                 Ok(_) => Ok(()),
                 Err(error) => Err(io_failure(&Path::default(), self, &error)),
             },

@@ -104,17 +104,24 @@ impl LocalReply {
                 tracing::warn!(image = self.image.name, code = %failure.code, error = %failure, "it will be tried again");
                 let delay = RETRY.after(self.attempt);
                 tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
-                    self.local.attempt(self.image, self.place, self.attempt + 1).await;
+                    if self.local.stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_some() {
+                        self.local.attempt(self.image, self.place, self.attempt + 1).await;
+                    } else {
+                        self.done(Err(failure)).await;
+                    }
                 });
                 return Outcome::Retried;
             }
             Answer::Failed(failure) => Err(failure),
         };
         let outcome = if result.is_ok() { Outcome::Tagged } else { Outcome::Rejected };
+        self.done(result).await;
+        outcome
+    }
+
+    async fn done(self, result: Result<Box<TagResult>, Failure>) {
         // Refused only where nobody wants to know any more.
         let _ = self.local.done.send(Done { image: self.image, result, _place: self.place }).await;
-        outcome
     }
 }
 

@@ -67,7 +67,7 @@ impl Store {
     pub(crate) fn location_of(&self, path: &Path) -> String {
         match &self.place {
             Place::Bucket { bucket, .. } => format!("s3://{bucket}/{path}"),
-            Place::Folder { root } => format!("file://{}/{path}", root.display()),
+            Place::Folder { root, .. } => format!("file://{}/{path}", root.display()),
         }
     }
 

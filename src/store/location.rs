@@ -63,9 +63,10 @@ impl Store {
     }
 
     fn holds_file(&self, url: &str) -> Option<(&Self, Path)> {
-        let Place::Folder { root } = &self.place else { return None };
+        let Place::Folder { root, named } = &self.place else { return None };
         let file = Url::parse(url).ok()?.to_file_path().ok()?;
-        let path = file.strip_prefix(root).ok()?.to_str()?;
+        // The folder itself may be a link, whose name is as good: what is read is checked once more.
+        let path = file.strip_prefix(root).or_else(|_| file.strip_prefix(named)).ok()?.to_str()?;
         Some((self, object_path(path)?))
     }
 
@@ -156,6 +157,21 @@ mod tests {
             assert_eq!(found(outside, &stores), None, "{outside}");
         }
         assert_eq!(found(&format!("file://{}/../x", root.display()), &stores), None);
+    }
+
+    #[test]
+    fn a_folder_that_is_a_link_holds_files_by_both_its_names() {
+        let (folder, _) = folder();
+        let root = folder.path().canonicalize().expect("it exists");
+        std::fs::create_dir(root.join("real")).expect("a folder");
+        std::os::unix::fs::symlink("real", root.join("link")).expect("a link");
+        let stores = [format!("file://{}/link", root.display()).parse().expect("a store")];
+        for name in ["real", "link"] {
+            let image = format!("file://{}/{name}/a.png", root.display());
+            assert_eq!(found(&image, &stores).as_deref(), Some("a.png"), "{name}");
+        }
+        assert_eq!(found(&format!("file://{}/other/a.png", root.display()), &stores), None);
+        assert_eq!(found(&format!("file://{}/link/../a.png", root.display()), &stores), None);
     }
 
     #[test]

@@ -136,5 +136,6 @@ fn folder_store(url: &str, folder: &FilePath) -> Result<Store, InvalidStore> {
     let root = folder.canonicalize().map_err(unusable)?;
     std::fs::read_dir(&root).map_err(unusable)?;
     let objects = LocalFileSystem::new_with_prefix(&root).map_err(|error| unusable(std::io::Error::other(error)))?;
-    Ok(Store { place: Place::Folder { root: root.into() }, objects: Arc::new(objects), outage: Outage::default() })
+    let place = Place::Folder { root: root.into(), named: folder.into() };
+    Ok(Store { place, objects: Arc::new(objects), outage: Outage::default() })
 }
