@@ -197,5 +197,8 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("the log of the program:\n{}", self.log.lock().map(|log| log.join("\n")).unwrap_or_default());
+        }
     }
 }
