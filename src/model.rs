@@ -122,9 +122,7 @@ impl ModelFiles {
             .map_err(|error| self.unusable(format_args!("{}: {error}", self.onnx.display())))?;
         Ok(ModelId { name: self.name.clone(), sha256: hex::encode(hash.finalize()) })
     }
-}
 
-impl ModelFiles {
     /// Tells one version of its graph and weights from another; such as a folder may be called.
     ///
     /// # Errors

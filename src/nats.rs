@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
@@ -128,6 +129,17 @@ impl Nats {
         let now = connections.borrow_and_update().count;
         let _ = connections.wait_for(|connection| connection.count > now).await;
     }
+}
+
+/// Whether this is what the servers of a cluster say that do not know each other yet, or are choosing a leader.
+pub(crate) fn is_passing(reply: &jetstream::Error) -> bool {
+    let passing = [
+        ErrorCode::CLUSTER_INCOMPLETE,
+        ErrorCode::CLUSTER_NO_PEERS,
+        ErrorCode::CLUSTER_NOT_AVAILABLE,
+        ErrorCode::CLUSTER_NOT_LEADER,
+    ];
+    passing.contains(&reply.error_code())
 }
 
 async fn options(

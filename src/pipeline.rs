@@ -1,4 +1,4 @@
-//! The stages wired together: bounded channels, last stage to first; then stop, drain, deadline.
+//! The stages wired together: bounded channels, last stage to first; and how they end.
 
 pub(crate) mod accept;
 pub mod batch;
@@ -69,7 +69,7 @@ pub(crate) struct Settings {
 
 /// A job on its way: what every stage needs of it.
 pub(crate) struct Flight {
-    /// The job as it was published, but for its image.
+    /// The job as it came, but for its image and its id.
     pub(crate) job: Job,
     /// The image as answers name it; one inside the job once it is read.
     pub(crate) image: String,

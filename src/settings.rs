@@ -59,9 +59,7 @@ pub enum Invalid {
         source: nats::subjects::InvalidPrefix,
     },
     /// A subject that is not one of jobs.
-    #[error(
-        "`{0}` is no subject of jobs (--subject); expected {1}, or one below it without wildcards, such as {1}.shop"
-    )]
+    #[error("`{0}` is no subject of jobs (--subject); expected {1}, or one below it, such as {1}.shop")]
     JobSubject(String, String),
     /// A worker without one has nothing to read from.
     #[error("a worker needs a --store to read images from, such as s3://bucket or file:///folder")]
@@ -226,8 +224,8 @@ fn stages(
         max_models: at_least_one("max-models", args.max_models)?,
     };
     let caption = caption::Settings {
-        exclude: args.exclude_tags.iter().cloned().collect(),
-        replace: args.replace_tags.iter().map(|Replacement { tag, by }| (tag.clone(), by.clone())).collect(),
+        exclude: args.exclude_tags.iter().map(|tag| caption::spaced(tag)).collect(),
+        replace: args.replace_tags.iter().map(|Replacement { tag, by }| (caption::spaced(tag), by.clone())).collect(),
         escape_parentheses: args.escape_parentheses,
         ..caption::Settings::default()
     };

@@ -21,8 +21,7 @@ fn blamed(mut error: Error) -> Error {
         _ => None,
     };
     let (argument, value) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue));
-    let is_from = |arg: &Arg| is_from_variable(arg, argument?, value?);
-    if let Some(variable) = find(&Cli::command(), &|arg| is_from(arg)) {
+    if let Some(variable) = find(&Cli::command(), &|arg| variable(arg, argument?, value?)) {
         let tip = format!("the value is that of the variable {variable}").into();
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
@@ -36,10 +35,12 @@ fn find(command: &Command, of: &dyn Fn(&Arg) -> Option<String>) -> Option<String
 }
 
 /// The variable of an argument, where the error speaks of this argument, as usage names it, and the value is the variable's.
-fn is_from_variable(arg: &Arg, argument: &str, value: &str) -> Option<String> {
-    let flag = format!("--{}", arg.get_long()?);
-    let (named, variable) = (argument.split([' ', '=']).next()?, arg.get_env()?);
-    let given = env::args().any(|given| given.split('=').next() == Some(&flag));
-    let is_its = named == flag && !given && env::var(variable).ok()?.split(',').any(|part| part == value);
+fn variable(arg: &Arg, argument: &str, value: &str) -> Option<String> {
+    let (flag, variable) = (format!("--{}", arg.get_long()?), arg.get_env()?);
+    if argument.split([' ', '=']).next() != Some(&flag) {
+        return None;
+    }
+    let given = env::args_os().any(|given| given.to_string_lossy().split('=').next() == Some(&flag));
+    let is_its = !given && env::var(variable).ok()?.split(',').any(|part| part == value);
     is_its.then(|| variable.to_string_lossy().into_owned())
 }

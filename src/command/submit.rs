@@ -16,7 +16,6 @@ mod source;
 
 use std::time::Instant;
 
-use async_nats::jetstream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -55,8 +54,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
     let done = match submit.show {
         None => publishing.run(&watch::channel(Count::default()).0).await,
         Some(show) => {
-            let jetstream = jetstream::new(nats.client.clone());
-            let follower = Follower::start(&jetstream, &submit.subjects, &submit.subject, submit.screen.clone(), show);
+            let follower = Follower::start(&nats, &submit.subjects, &submit.subject, submit.screen.clone(), show);
             let follower =
                 stop.run_until_cancelled(Box::pin(follower)).await.unwrap_or_else(|| Err(Interrupted.into()));
             match follower {
@@ -66,6 +64,9 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
         }
     };
     submit.screen.clear();
+    if submit.looked_for_images && done.is_ok() && submit.checkpoint.count().jobs == 0 {
+        eprintln!("images are taken whose names end in {} (--match takes others)", Suffixes::of_images());
+    }
     done.map_err(|error| match error.downcast::<Interrupted>() {
         Ok(_) => interrupted(&submit.checkpoint),
         Err(error) => error,
@@ -80,6 +81,8 @@ struct Submit {
     sources: Vec<Source>,
     /// Of the sources.
     names: Vec<String>,
+    /// By their suffix, in a folder or bucket.
+    looked_for_images: bool,
     maker: Maker,
     checkpoint: Checkpoint,
     screen: Screen,
@@ -101,6 +104,7 @@ impl Submit {
             .collect::<Result<_, _>>()
             .map_err(Failed::Settings)?;
         let names: Vec<_> = sources.iter().map(Source::name).collect();
+        let looked_for_images = args.only.is_none() && sources.iter().any(Source::has_many);
         let run = Run {
             sources: names.clone(),
             only: args.only.as_ref().map(|only| only.0.glob().to_string()),
@@ -124,7 +128,7 @@ impl Submit {
             None => subject,
         };
         let screen = Screen::new(args.follow);
-        Ok(Self { subjects, subject, sources, names, maker, checkpoint, screen, show })
+        Ok(Self { subjects, subject, sources, names, looked_for_images, maker, checkpoint, screen, show })
     }
 }
 
@@ -156,10 +160,12 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
     let (over, ended) = (CancellationToken::new(), CancellationToken::new());
     let publish = async {
         let result = publishing.run(&counted).await;
-        match &result {
-            Err(error) if error.is::<Interrupted>() => over.cancel(),
-            Err(error) => screen.say(&format!("{error:#}; what is published is waited for")),
-            Ok(()) => {}
+        if let Err(error) = &result {
+            if error.is::<Interrupted>() || counted.borrow().published == 0 {
+                over.cancel();
+            } else {
+                screen.say(&format!("{error:#}; what was published before is waited for"));
+            }
         }
         ended.cancel();
         drop(counted);
@@ -178,9 +184,12 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
         }
     };
     let (published, answered) = tokio::join!(publish, follow);
-    let Some(Summary { tagged, dead, missing }) = answered? else { return Err(Interrupted.into()) };
+    let Some(Summary { tagged, dead, missing }) = answered? else {
+        return published.and(Err(Interrupted.into()));
+    };
     screen.clear();
-    eprintln!("{tagged} tagged, {dead} failed in {:.1} s", began.elapsed().as_secs_f64());
+    let unanswered = if missing > 0 { format!(", {missing} without an answer") } else { String::new() };
+    eprintln!("{tagged} tagged, {dead} failed{unanswered} in {:.1} s", began.elapsed().as_secs_f64());
     published?;
     match (dead, missing) {
         (0, 0) => Ok(()),

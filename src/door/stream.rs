@@ -1,22 +1,22 @@
 //! The work queue: jobs are pulled from JetStream, and every one ends as a result, a dead letter, or back in the queue.
 //!
 //! * [`part`]: which of the jobs are this worker's.
-//! * [`topology`]: the streams and the consumer, made where missing.
+//! * [`topology`]: the streams, made where missing, and `consumer`: what the workers of a part share.
 //! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
 //! * `suspect`: a job that came too often runs alone.
 //! * [`claims`]: what this worker holds, kept alive by progress acknowledgements.
 //! * `event`: what a bucket publishes of its new objects, each a job of its own.
 //! * [`answer`]: result, dead letter or retry; then the acknowledgement.
 
-pub(crate) mod answer;
-pub(crate) mod claims;
+mod answer;
+mod claims;
 mod consumer;
 mod event;
 pub(crate) mod part;
 mod places;
 pub(crate) mod pull;
 mod suspect;
-pub(crate) mod topology;
+mod topology;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,7 +117,7 @@ async fn open(jetstream: &Context, settings: &Settings) -> Result<Topology, Unus
         match Topology::open(jetstream, settings).await {
             Err(error @ Unusable::Stream { passing: true, .. }) if began.elapsed() < FORMING => {
                 if !std::mem::replace(&mut said, true) {
-                    tracing::warn!(%error, "the NATS servers are not ready yet; trying again");
+                    tracing::warn!(%error, "JetStream does not answer or can't place the stream yet; trying again");
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -56,10 +56,9 @@ impl Labels {
         self.columns.len()
     }
 
-    /// Whether there is one of this name; spaces stand for underscores, as captions have them.
-    #[must_use]
-    pub fn has(&self, name: &str) -> bool {
-        self.columns.iter().any(|label| label.name == name || label.name.replace('_', " ") == name)
+    /// Their names, in the order of the output's columns.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|label| &*label.name)
     }
 
     /// How many there are of each category.

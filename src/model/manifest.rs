@@ -59,7 +59,7 @@ impl Precision {
 pub struct Files {
     /// The graph [default: `model.onnx`, else the only `.onnx` file].
     pub onnx: Option<String>,
-    /// The labels [default: `selected_tags.csv`].
+    /// The labels [default: `selected_tags.csv`, else the only label file of another known name].
     pub labels: Option<String>,
 }
 

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// The name of the NATS service that all workers are instances of.
+pub(crate) const SERVICE: &str = "tagmill";
+
 /// The subjects and stream names of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Subjects {

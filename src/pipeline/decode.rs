@@ -1,5 +1,6 @@
 //! **decode**: [`Fetched`] jobs become [`Ready`] ones: the image is decoded and fitted to one row of the model's input, on
-//! threads of its own. Fails with `image_undecodable` or `image_too_large`.
+//! threads of its own. Fails with `image_undecodable` or `image_too_large`, or with `overloaded` where nobody waits for the
+//! answer any more.
 
 pub(crate) mod decoder;
 pub mod fit;

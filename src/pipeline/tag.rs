@@ -1,5 +1,6 @@
-//! **tag**: [`Batch`](super::batch::Batch)es become scores, on the thread that owns the model. A batch that fails as a whole is split until the
-//! culprit stands alone. Fails with `out_of_memory` or `inference_failed`.
+//! **tag**: [`Batch`](super::batch::Batch)es become scores, on threads of their own: one for a session on the CPU, on other
+//! devices some that take turns. A batch that fails as a whole is split until the culprit stands alone. Fails with
+//! `out_of_memory` or `inference_failed`.
 
 pub(crate) mod device;
 pub(crate) mod library;
@@ -65,7 +66,7 @@ impl Model {
     }
 }
 
-/// Something that scores rows: a model's session. It has one owner, and blocks.
+/// Something that scores rows: a model's session, or a turn on one. It has one owner, and blocks.
 pub(crate) trait Runtime: Send {
     /// Scores of each row, one per label.
     ///

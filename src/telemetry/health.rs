@@ -35,7 +35,7 @@ pub(crate) struct Readiness {
     pub nats: Option<bool>,
     /// Every store answers.
     pub storage: bool,
-    /// The last batch had an image that was tagged.
+    /// The model scores: an image of the last batch was tagged, or a blank one after it.
     pub inference: bool,
     /// The worker is stopping.
     pub draining: bool,
@@ -71,7 +71,7 @@ impl Health {
         self.set(|state| state.storage = answering);
     }
 
-    /// The last batch went well, or not.
+    /// The model scores, or not.
     pub(crate) fn set_inference(&self, fine: bool) {
         self.set(|state| state.inference = fine);
     }

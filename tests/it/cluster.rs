@@ -13,25 +13,41 @@ use crate::support::worker::Worker;
 
 const JOBS: usize = 400;
 
-/// What starts each of three servers that know each other, with JetStream.
-fn members() -> [impl Fn() -> NatsServer; 3] {
-    // Routes must be known beforehand; the listeners that found the ports free are closed only when all are found.
-    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().expect("an address").port()).collect();
-    drop(listeners);
-    let routes = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>();
-    std::array::from_fn(|number| {
-        let (name, own, all) = (format!("node-{number}"), routes[number].clone(), routes.join(","));
-        move || {
-            let of_cluster = ["--cluster_name", "tagmill", "--cluster", &own, "--routes", &all];
-            NatsServer::start_with(&[&["--jetstream", "--server_name", &name], &of_cluster[..]].concat())
-        }
+/// A server of a cluster that is not started yet. It holds the port that the others know it by.
+struct Member {
+    name: String,
+    port: TcpListener,
+    routes: String,
+}
+
+impl Member {
+    fn start(self) -> NatsServer {
+        let Self { name, port, routes } = self;
+        let own = route(&port);
+        drop(port);
+        let of_cluster = ["--cluster_name", "tagmill", "--cluster", &own, "--routes", &routes];
+        NatsServer::start_with(&[&["--jetstream", "--server_name", &name], &of_cluster[..]].concat())
+    }
+}
+
+fn route(port: &TcpListener) -> String {
+    format!("nats://127.0.0.1:{}", port.local_addr().expect("an address").port())
+}
+
+/// Three servers that know each other, with JetStream.
+fn members() -> [Member; 3] {
+    let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let routes = ports.iter().map(route).collect::<Vec<_>>().join(",");
+    let mut number = 0;
+    ports.map(|port| {
+        number += 1;
+        Member { name: format!("node-{number}"), port, routes: routes.clone() }
     })
 }
 
 /// All three, with a leader.
 async fn cluster() -> Vec<NatsServer> {
-    let servers: Vec<_> = members().iter().map(|start| start()).collect();
+    let servers: Vec<_> = members().into_iter().map(Member::start).collect();
     let client = Client::connect(&servers[0]).await;
     // Only a leader knows that there is no such stream.
     until("the cluster to have a leader", || async {
@@ -45,13 +61,13 @@ async fn cluster() -> Vec<NatsServer> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_waits_for_a_cluster_that_forms() {
-    let members = members();
-    let first = members[0]();
+    let [first, second, third] = members();
+    let first = first.start();
     let worker = Worker::spawn(&first, &crate::support::samples(), &["--replicas", "3"], &[]);
-    worker.logged("the NATS servers are not ready yet");
-    let _others = [members[1](), members[2]()];
+    worker.logged("JetStream does not answer or can't place the stream yet");
+    let _others = [second.start(), third.start()];
     worker.logged("working");
-    assert_eq!(worker.log().matches("not ready yet").count(), 1, "{}", worker.log());
+    assert_eq!(worker.log().matches("place the stream").count(), 1, "{}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

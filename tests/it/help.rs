@@ -1,5 +1,7 @@
 //! What the command line says of itself.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use crate::support::worker::tagmill;
@@ -62,7 +64,8 @@ fn every_flag_has_its_environment_variable() {
 fn a_wrong_value_of_a_variable_is_said_to_be_its() {
     let refused = |arguments: &[&str]| {
         let environment = [("TAGMILL_BATCH_SIZE", "many"), ("TAGMILL_ALIAS", "a=b,nonsense")];
-        let ended = tagmill(&[&["worker"], arguments].concat()).envs(environment).output().expect("it runs");
+        let mut command = tagmill(&[&["worker"], arguments].concat());
+        let ended = command.envs(environment).output().expect("it runs");
         assert_eq!(ended.status.code(), Some(2));
         String::from_utf8(ended.stderr).expect("text")
     };
@@ -70,6 +73,9 @@ fn a_wrong_value_of_a_variable_is_said_to_be_its() {
     assert!(said.contains("'many' for '--batch-size <N>'") && said.contains("variable TAGMILL_BATCH_SIZE"), "{said}");
     let said = refused(&["--models", "x", "--batch-size", "8"]);
     assert!(said.contains("nonsense") && said.contains("variable TAGMILL_ALIAS"), "{said}");
+    let mut no_text = tagmill(&["tag", "--models", "x"]);
+    no_text.arg(OsStr::from_bytes(b"caf\xe9.jpg")).env("TAGMILL_BATCH_SIZE", "many");
+    assert_eq!(no_text.status().expect("it runs").code(), Some(2));
     // On the command line, the flag is to blame.
     let said = refused(&["--models", "x", "--alias", "a=b", "--batch-size=many"]);
     assert!(said.contains("'many'") && !said.contains("variable"), "{said}");

@@ -222,7 +222,10 @@ async fn a_worker_that_starts_later_makes_the_stream() {
     assert_eq!(client.count("TAGMILL_JOBS").await, 2000);
     // What holds no image says what it was looked for.
     let (code, _, log) = ended(submit(&nats, &[&tempfile::tempdir().expect("a folder").path().display().to_string()]));
-    assert!(code == 0 && log.contains("published 0 jobs") && log.contains("jpeg, jpg,"), "{log}");
+    assert!(
+        code == 0 && log.contains("published 0 jobs") && log.contains("end in") && log.contains("jpeg, jpg,"),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -208,7 +208,8 @@ fn a_sidecar_is_one_images_alone() {
     assert!(run(folder.path(), &[]).status.success());
     // An image that is named twice is no other image.
     let image = folder.path().join("inner/sky.PNG");
-    let output = run(&image, &["--sidecar", "txt", image.to_str().expect("UTF-8")]);
+    let other = folder.path().join("./inner//sky.PNG");
+    let output = run(&image, &["--sidecar", "txt", other.to_str().expect("UTF-8")]);
     assert!(output.status.success() && said(&output).contains("2 tagged"), "{}", said(&output));
 }
 
@@ -361,7 +362,7 @@ fn tags_are_named_with_underscores_or_spaces_and_one_that_is_none_is_said() {
     }
     let (_, log) = text(&["--exclude-tag", "warm-colors,orange", "--replace-tag", "ornage=x"]);
     let warned = log.lines().find(|line| line.contains("no such tags")).expect("a warning");
-    assert!(warned.contains(r#"["ornage", "warm-colors"]"#), "{warned}");
+    assert!(warned.contains(r#"{"ornage", "warm-colors"}"#), "{warned}");
 }
 
 #[test]

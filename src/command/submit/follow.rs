@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::{Client, RequestErrorKind};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -19,7 +21,8 @@ use super::checkpoint::Count;
 use super::publish::START;
 use super::screen::Screen;
 use super::show::Show;
-use crate::nats::subjects::Subjects;
+use crate::nats::subjects::{SERVICE, Subjects};
+use crate::nats::{Nats, is_passing};
 
 /// How often the queue is looked at: when there are as many answers as jobs, and before.
 const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -51,6 +54,7 @@ pub(super) enum Kind {
 
 /// Reads the results and dead letters of one run.
 pub(super) struct Follower {
+    client: Client,
     queue: Stream,
     job_subject: String,
     results: Answers,
@@ -72,18 +76,19 @@ struct Answers {
 struct Answer {
     kind: Kind,
     sequence: u64,
-    payload: bytes::Bytes,
+    payload: Bytes,
 }
 
 impl Follower {
     /// Reads what answers the jobs of `job_subject`, from the first on.
     pub(super) async fn start(
-        jetstream: &Context,
+        nats: &Nats,
         subjects: &Subjects,
         job_subject: &str,
         screen: Screen,
         show: Show,
     ) -> anyhow::Result<Self> {
+        let jetstream = &jetstream::new(nats.client.clone());
         let queue = stream(jetstream, &subjects.jobs_stream(), &screen).await?;
         let results = stream(jetstream, &subjects.results_stream(), &screen).await?;
         let results = Answers { stream: results, subject: subjects.result_for(job_subject), read: 0 };
@@ -93,8 +98,8 @@ impl Follower {
         let mut readers = JoinSet::new();
         readers.spawn(read(Kind::Result, results.messages().await?, sender.clone()));
         readers.spawn(read(Kind::Dead, dead.messages().await?, sender));
-        let job_subject = job_subject.to_owned();
-        Ok(Self { queue, job_subject, results, dead, arriving, screen, show, _readers: readers })
+        let (client, job_subject) = (nats.client.clone(), job_subject.to_owned());
+        Ok(Self { client, queue, job_subject, results, dead, arriving, screen, show, _readers: readers })
     }
 
     /// Shows answers until every job that was `published` has left the queue; it is over when its sender is gone.
@@ -110,6 +115,9 @@ impl Follower {
                 return Ok(Summary { missing: expected.saturating_sub(summary.tagged + summary.dead), ..summary });
             }
             let all = summary.tagged + summary.dead >= expected;
+            if all {
+                quiet = quiet.map(|_| Instant::now() + QUIET);
+            }
             tokio::select! {
                 answer = self.arriving.recv() => {
                     let Some(answer) = answer else { bail!("the answers can't be read any more") };
@@ -123,7 +131,7 @@ impl Follower {
                     (publishing, look) = (false, Instant::now());
                 },
                 () = sleep_until(look), if !publishing && last.is_none() => {
-                    let found = self.last().await;
+                    let found = self.last().await?;
                     // That answers are missing is not believed at the first look.
                     last = found.filter(|_| all || empty);
                     empty = found.is_some();
@@ -147,34 +155,37 @@ impl Follower {
         self.show.answer(&self.screen, *kind, payload)
     }
 
-    /// Whether nobody works on the queue; says so.
+    /// Whether there is no worker; says so.
     async fn is_left_alone(&self) -> bool {
-        let mut consumers = self.queue.consumers();
-        while let Some(consumer) = consumers.next().await {
-            // What can't be looked at may be at work.
-            if consumer.is_ok_and(|consumer| consumer.num_waiting == 0 && consumer.num_ack_pending == 0) {
-                continue;
-            }
-            return false;
+        let asked = self.client.request(format!("$SRV.PING.{SERVICE}"), Bytes::new()).await;
+        let alone = asked.is_err_and(|error| matches!(error.kind(), RequestErrorKind::NoResponders));
+        if alone {
+            self.screen
+                .say("there is no worker at the moment; jobs wait in the queue until there is (`tagmill worker`)");
         }
-        self.screen
-            .say("no answer yet: no worker asks for jobs, which wait in the queue until one does (`tagmill worker`)");
-        true
+        alone
     }
 
     /// The sequences of the last result and the last dead letter, where no more can come.
-    async fn last(&self) -> Option<(u64, u64)> {
+    ///
+    /// # Errors
+    /// Where a stream is gone, and jobs or answers with it.
+    async fn last(&self) -> anyhow::Result<Option<(u64, u64)>> {
         let last = async {
             // Not the counts by subject of the stream's state: servers up to 2.9 leave out subjects that do have messages.
             if last_on(&self.queue, &self.job_subject).await?.is_some() {
                 return Ok(None);
             }
-            Ok::<_, anyhow::Error>(Some((self.results.last().await?, self.dead.last().await?)))
+            Ok::<_, LastRawMessageError>(Some((self.results.last().await?, self.dead.last().await?)))
         };
-        last.await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the queue can't be looked at; trying again");
-            None
-        })
+        match last.await {
+            Ok(last) => Ok(last),
+            Err(error) if is_gone(&error) => Err(error).context("a stream is gone, and jobs or answers with it"),
+            Err(error) => {
+                tracing::warn!(%error, "the queue can't be looked at; trying again");
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -184,18 +195,23 @@ impl Answers {
         Ok(self.stream.create_consumer(config).await.context("answers can't be read")?.messages().await?)
     }
 
-    async fn last(&self) -> anyhow::Result<u64> {
+    async fn last(&self) -> Result<u64, LastRawMessageError> {
         Ok(last_on(&self.stream, &self.subject).await?.unwrap_or_default())
     }
 }
 
 /// The sequence of the last message there is on a subject.
-async fn last_on(stream: &Stream, subject: &str) -> anyhow::Result<Option<u64>> {
+async fn last_on(stream: &Stream, subject: &str) -> Result<Option<u64>, LastRawMessageError> {
     match stream.get_last_raw_message_by_subject(subject).await {
         Ok(message) => Ok(Some(message.sequence)),
         Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
+}
+
+fn is_gone(error: &LastRawMessageError) -> bool {
+    let code = ErrorCode::STREAM_NOT_FOUND;
+    matches!(error.kind(), LastRawMessageErrorKind::JetStream(reply) if reply.error_code() == code)
 }
 
 /// A stream, which may be made in this moment.
@@ -206,19 +222,21 @@ async fn stream(jetstream: &Context, name: &str, screen: &Screen) -> anyhow::Res
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };
-        if !is_missing(&error) || began.elapsed() > START {
-            return Err(error)
-                .with_context(|| format!("the stream {name} can't be read; start a worker first, which makes it"));
+        let reason = match error.kind() {
+            GetStreamErrorKind::JetStream(reply) if reply.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                format!("there is no stream {name}, which a worker makes")
+            }
+            GetStreamErrorKind::JetStream(reply) if is_passing(&reply) => format!("the stream {name} can't be read"),
+            _ => return Err(error).with_context(|| format!("the stream {name} can't be read")),
+        };
+        if began.elapsed() > START {
+            return Err(error).context(format!("{reason}; start a worker first"));
         }
         if !std::mem::replace(&mut said, true) {
-            screen.say(&format!("there is no stream {name} yet, which a worker makes; trying again"));
+            screen.say(&format!("{reason}; trying again"));
         }
         sleep(AGAIN).await;
     }
-}
-
-fn is_missing(error: &GetStreamError) -> bool {
-    matches!(error.kind(), GetStreamErrorKind::JetStream(reply) if reply.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Passes on messages as they come. A consumer that is lost is made again by the client.

@@ -23,14 +23,13 @@ use super::checkpoint::{Checkpoint, Count};
 use super::screen::Screen;
 use super::source::{Item, Position};
 use crate::nats::Nats;
-use crate::store::suffix::Suffixes;
 use window::{Confirmed, Window};
 
 /// How long nobody may take jobs where that is not known to be for a while.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long a worker that starts may take to make the streams.
-pub(super) const START: Duration = Duration::from_secs(10);
+pub(super) const START: Duration = Duration::from_secs(30);
 
 /// How long an interrupted run waits for what is under way.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -140,10 +139,6 @@ impl Publisher {
         let duplicates = after.jobs - before.jobs - published;
         if duplicates > 0 {
             let _ = write!(text, "; {duplicates} more had been published a moment before");
-        }
-        if after.jobs == 0 {
-            let _ =
-                write!(text, "; images are taken whose names end in {} (--match takes others)", Suffixes::of_images());
         }
         if before.jobs > 0 {
             let _ = write!(text, "; {} by earlier runs of the checkpoint", before.jobs);

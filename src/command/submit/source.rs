@@ -105,6 +105,11 @@ impl Source {
         Ok(Self::List { path, file })
     }
 
+    /// Whether it is looked through for images.
+    pub(super) const fn has_many(&self) -> bool {
+        matches!(self, Self::Folder(_) | Self::Bucket(_))
+    }
+
     /// As checkpoints and messages name it, wherever the command is run.
     pub(super) fn name(&self) -> String {
         match self {

@@ -59,6 +59,10 @@ struct OldLine {
 /// # Errors
 /// Where they can't.
 pub(super) fn check(file: &Path) -> Result<(), Failed> {
+    if file.metadata().is_ok_and(|found| !found.is_file()) {
+        // A pipe is opened once.
+        return Ok(());
+    }
     let opened = OpenOptions::new().append(true).create(true).open(file).with_context(|| unusable(file));
     opened.map(drop).map_err(Failed::Settings)
 }
@@ -100,12 +104,9 @@ impl Output {
     /// The same, and refuses those whose sidecar is another image's.
     pub(super) fn looked_at(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
         let (left_out, sidecar, claims) = (self.left_out(), self.sidecar, Claims::default());
-        move |image| {
-            let target = sidecar.and_then(|sidecar| beside(&image, sidecar));
-            match target {
-                Some(target) if !claims.take(&target, &image.name) => taken(image.name, &target),
-                _ => left_out(image),
-            }
+        move |image| match (&image.path, sidecar.and_then(|sidecar| beside(&image, sidecar))) {
+            (Some(path), Some(target)) if !claims.take(&target, path) => taken(image.name, &target),
+            _ => left_out(image),
         }
     }
 
@@ -172,10 +173,10 @@ fn beside(image: &Image, sidecar: Sidecar) -> Option<PathBuf> {
 
 fn taken(name: String, target: &Path) -> Found {
     let reason = format!(
-        "`{}` is the sidecar of another image, whose name differs in the suffix alone: rename one of them, or use --output",
+        "`{}` is the sidecar of another image, whose name differs in the suffix alone: rename this one, or use --output alone",
         target.display()
     );
-    Found::Broken { name, failure: Failure::new(Code::BadJob, reason) }
+    Found::Broken { name, failure: Failure::new(Code::StorageDenied, reason) }
 }
 
 fn not_written(target: &Path, error: &io::Error) -> Failure {

@@ -24,14 +24,20 @@ pub(super) struct Claims {
 
 impl Claims {
     /// Whether the file at `target` is this image's, and no other's.
-    pub(super) fn take(&self, target: &Path, image: &str) -> bool {
-        let image = self.hash.hash_one(image);
+    pub(super) fn take(&self, target: &Path, image: &Path) -> bool {
+        let image = self.hash(image);
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        *images.entry(self.hash.hash_one(target)).or_insert(image) == image
+        *images.entry(self.hash(target)).or_insert(image) == image
+    }
+
+    /// The same for all names of a file that differ in where they are seen from.
+    fn hash(&self, path: &Path) -> u64 {
+        self.hash.hash_one(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }
 }
 
-/// Writes a file that is either as it was or complete, whatever happens meanwhile.
+/// Writes a file that is either as it was or complete, whatever happens to the program meanwhile. That the machine loses its
+/// power is no care of it: to have each of a million files synced takes longer than to tag them.
 ///
 /// # Errors
 /// Where the folder can't be written to.
@@ -79,9 +85,12 @@ mod tests {
     #[test]
     fn a_file_belongs_to_one_image() {
         let claims = Claims::default();
-        let target = beside(Path::new("a.jpg"), "txt");
-        assert!(claims.take(&target, "a.jpg") && claims.take(&target, "a.jpg"), "the same image, named twice");
-        assert!(!claims.take(&target, "a.png") && claims.take(Path::new("b.txt"), "b.png"));
+        let take = |image: &Path| claims.take(&beside(image, "txt"), image);
+        let here = std::env::current_dir().expect("a folder");
+        for same in [Path::new("a.jpg"), Path::new("./a.jpg"), &here.join("a.jpg"), &here.join(".//a.jpg")] {
+            assert!(take(same), "{same:?} is the same image");
+        }
+        assert!(!take(Path::new("a.png")) && !take(&here.join("a.png")) && take(Path::new("b.png")));
     }
 
     #[test]

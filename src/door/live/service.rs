@@ -14,10 +14,7 @@ use serde_json::{Value, json};
 
 use super::GROUP;
 use crate::failure::Failure;
-use crate::nats::subjects::Subjects;
-
-/// The name that all workers share.
-const NAME: &str = "tagmill";
+use crate::nats::subjects::{SERVICE, Subjects};
 
 /// Its one endpoint.
 const ENDPOINT: &str = "tag";
@@ -74,7 +71,8 @@ impl Verb {
 pub(super) async fn subscribe(client: &Client, id: &str) -> Result<SelectAll<Subscriber>, SubscribeError> {
     let mut questions = Vec::new();
     for verb in Verb::ALL.map(Verb::as_str) {
-        for subject in [format!("$SRV.{verb}"), format!("$SRV.{verb}.{NAME}"), format!("$SRV.{verb}.{NAME}.{id}")] {
+        for subject in [format!("$SRV.{verb}"), format!("$SRV.{verb}.{SERVICE}"), format!("$SRV.{verb}.{SERVICE}.{id}")]
+        {
             questions.push(client.subscribe(subject).await?);
         }
     }
@@ -86,7 +84,7 @@ impl Service {
     pub(super) fn new(subjects: &Subjects, worker: &str) -> Self {
         let metadata = HashMap::from([("worker", worker.to_owned()), ("prefix", subjects.to_string())]);
         let id = format!("{:016x}", rand::random::<u64>());
-        let identity = Identity { name: NAME, id, version: env!("CARGO_PKG_VERSION"), metadata };
+        let identity = Identity { name: SERVICE, id, version: env!("CARGO_PKG_VERSION"), metadata };
         Self { identity, subject: subjects.live(), started: SystemTime::now(), counts: Mutex::default() }
     }
 

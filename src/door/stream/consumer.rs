@@ -8,7 +8,8 @@ use async_nats::jetstream::{ErrorCode, stream};
 use futures_util::TryStreamExt;
 
 use super::part::{Part, overlap};
-use super::topology::{Unusable, is_passing};
+use super::topology::Unusable;
+use crate::nats::is_passing;
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_ACK_PENDING: i64 = 20_000;

@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{Context, Error, ErrorCode, stream};
+use async_nats::jetstream::{Context, ErrorCode, stream};
 
 use super::part::Part;
 use super::{Settings, consumer};
+use crate::nats::is_passing;
 use crate::nats::subjects::Subjects;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -238,11 +239,6 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
             _ => Err(failed("created", &error)),
         },
     }
-}
-
-/// Whether this is what the servers of a cluster say that do not know each other yet, or are choosing a leader.
-pub(super) fn is_passing(reply: &Error) -> bool {
-    reply.code() == 503 || reply.error_code() == ErrorCode::CLUSTER_NO_PEERS
 }
 
 fn is_disabled(code: ErrorCode) -> bool {

@@ -1,6 +1,6 @@
 //! How tags are written as one line of text, and which are left out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::model::labels::{CHARACTER, Labels};
 use crate::tags::Tag;
@@ -14,9 +14,9 @@ const EMOTICONS: [&str; 19] = [
 /// What the operator wants of tags.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
-    /// Tags never reported, by their names in the label file, or with spaces for underscores.
+    /// Tags never reported, by their [`spaced`] names.
     pub exclude: HashSet<String>,
-    /// What captions say instead of a tag, by the same names.
+    /// What captions say instead of a tag, by its spaced name.
     pub replace: HashMap<String, String>,
     /// Whether captions have a backslash before parentheses, as prompts need it.
     pub escape_parentheses: bool,
@@ -28,21 +28,26 @@ pub(crate) struct Settings {
     pub prepend: Vec<String>,
 }
 
+/// A tag's name as captions have it, and as people write it: with spaces for underscores.
+#[must_use]
+pub(crate) fn spaced(name: &str) -> String {
+    name.replace('_', " ")
+}
+
 impl Settings {
     /// Leaves out what is excluded.
     pub(crate) fn filter(&self, tags: &mut Vec<Tag>) {
         if !self.exclude.is_empty() {
-            let is_excluded =
-                |name: &str| self.exclude.contains(name) || self.exclude.contains(&name.replace('_', " "));
-            tags.retain(|tag| !is_excluded(&tag.name));
+            tags.retain(|tag| !self.exclude.contains(&spaced(&tag.name)));
         }
     }
 
     /// Warns of names that no label of the model has, and that therefore change nothing.
     pub(crate) fn check(&self, model: &str, labels: &Labels) {
-        let mut unknown: Vec<_> =
-            self.exclude.iter().chain(self.replace.keys()).filter(|tag| !labels.has(tag)).collect();
-        unknown.sort();
+        let mut unknown: BTreeSet<_> = self.exclude.iter().chain(self.replace.keys()).cloned().collect();
+        if !unknown.is_empty() {
+            labels.names().for_each(|name| _ = unknown.remove(&spaced(name)));
+        }
         if !unknown.is_empty() {
             tracing::warn!(model, ?unknown, "the model has no such tags (--exclude-tag, --replace-tag)");
         }
@@ -61,8 +66,8 @@ impl Settings {
 
     fn word(&self, name: &str) -> String {
         // The operator's own words are written as they are.
-        let spaced = name.replace('_', " ");
-        if let Some(replacement) = self.replace.get(name).or_else(|| self.replace.get(&spaced)) {
+        let spaced = spaced(name);
+        if let Some(replacement) = self.replace.get(&spaced) {
             return replacement.clone();
         }
         let as_it_is = self.underscores || EMOTICONS.contains(&name);

@@ -1,4 +1,4 @@
-//! The thread that owns one of a model's sessions: batch in, every row's outcome out.
+//! The thread that owns one of a model's runtimes: batch in, every row's outcome out.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const FULL: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_se
 /// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
 const SICK: u32 = 3;
 
-/// The thread that owns one of a model's sessions.
+/// The thread that owns one of a model's runtimes.
 pub(super) struct Tagger {
     pub(super) model: Arc<Model>,
     pub(super) device: Arc<str>,

@@ -27,7 +27,7 @@ fn follow_samples(nats: &NatsServer) -> Worker {
 async fn a_run_that_begins_before_the_first_worker_waits_for_it() {
     let nats = NatsServer::start();
     let mut run = follow_samples(&nats);
-    run.logged("there is no stream TAGMILL_JOBS yet");
+    run.logged("there is no stream TAGMILL_JOBS, which a worker makes; trying again");
     let _worker = Worker::start(&nats);
     assert_eq!(run.ended().code(), Some(0), "{}", run.log());
     assert!(run.log().contains("10 tagged, 0 failed"), "{}", run.log());
@@ -38,7 +38,7 @@ async fn a_run_that_nobody_answers_says_that_no_worker_does() {
     let nats = NatsServer::start();
     streams(&nats);
     let mut run = follow_samples(&nats);
-    run.logged("no worker asks for jobs");
+    run.logged("there is no worker at the moment");
     let _worker = Worker::start(&nats);
     assert_eq!(run.ended().code(), Some(0), "{}", run.log());
     assert_eq!(run.log().matches("no worker").count(), 1, "{}", run.log());
@@ -53,10 +53,26 @@ async fn what_was_published_before_a_bad_line_is_answered() {
     let (code, shown, log) = ended(submit(&nats, &["--follow", "--json", &list.path().display().to_string()]));
     assert_eq!(code, 1, "{log}");
     assert_eq!(ids(&json_lines(&shown)), ["night-sky.png"], "{log}");
-    let said = log.lines().position(|line| line.contains("line 2 of ") && line.contains("is waited for"));
+    let said = log.lines().position(|line| line.contains("line 2 of ") && line.contains("waited for"));
     let summed_up = log.lines().position(|line| line.contains("1 tagged, 0 failed"));
     assert!(said.is_some() && said < summed_up, "{log}");
     assert!(log.lines().last().is_some_and(|line| line.contains("line 2 of ")), "{log}");
+    // Where there is nothing to wait for, it ends at once.
+    std::fs::write(&list, "{\"image\":7}\n").expect("a file");
+    let (code, shown, log) = ended(submit(&nats, &["--follow", "--json", &list.path().display().to_string()]));
+    assert!(code == 1 && shown.is_empty() && log.contains("line 1 of ") && !log.contains("waited for"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_deleted_ends_the_run() {
+    let nats = NatsServer::start();
+    streams(&nats);
+    let client = Client::connect(&nats).await;
+    let mut run = follow_samples(&nats);
+    run.logged("published 10 jobs");
+    client.jetstream.delete_stream("TAGMILL_JOBS").await.expect("it is there");
+    assert_eq!(run.ended().code(), Some(1), "{}", run.log());
+    assert!(run.log().contains("a stream is gone"), "{}", run.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
