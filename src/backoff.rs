@@ -11,6 +11,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
+    /// Between two attempts at a job.
+    pub(crate) const OF_JOBS: Self = Self::new(Duration::from_secs(1), Duration::from_mins(1));
+
     /// From `first` up to `most`.
     pub(crate) const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most }

@@ -10,6 +10,11 @@ use crate::model::threshold::Thresholds;
 /// Bytes an id has at most, so that every answer has room for it.
 pub(crate) const LONGEST_ID: usize = 1024;
 
+/// A name for what came without one.
+pub(crate) fn random_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
 /// What to tag.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Job {

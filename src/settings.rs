@@ -160,7 +160,7 @@ impl Tagging {
         let budget = Budget::new(memory_budget);
         let (lanes, pipeline) = stages(&args, &budget, &name)?;
         let live_in_flight = live_in_flight(lanes.batch.limit);
-        let http = http::settings(http, &pipeline.fetch, &budget, live_in_flight)?;
+        let http = http::settings(http, &pipeline.fetch, &budget)?;
         let stores = args.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
         let model = args.model;
         Ok(Self { stores, model, lanes, pipeline, memory_budget, live_in_flight, http, drain_timeout, name })
@@ -245,7 +245,7 @@ fn stages(
 }
 
 fn onnx(args: &TaggingArgs, cores: usize) -> Result<onnx::Settings, Invalid> {
-    let cached = || Some(cache(args.source.models_cache.as_deref())?.join("engines"));
+    let cached = || engines(args.source.models_cache.as_deref());
     Ok(onnx::Settings {
         devices: args.devices.clone(),
         threads: at_least_one("infer-threads", args.infer_threads.unwrap_or(cores))?,

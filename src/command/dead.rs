@@ -12,7 +12,6 @@ use super::{Failed, said};
 use crate::cli::NatsArgs;
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::door::outbox::ID_HEADER;
-use crate::door::stream::part::Filter;
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
@@ -44,8 +43,24 @@ async fn open(nats: NatsArgs, filter: &DeadFilter) -> Result<Letters, Failed> {
 /// Whether dead letters can have this subject, or one that it lets through: that of jobs, one below it, or that of requests.
 fn selects_jobs(subjects: &Subjects, subject: &str) -> bool {
     let below = subject.strip_prefix(&subjects.jobs());
-    let is_of_jobs = |below: &str| below.is_empty() || below.strip_prefix('.').is_some_and(Filter::is_one);
+    let is_of_jobs = |below: &str| below.is_empty() || below.strip_prefix('.').is_some_and(is_pattern);
     subject == subjects.live() || below.is_some_and(is_of_jobs)
+}
+
+/// Whether this is a subject as NATS has them, with or without wildcards: others than us name them, too.
+fn is_pattern(subject: &str) -> bool {
+    let mut parts = subject.split('.').peekable();
+    while let Some(part) = parts.next() {
+        let fine = match part {
+            "*" => true,
+            ">" => parts.peek().is_none(),
+            _ => !part.is_empty() && !part.contains(|letter: char| letter.is_whitespace() || "*>".contains(letter)),
+        };
+        if !fine {
+            return false;
+        }
+    }
+    true
 }
 
 async fn list(mut letters: Letters, json: bool) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! The signals that a program hears which runs until it is told to stop.
+//! The signals that a program hears which runs for a while.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -22,9 +22,7 @@ pub(super) struct Stopping {
 
 impl Signals {
     pub(super) fn listen() -> std::io::Result<Self> {
-        let stopping =
-            Stopping { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
-        Ok(Self { stopping, hangup: signal(SignalKind::hangup())? })
+        Ok(Self { stopping: Stopping::listen()?, hangup: signal(SignalKind::hangup())? })
     }
 
     /// Ends when told to stop; meanwhile looks at the models again whenever told to.
@@ -38,6 +36,10 @@ impl Signals {
 }
 
 impl Stopping {
+    pub(super) fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
     /// Ends with the next SIGTERM or SIGINT.
     pub(super) async fn stop(&mut self) {
         tokio::select! {

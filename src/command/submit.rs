@@ -16,11 +16,11 @@ mod source;
 
 use std::time::Instant;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Failed;
+use super::signals::Stopping;
 use crate::cli::submit::SubmitArgs;
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
@@ -205,14 +205,10 @@ fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {
 
 /// Cancelled by the first SIGINT or SIGTERM.
 fn stop_on_signals() -> std::io::Result<CancellationToken> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let stop = CancellationToken::new();
+    let (mut stopping, stop) = (Stopping::listen()?, CancellationToken::new());
     let told = stop.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        stopping.stop().await;
         told.cancel();
     });
     Ok(stop)

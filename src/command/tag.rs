@@ -7,12 +7,13 @@ mod sidecar;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::Failed;
 use super::images::{Found, Sources};
+use super::signals::Stopping;
+use super::tagging::load;
 use crate::cli::tag::{Sidecar, TagArgs};
 use crate::door::local::{Done, Local};
 use crate::pipeline::Pipeline;
@@ -46,20 +47,11 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
     for store in sources.stores() {
         store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
     }
-    let (lanes, outlets) = load(&settings).await?;
+    let (of_lanes, of_captions) = (&settings.lanes, &settings.pipeline.publish.caption);
+    let (lanes, outlets, _) = load(of_lanes, settings.model.as_deref(), of_captions, &Health::default()).await?;
     let output = Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append)?;
     let progress = tag(&settings, sources, output, (lanes, outlets), stop.clone()).await?;
     progress.end(stop.soon.is_cancelled())
-}
-
-/// The model, warmed up.
-async fn load(settings: &settings::Local) -> Result<(Arc<Lanes>, Outlets), Failed> {
-    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
-    let default = catalog.choose(settings.model.as_deref())?.name.clone();
-    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, Health::default());
-    let model = &lanes.load_default().await?.model;
-    settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
-    Ok((lanes, outlets))
 }
 
 /// Tags everything that is found, or as much as comes before the stop.
@@ -156,15 +148,11 @@ struct Stop {
 
 impl Stop {
     fn listen() -> std::io::Result<Self> {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let stop = Self::default();
+        let (mut stopping, stop) = (Stopping::listen()?, Self::default());
         let tokens = [stop.soon.clone(), stop.now.clone()];
         tokio::spawn(async move {
             for token in tokens {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
+                stopping.stop().await;
                 token.cancel();
             }
             // As where the model is still being loaded.

@@ -8,26 +8,29 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// So many images may be on their way at once. A clone is another way in to the same places.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
+    /// The free ones.
     places: Arc<Semaphore>,
+    size: usize,
 }
 
 impl Admission {
     /// With this many places, one at least.
     #[must_use]
     pub(crate) fn new(places: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS))) }
+        let size = places.clamp(1, Semaphore::MAX_PERMITS);
+        Self { places: Arc::new(Semaphore::new(size)), size }
+    }
+
+    /// How many places there are, free or not.
+    #[must_use]
+    pub(crate) const fn size(&self) -> usize {
+        self.size
     }
 
     /// A place, until the permit is dropped, if there is one now.
     #[must_use]
     pub(crate) fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
-        self.try_enter_many(1)
-    }
-
-    /// So many places together, or none.
-    #[must_use]
-    pub(crate) fn try_enter_many(&self, n: u32) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_many_owned(n).ok()
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     /// The next place, for work that was let in and goes on in as many places as it can get; each in its turn.
@@ -49,7 +52,8 @@ mod tests {
         let (first, second) = (admission.try_enter(), admission.clone().try_enter());
         assert!(first.is_some() && second.is_some() && admission.try_enter().is_none());
         drop(first);
-        assert!(admission.try_enter_many(2).is_none() && admission.try_enter().is_some());
+        let third = admission.try_enter();
+        assert!(third.is_some() && admission.try_enter().is_none() && admission.size() == 2);
     }
 
     #[tokio::test]

@@ -54,8 +54,6 @@ pub(crate) struct Settings {
     pub max_body: u64,
     /// Room for bodies.
     pub bodies: Share,
-    /// Images on their way at once.
-    pub places: usize,
 }
 
 /// Origins whose pages may use the API.

@@ -25,6 +25,7 @@ use super::admission::Admission;
 use super::outbox::{Outbox, id_in};
 use crate::delivery::{Answer, Answers, Delivery, Door};
 use crate::failure::{Code, Failure};
+use crate::job::random_id;
 use crate::memory::Share;
 use crate::nats::Nats;
 use crate::nats::subjects::Subjects;
@@ -250,8 +251,4 @@ impl Live {
         let delivery = Delivery::new(id, Door::Live, 1, Box::new(reply), answers.clone());
         delivery.refuse(refused);
     }
-}
-
-fn random_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
 }

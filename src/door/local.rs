@@ -22,9 +22,6 @@ use crate::tags::TagResult;
 /// Attempts at one image.
 const ATTEMPTS: u64 = 3;
 
-/// The wait before the second attempt; it doubles with each.
-const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
-
 /// An image to tag.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
@@ -102,7 +99,7 @@ impl LocalReply {
             Answer::Tagged(result) => Ok(result),
             Answer::Failed(failure) if self.may_try_again(&failure) => {
                 tracing::warn!(image = self.image.name, code = %failure.code, error = %failure, "it will be tried again");
-                let delay = RETRY.after(self.attempt);
+                let delay = Backoff::OF_JOBS.after(self.attempt);
                 tokio::spawn(async move {
                     if self.local.stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_some() {
                         self.local.attempt(self.image, self.place, self.attempt + 1).await;

@@ -16,12 +16,7 @@ const LARGEST_AT_ONCE: u64 = 4;
 ///
 /// # Errors
 /// Where the token or an origin can't be one.
-pub(super) fn settings(
-    args: HttpArgs,
-    fetch: &fetch::Settings,
-    budget: &Budget,
-    places: usize,
-) -> Result<Settings, Invalid> {
+pub(super) fn settings(args: HttpArgs, fetch: &fetch::Settings, budget: &Budget) -> Result<Settings, Invalid> {
     let HttpArgs { listen, http_token: token, cors_origins, http_timeout: timeout } = args;
     let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if token.as_ref().is_some_and(|token| !usable(token.reveal())) {
@@ -30,7 +25,7 @@ pub(super) fn settings(
     let as_base64 = fetch.max_image_bytes.saturating_mul(4) / 3;
     let max_body = as_base64.saturating_mul(LARGEST_AT_ONCE).min(budget.bodies.total());
     let origins = origins(&cors_origins)?;
-    Ok(Settings { listen, token, origins, timeout, max_body, bodies: budget.bodies.clone(), places })
+    Ok(Settings { listen, token, origins, timeout, max_body, bodies: budget.bodies.clone() })
 }
 
 fn origins(given: &[String]) -> Result<Origins, Invalid> {

@@ -74,7 +74,7 @@ async fn a_subject_selects_its_own_letters_and_no_others() {
     let _worker = Worker::start(&nats);
     let client = Client::connect(&nats).await;
     let job = |subject: &str| format!(r#"{{"id":"{subject}","image":"missing.jpg"}}"#);
-    for subject in ["tagmill.jobs", "tagmill.jobs.shop", "tagmill.jobs.shop.eu"] {
+    for subject in ["tagmill.jobs", "tagmill.jobs.shop", "tagmill.jobs.größe.cat@home"] {
         client.publish(subject, HeaderMap::new(), job(subject)).await;
     }
     // A request that nobody waits for.
@@ -90,8 +90,18 @@ async fn a_subject_selects_its_own_letters_and_no_others() {
     assert_eq!(ids("tagmill.tag"), BTreeSet::from(["tagmill.tag".to_owned()]));
     assert_eq!(ids("tagmill.jobs.>").len(), 2);
     assert_eq!(ids("tagmill.jobs.*"), BTreeSet::from(["tagmill.jobs.shop".to_owned()]));
+    assert_eq!(ids("tagmill.jobs.größe.*").len(), 1);
     // What is no such subject selects nothing, and surely not all that are on a plain one.
-    for wrong in ["shop.>", "tagmill.dead", "tagmill.>", "other.jobs", "tagmill.jobs.", "tagmill.jobs.>.a", ""] {
+    for wrong in [
+        "shop.>",
+        "tagmill.dead",
+        "tagmill.>",
+        "other.jobs",
+        "tagmill.jobs.",
+        "tagmill.jobs.>.a",
+        "tagmill.jobs.a*",
+        "",
+    ] {
         let (code, _, log) = dead(&nats, &["drop", "--all", "--yes", "--subject", wrong]);
         assert!(code == 2 && log.contains("no subject of jobs"), "{wrong}: {code} {log}");
     }

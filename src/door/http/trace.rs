@@ -9,6 +9,7 @@ use axum::response::Response;
 use tracing::Instrument;
 
 use super::error::Refused;
+use crate::job::random_id;
 
 /// Carries it, both ways.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -23,7 +24,7 @@ pub(super) struct RequestId(pub(super) String);
 /// Names a request, and says in the log how it went: what was refused by default, all else where `RUST_LOG` asks for it.
 pub(super) async fn trace(mut request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let id = own_id(request.headers()).unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+    let id = own_id(request.headers()).unwrap_or_else(random_id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let span = tracing::info_span!("http", request_id = id);

@@ -12,10 +12,11 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Live, random_id};
+use super::Live;
 use crate::delivery::{Answer, Outcome, Reply};
 use crate::door::outbox::{carry, dead_letter, result_too_large, written_result};
 use crate::failure::{ErrorBody, Failure};
+use crate::job::random_id;
 use crate::memory::Reservation;
 use crate::tags::TagResult;
 use crate::telemetry::metrics::{self, Stage};

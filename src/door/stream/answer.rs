@@ -22,9 +22,6 @@ use crate::tags::TagResult;
 use crate::telemetry::metrics::{self, Stage};
 use crate::telemetry::seldom::seldom;
 
-/// The first and the longest wait before another attempt.
-const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
-
 /// The stream's side of one job.
 pub(crate) struct StreamReply {
     held: Arc<Held>,
@@ -136,7 +133,7 @@ impl StreamReply {
         let attempt = self.held.attempt;
         if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
             seldom!("a job will be tried again", failure.code, id, error = %failure, attempt);
-            return (Verdict::Again(RETRY.after(attempt)), Outcome::Retried);
+            return (Verdict::Again(Backoff::OF_JOBS.after(attempt)), Outcome::Retried);
         }
         self.bury(id, &failure).await;
         (Verdict::Dead, Outcome::Rejected)

@@ -21,20 +21,14 @@ impl FromStr for Filter {
     type Err = InvalidFilter;
 
     fn from_str(text: &str) -> Result<Self, InvalidFilter> {
-        if Self::is_one(text) { Ok(Self(text.to_owned())) } else { Err(InvalidFilter) }
-    }
-}
-
-impl Filter {
-    /// Whether a text is a filter.
-    #[must_use]
-    pub(crate) fn is_one(text: &str) -> bool {
         let plain = |part: &str| {
             !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         };
         let parts: Vec<&str> = text.split('.').collect();
         let last = parts.len() - 1;
-        parts.iter().enumerate().all(|(at, part)| plain(part) || *part == "*" || (at == last && *part == ">"))
+        let fine =
+            parts.iter().enumerate().all(|(at, part)| plain(part) || *part == "*" || (at == last && *part == ">"));
+        if fine { Ok(Self(text.to_owned())) } else { Err(InvalidFilter) }
     }
 }
 
