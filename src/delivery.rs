@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::task::TaskTracker;
 
 use crate::failure::{Code, Failure};
@@ -145,7 +145,7 @@ pub(crate) struct Delivery {
     accepted: Instant,
     reply: Option<Box<dyn Reply>>,
     answers: Answers,
-    /// From when it enters the pipeline until it is answered.
+    /// From when it enters the pipeline until it has an answer.
     presence: Option<Presence>,
 }
 
@@ -173,6 +173,13 @@ impl Delivery {
     #[must_use]
     pub(crate) fn is_wanted(&self) -> bool {
         self.reply.as_ref().is_some_and(|reply| reply.is_wanted())
+    }
+
+    /// Lets others in beside a job that keeps them waiting; what it needs to run alone again, if it did.
+    pub(crate) fn step_aside(&mut self) -> Option<Arc<RwLock<()>>> {
+        let alone = self.presence.take_if(|presence| matches!(presence, Presence::Alone(_)))?;
+        let Presence::Alone(guard) = alone else { return None };
+        Some(Arc::clone(OwnedRwLockWriteGuard::rwlock(&guard)))
     }
 
     /// Whether the job keeps all others waiting.
@@ -214,9 +221,10 @@ impl Delivery {
     fn answered(&mut self, answer: Answer) -> Option<impl Future<Output = Outcome> + Send + 'static> {
         let (reply, presence) = (self.reply.take()?, self.presence.take());
         let (id, door, accepted) = (std::mem::take(&mut self.id), self.door, self.accepted);
+        // What could take the worker down is over, and to have an answer confirmed may take as long as the server is away.
+        drop(presence);
         Some(async move {
             let outcome = reply.answer(id, answer).await;
-            drop(presence);
             metrics::job_answered(door, outcome, accepted.elapsed());
             outcome
         })

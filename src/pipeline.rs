@@ -120,7 +120,8 @@ impl Pipeline {
         stages.spawn(ended(Stage::Decode, decode::run(settings.decode.clone(), fetched, publish.clone())));
         let (fetch, accepted) = mpsc::channel(1);
         let (of_lanes, of_pace) = (Arc::clone(lanes), Arc::clone(&pace));
-        let fetching = fetch::run(settings.fetch.clone(), of_lanes, of_pace, accepted, decode, publish.clone());
+        let (of_fetch, read) = (settings.fetch.clone(), stores.clone());
+        let fetching = fetch::run(of_fetch, read, of_lanes, of_pace, accepted, decode, publish.clone());
         stages.spawn(ended(Stage::Fetch, fetching));
         let (entrance, incoming) = mpsc::channel(1);
         let accept = accept::Accept { stores, lanes: Arc::clone(lanes) };

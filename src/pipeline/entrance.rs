@@ -53,7 +53,7 @@ impl Entrance {
         Ok(())
     }
 
-    /// Brings the jobs of one message in once nothing else is in flight; nothing else comes in until they are answered.
+    /// Brings the jobs of one message in once nothing else is in flight; nothing else comes in until they have their answers.
     ///
     /// # Errors
     /// Gives them back where something is `in_the_way` by then.

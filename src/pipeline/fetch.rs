@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
@@ -19,11 +20,13 @@ use super::pace::Pace;
 use super::publish::Finished;
 use super::queue::{self, Queued};
 use super::{Ended, Flight, pass_in_order};
+use crate::delivery::{Delivery, Presence};
 use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
 use crate::store::inline::Inline;
 use crate::store::location::Location;
-use crate::store::{Read, file, too_large};
+use crate::store::outage::{all_well, any_troubled};
+use crate::store::{Read, Store, file, too_large};
 use crate::telemetry::metrics::{self, Stage};
 
 /// How often a read that takes long is asked whether somebody still waits for it.
@@ -56,17 +59,6 @@ impl Queued for Fetched {
     }
 }
 
-/// How a job waits for a store in trouble.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
-    /// Not at all: somebody waits for it.
-    Prompt,
-    /// In the queue: it would keep all others waiting.
-    Alone,
-    /// As long as it takes.
-    Long,
-}
-
 /// An image's bytes, and room for them.
 struct Image {
     bytes: Bytes,
@@ -78,6 +70,7 @@ struct Image {
 /// What every fetch works with.
 struct Fetch {
     settings: Settings,
+    stores: Vec<Store>,
     lanes: Arc<Lanes>,
     pace: Arc<Pace>,
     decode: queue::Sender<Fetched>,
@@ -90,13 +83,14 @@ struct Fetch {
 /// None of its own.
 pub(crate) async fn run(
     settings: Settings,
+    stores: Vec<Store>,
     lanes: Arc<Lanes>,
     pace: Arc<Pace>,
     mut accepted: Receiver<Accepted>,
     decode: queue::Sender<Fetched>,
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
-    let fetch = Arc::new(Fetch { settings, lanes: Arc::clone(&lanes), pace, decode, publish });
+    let fetch = Arc::new(Fetch { settings, stores, lanes: Arc::clone(&lanes), pace, decode, publish });
     let mut fetches = JoinSet::new();
     while let Some(job) = accepted.recv().await {
         // The one concurrent point of this stage, bounded by what doors let in. A fetch that panics drops its delivery,
@@ -146,14 +140,13 @@ impl Fetch {
 
     async fn read(&self, location: Location, flight: &mut Flight) -> Result<(Bytes, Reservation), Failure> {
         flight.still_wanted()?;
-        let patience = match (flight.is_urgent(), flight.delivery.is_alone()) {
-            (true, _) => Patience::Prompt,
-            (false, true) => Patience::Alone,
-            (false, false) => Patience::Long,
-        };
-        let Image { bytes, reserved, name } = tokio::select! {
-            image = self.image(location, patience) => image?,
-            failure = unwanted(flight), if patience == Patience::Prompt => return Err(failure),
+        let Image { bytes, reserved, name } = if flight.is_urgent() {
+            tokio::select! {
+                image = self.image(location, None) => image?,
+                failure = unwanted(flight) => return Err(failure),
+            }
+        } else {
+            self.image(location, Some(&mut flight.delivery)).await?
         };
         if let Some(name) = name {
             flight.image = name;
@@ -161,14 +154,15 @@ impl Fetch {
         Ok((bytes, reserved))
     }
 
-    async fn image(&self, location: Location, patience: Patience) -> Result<Image, Failure> {
+    /// Reads an image; for a job that waits for a store in trouble, or where there is none for somebody who does not.
+    async fn image(&self, location: Location, waits: Option<&mut Delivery>) -> Result<Image, Failure> {
         let Settings { max_image_bytes: limit, room } = &self.settings;
         let Read { bytes, reserved, .. } = match location {
             Location::Stored { store, path } => {
-                let read = match patience {
-                    Patience::Prompt => store.read_promptly(&path, *limit, room).await?,
-                    Patience::Alone => store.read_or_hand_back(&path, *limit, room).await?,
-                    Patience::Long => store.read_patiently(&path, *limit, room).await?,
+                let read = match waits {
+                    None => store.read_promptly(&path, *limit, room).await?,
+                    Some(alone) if alone.is_alone() => self.alone(&store, &path, alone).await?,
+                    Some(_) => store.read_patiently(&path, *limit, room).await?,
                 };
                 self.pace.first_byte(read.first_byte);
                 read
@@ -185,6 +179,28 @@ impl Fetch {
         };
         Ok(Image { bytes, reserved, name: None })
     }
+
+    /// Reads for a job that keeps all others waiting. It does not do so while it waits for a store in trouble: then it steps
+    /// aside, and is alone again before it is read for once more.
+    async fn alone(&self, store: &Store, path: &Path, job: &mut Delivery) -> Result<Read, Failure> {
+        let Settings { max_image_bytes: limit, room } = &self.settings;
+        let mut recoveries = 0;
+        loop {
+            if let Some(read) = store.read_unless_troubled(path, *limit, room, &mut recoveries).await {
+                return read;
+            }
+            let Some(company) = job.step_aside() else { return store.read_patiently(path, *limit, room).await };
+            let alone = loop {
+                all_well(&self.stores).await?;
+                tokio::select! {
+                    biased;
+                    () = any_troubled(&self.stores) => {}
+                    alone = Arc::clone(&company).write_owned() => break alone,
+                }
+            };
+            job.enter(Presence::Alone(Arc::new(alone)));
+        }
+    }
 }
 
 /// Ends when nobody waits for the answer any more.
@@ -200,20 +216,21 @@ async fn unwanted(flight: &mut Flight) -> Failure {
 /// Decodes an image that came as text, and names it by its hash so that answers do not carry the image back.
 async fn inline(image: Inline, limit: u64, room: &Share) -> Result<Image, Failure> {
     let mut reserved = room.reserve(image.size()).await?;
+    // The room with it: nobody may wait for it any more, and it goes on.
     let decoded = tokio::task::spawn_blocking(move || {
         let media_type = image.media_type.clone();
         let bytes = image.decode(limit)?;
+        reserved.shrink_to(bytes.len() as u64);
         let hash = Sha256::digest(&bytes);
-        Ok((bytes, format!("data:{media_type};sha256,{}", hex::encode(hash))))
+        let name = Some(format!("data:{media_type};sha256,{}", hex::encode(hash)));
+        Ok(Image { bytes, reserved, name })
     });
-    let (bytes, name) = decoded.await.unwrap_or_else(|error| {
+    decoded.await.unwrap_or_else(|error| {
         Err(match error.try_into_panic() {
             Ok(panic) => super::panicked(Code::InferenceFailed, "reading an inline image", &*panic),
             Err(cancelled) => {
                 Failure::new(Code::InferenceFailed, format!("reading an inline image came to nothing: {cancelled}"))
             }
         })
-    })?;
-    reserved.shrink_to(bytes.len() as u64);
-    Ok(Image { bytes, reserved, name: Some(name) })
+    })
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use object_store::path::Path;
 use tokio::sync::watch;
 
@@ -60,6 +62,30 @@ impl Default for Outage {
     }
 }
 
+/// Ends when one of the stores is in trouble.
+pub(crate) async fn any_troubled(stores: &[Store]) {
+    let troubled = |store: &Store| {
+        let mut state = store.state();
+        // It fails only where the store is gone, which is held here.
+        async move { drop(state.wait_for(|state| *state == State::Troubled).await) }
+    };
+    let mut troubled: FuturesUnordered<_> = stores.iter().map(troubled).collect();
+    if troubled.next().await.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Ends when all of the stores can be read from.
+///
+/// # Errors
+/// `shutting_down` where the worker stops while one can't.
+pub(crate) async fn all_well(stores: &[Store]) -> Result<(), Failure> {
+    for store in stores {
+        store.well().await?;
+    }
+    Ok(())
+}
+
 impl Store {
     /// Reads an object of at most `limit` bytes whole, as [`Store::read`]; waits as long as the store is in trouble, but not
     /// for an object that can't be read though the store answers.
@@ -70,22 +96,37 @@ impl Store {
         let mut recoveries = 0;
         loop {
             self.well().await?;
-            let failure = match self.read(path, limit, room).await {
-                Err(failure) if is_storage(failure.code) => failure,
-                // No object can be found in a bucket or folder that is gone.
-                Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => failure,
-                answered => {
-                    self.outage.failed_in_a_row.store(0, Ordering::Relaxed);
-                    return answered;
-                }
-            };
-            let hopeless = is_storage(failure.code) && recoveries == RECOVERIES;
-            if hopeless || !self.is_troubled(&failure).await {
-                return Err(failure);
+            if let Some(read) = self.read_unless_troubled(path, limit, room, &mut recoveries).await {
+                return read;
             }
-            recoveries = (recoveries + 1).min(RECOVERIES);
-            metrics::failed(Stage::Fetch, failure.code);
         }
+    }
+
+    /// Reads once for somebody who waits as long as the store is in trouble, and then comes again: `None` where it is. Not
+    /// for an object that can't be read though the store answered again some times, of which `recoveries` keeps count.
+    pub(crate) async fn read_unless_troubled(
+        &self,
+        path: &Path,
+        limit: u64,
+        room: &Share,
+        recoveries: &mut u32,
+    ) -> Option<Result<Read, Failure>> {
+        let failure = match self.read(path, limit, room).await {
+            Err(failure) if is_storage(failure.code) => failure,
+            // No object can be found in a bucket or folder that is gone.
+            Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => failure,
+            answered => {
+                self.outage.failed_in_a_row.store(0, Ordering::Relaxed);
+                return Some(answered);
+            }
+        };
+        let hopeless = is_storage(failure.code) && *recoveries == RECOVERIES;
+        if hopeless || !self.is_troubled(&failure).await {
+            return Some(Err(failure));
+        }
+        *recoveries = (*recoveries + 1).min(RECOVERIES);
+        metrics::failed(Stage::Fetch, failure.code);
+        None
     }
 
     /// The same for somebody who waits for an answer: fails where the store is in trouble.
@@ -107,31 +148,6 @@ impl Store {
             _ => self.outage.failed_in_a_row.store(0, Ordering::Relaxed),
         }
         read
-    }
-
-    /// The same for a job that keeps all others waiting: where the store is in trouble it is for later.
-    ///
-    /// # Errors
-    /// As `read`; and `shutting_down` where the store is in trouble.
-    pub(crate) async fn read_or_hand_back(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
-        let failure = match self.read_promptly(path, limit, room).await {
-            Err(failure) if is_storage(failure.code) => failure,
-            Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => {
-                self.is_troubled(&failure).await;
-                failure
-            }
-            read => return read,
-        };
-        if *self.state().borrow() == State::Well {
-            return Err(failure);
-        }
-        Err(Failure::new(Code::ShuttingDown, format!("{failure}; the job is handed back until the store answers")))
-    }
-
-    /// Ends when the store is in trouble.
-    pub(crate) async fn troubled(&self) {
-        // It fails only where the store is gone, which is held here.
-        let _ = self.state().wait_for(|state| *state == State::Troubled).await;
     }
 
     /// Ends when the store can be read from.

@@ -1,16 +1,17 @@
 //! Workers and servers that stop, and jobs that outlive them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 
 use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
 use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::Worker;
-use crate::support::{repository, until};
+use crate::support::{repository, samples, until};
 
 const JOBS: usize = 1500;
 
@@ -165,7 +166,7 @@ async fn a_job_that_is_never_answered_ends_as_a_dead_letter() {
     client.submit("poison", "orange-sunset.jpg").await;
     // Six workers that took it and died.
     client.take_without_answer(6).await;
-    let _worker = Worker::start_with(&nats, &crate::support::samples(), &["--max-attempts", "3"], &[]);
+    let _worker = Worker::start_with(&nats, &samples(), &["--max-attempts", "3"], &[]);
     let letter = client.dead(1).await.remove(0);
     assert_eq!((letter.id(), letter.code()), ("poison", "attempts_exhausted"));
     assert_eq!(letter.json["attempts"], 7);
@@ -192,42 +193,83 @@ async fn suspects_run_alone_and_are_tagged_like_any_other() {
     assert_eq!(worker.metric("tagmill_redeliveries_total").await, Some(20.0));
 }
 
+/// Stops the worker, and has two suspects and another job in the queue before it sees any of them.
+async fn submit_suspects_unseen(client: &Client, worker: &Worker) {
+    worker.signal("STOP");
+    let over = async || (client.consumer().await.num_waiting == 0).then_some(());
+    until("its requests for jobs to be over", over).await;
+    for id in ["suspect-1", "suspect-2"] {
+        client.submit(id, "orange-sunset.jpg").await;
+    }
+    client.take_without_answer(2).await;
+    client.submit("beside", "orange-sunset.jpg").await;
+}
+
+/// Sees that a caller who brings an image gets an answer.
+async fn is_answered(worker: &Worker) {
+    let image = STANDARD.encode(std::fs::read(repository("samples/orange-sunset.jpg")).expect("a sample"));
+    let url = worker.url("/v1/vision/caption");
+    let request = reqwest::Client::new().post(url).json(&json!({ "image": image }));
+    let answer = request.send().await.expect("an answer");
+    assert_eq!(answer.status(), 200, "{:?} {}", answer.text().await, worker.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn suspects_keep_nobody_waiting_while_a_store_is_away() {
     let (nats, mut s3) = (NatsServer::start(), S3Server::start("images").await);
     s3.put("images", "orange-sunset.jpg", &repository("samples/orange-sunset.jpg"));
     let client = Client::connect(&nats).await;
     let worker = Worker::start_with(&nats, "s3://images", &["--http-timeout", "10s"], &s3.environment());
-    // Behind its back, so that it has suspects in hand by the time it notices that the store is away.
-    worker.signal("STOP");
-    until("its requests for jobs to be over", || async { (client.consumer().await.num_waiting == 0).then_some(()) })
-        .await;
-    for id in ["suspect-1", "suspect-2"] {
-        client.submit(id, "orange-sunset.jpg").await;
-    }
-    client.take_without_answer(2).await;
-    client.submit("beside", "orange-sunset.jpg").await;
+    submit_suspects_unseen(&client, &worker).await;
     s3.stop();
     worker.signal("CONT");
     worker.logged("the store is in trouble");
-    let image = STANDARD.encode(std::fs::read(repository("samples/orange-sunset.jpg")).expect("a sample"));
-    let url = worker.url("/v1/vision/caption");
-    let request = reqwest::Client::new().post(url).json(&serde_json::json!({ "image": image }));
-    let answer = request.send().await.expect("an answer");
-    assert_eq!(
-        answer.status(),
-        200,
-        "{:?}
-{}",
-        answer.text().await,
-        worker.log()
-    );
+    is_answered(&worker).await;
 
     s3.resume().await;
-    let ids: HashSet<_> = client.results(3).await.iter().map(|result| result.id().to_owned()).collect();
-    assert_eq!(ids.len(), 3, "{ids:?}");
+    let results = client.results(3).await;
+    let attempts: BTreeMap<_, _> =
+        results.iter().map(|result| (result.id(), result.json["attempt"].as_u64())).collect();
+    let expected = BTreeMap::from([("beside", Some(1)), ("suspect-1", Some(3)), ("suspect-2", Some(3))]);
+    assert_eq!(attempts, expected, "to wait for a store is no attempt");
     client.queue_is_empty().await;
     assert_eq!(client.count("TAGMILL_DEAD").await, 0, "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_can_never_be_read_is_refused_for_that() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.fault("broken.jpg", Fault::Broken);
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    // More than it takes for the store to be at fault, and then one whose image is there.
+    for number in 0..9 {
+        client.submit(&number.to_string(), "broken.jpg").await;
+    }
+    client.take_without_answer(2).await;
+    s3.put("images", "fine.jpg", &repository("samples/orange-sunset.jpg"));
+    client.submit("fine", "fine.jpg").await;
+    let _worker = Worker::start_with(&nats, "s3://images", &["--max-attempts", "3"], &s3.environment());
+    let letters = client.dead(9).await;
+    assert!(letters.iter().all(|letter| letter.code() == "storage_unavailable"), "{letters:?}");
+    client.results(1).await;
+    client.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_answered_while_answers_of_the_queue_can_not_be() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let worker = Worker::start_with(&nats, &samples(), &["--http-timeout", "10s"], &[]);
+    submit_suspects_unseen(&client, &worker).await;
+    // The other two wait with their answers.
+    client.limit_results(1).await;
+    worker.signal("CONT");
+    worker.logged("an answer is not confirmed");
+    is_answered(&worker).await;
+    client.limit_results(-1).await;
+    client.results(3).await;
+    client.queue_is_empty().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,7 +330,7 @@ async fn a_stop_waits_for_the_dead_letters_of_what_never_came_in() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
     client.make_queue(Duration::from_mins(10), 1).await;
-    let mut worker = Worker::start_with(&nats, &crate::support::samples(), &["--drain-timeout", "10m"], &[]);
+    let mut worker = Worker::start_with(&nats, &samples(), &["--drain-timeout", "10m"], &[]);
     client.take_dead(&["elsewhere"]).await;
     client.publish("tagmill.jobs", async_nats::HeaderMap::new(), r#"{"Records":[7]}"#).await;
     worker.logged("no stream takes this subject");

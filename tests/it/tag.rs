@@ -326,6 +326,7 @@ fn wrong_usage_is_exit_code_2() {
         (vec!["--sidecar", "xml", "a.jpg"], "xml"),
         (vec!["--batch-size", "0", "a.jpg"], "--batch-size"),
         (vec!["--output", "/no/such/folder/x", "a.jpg"], "/no/such/folder/x"),
+        (vec!["--output", "/", "a.jpg"], "`/` can't be used (--output)"),
     ] {
         let output = command(&arguments).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));

@@ -10,12 +10,13 @@ use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
-use async_nats::{Client, RequestErrorKind};
+use async_nats::{Client, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::checkpoint::Count;
 use super::publish::START;
@@ -32,6 +33,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long no answer may come before it is looked for somebody who works on the queue.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// How long workers may take to say that they are there.
+const PING: Duration = Duration::from_secs(1);
 
 /// Answers that were read and are not shown yet.
 const READ: usize = 64;
@@ -55,6 +59,7 @@ pub(super) enum Kind {
 /// Reads the results and dead letters of one run.
 pub(super) struct Follower {
     client: Client,
+    prefix: String,
     queue: Stream,
     job_subject: String,
     results: Answers,
@@ -71,6 +76,17 @@ struct Answers {
     subject: String,
     /// The sequence of the last that was read.
     read: u64,
+}
+
+/// What a worker says that is asked whether it is there.
+#[derive(Deserialize)]
+struct Pong {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    prefix: String,
 }
 
 struct Answer {
@@ -98,8 +114,8 @@ impl Follower {
         let mut readers = JoinSet::new();
         readers.spawn(read(Kind::Result, results.messages().await?, sender.clone()));
         readers.spawn(read(Kind::Dead, dead.messages().await?, sender));
-        let (client, job_subject) = (nats.client.clone(), job_subject.to_owned());
-        Ok(Self { client, queue, job_subject, results, dead, arriving, screen, show, _readers: readers })
+        let (client, prefix, job_subject) = (nats.client.clone(), subjects.to_string(), job_subject.to_owned());
+        Ok(Self { client, prefix, queue, job_subject, results, dead, arriving, screen, show, _readers: readers })
     }
 
     /// Shows answers until every job that was `published` has left the queue; it is over when its sender is gone.
@@ -157,13 +173,32 @@ impl Follower {
 
     /// Whether there is no worker; says so.
     async fn is_left_alone(&self) -> bool {
-        let asked = self.client.request(format!("$SRV.PING.{SERVICE}"), Bytes::new()).await;
-        let alone = asked.is_err_and(|error| matches!(error.kind(), RequestErrorKind::NoResponders));
+        let alone = self.has_worker().await == Some(false);
         if alone {
             self.screen
                 .say("there is no worker at the moment; jobs wait in the queue until there is (`tagmill worker`)");
         }
         alone
+    }
+
+    /// Whether a worker of this prefix answers, as far as can be known.
+    async fn has_worker(&self) -> Option<bool> {
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.ok()?;
+        self.client.publish_with_reply(format!("$SRV.PING.{SERVICE}"), inbox, Bytes::new()).await.ok()?;
+        let (mut heard, deadline) = (None, Instant::now() + PING);
+        while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
+            if answer.status == Some(StatusCode::NO_RESPONDERS) {
+                return Some(false);
+            }
+            let pong: Pong = serde_json::from_slice(&answer.payload).ok()?;
+            if pong.metadata.prefix == self.prefix {
+                return Some(true);
+            }
+            // Of another prefix.
+            heard = Some(false);
+        }
+        heard
     }
 
     /// The sequences of the last result and the last dead letter, where no more can come.

@@ -59,7 +59,7 @@ struct OldLine {
 /// # Errors
 /// Where they can't.
 pub(super) fn check(file: &Path) -> Result<(), Failed> {
-    if file.metadata().is_ok_and(|found| !found.is_file()) {
+    if file.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         // A pipe is opened once.
         return Ok(());
     }
@@ -176,7 +176,7 @@ fn taken(name: String, target: &Path) -> Found {
         "`{}` is the sidecar of another image, whose name differs in the suffix alone: rename this one, or use --output alone",
         target.display()
     );
-    Found::Broken { name, failure: Failure::new(Code::StorageDenied, reason) }
+    Found::Broken { name, failure: Failure::new(Code::BadJob, reason) }
 }
 
 fn not_written(target: &Path, error: &io::Error) -> Failure {

@@ -156,16 +156,25 @@ pub(super) async fn discard(mut body: Body) {
     let _ = tokio::time::timeout(REST, async { while let Ok(Some(_)) = next(&mut body).await {} }).await;
 }
 
-/// JSON of this shape, read off the threads that answer: a body may be large.
-pub(super) async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes) -> Result<T, Refused> {
-    let parsed = tokio::task::spawn_blocking(move || json::read(&bytes)).await;
+/// JSON of this shape, read off the threads that answer: a body may be large. It keeps its room meanwhile, for whoever asked
+/// may be gone before it is read.
+pub(super) async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes, room: Room) -> Result<T, Refused> {
+    let parsed = tokio::task::spawn_blocking(move || {
+        let _room = room;
+        json::read(&bytes)
+    });
+    let parsed = parsed.await;
     parsed.unwrap_or_else(|error| Err(error.to_string())).map_err(Refused::bad)
 }
 
 /// The images and the model's name in a form. As JSON it is read elsewhere: all of it is here, so nothing in it waits.
-pub(super) async fn form(bytes: Bytes, boundary: String) -> Result<Form, Refused> {
+pub(super) async fn form(bytes: Bytes, boundary: String, room: Room) -> Result<Form, Refused> {
     let runtime = Handle::current();
-    let read = tokio::task::spawn_blocking(move || runtime.block_on(parts(bytes, boundary))).await;
+    let read = tokio::task::spawn_blocking(move || {
+        let _room = room;
+        runtime.block_on(parts(bytes, boundary))
+    });
+    let read = read.await;
     read.unwrap_or_else(|error| Err(Refused::bad(error.to_string())))
 }
 

@@ -70,8 +70,7 @@ pub(super) async fn vram_test(
             "send application/json",
         ));
     };
-    let Asked { batch_sizes: AtMost { items: batch_sizes, more } } = body::json(bytes).await?;
-    drop(room);
+    let Asked { batch_sizes: AtMost { items: batch_sizes, more } } = body::json(bytes, room).await?;
     if more || batch_sizes.iter().any(|size| !(1..=LARGEST).contains(size)) {
         return Err(Refused::bad(format!("field `batch_sizes`: at most {MOST_SIZES} sizes from 1 to {LARGEST}")));
     }

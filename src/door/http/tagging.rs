@@ -127,7 +127,7 @@ pub(super) async fn batch_caption(
     // have more images than that, and others come too.
     let mut first = Some(http.place()?);
     let count = images.len();
-    let at_once = (http.0.settings.places / 2).max(1);
+    let at_once = (http.0.admission.size() / 2).max(1);
     let answers = stream::iter(images.into_iter().enumerate()).map(|(number, given)| {
         let (id, model, room) = (format!("{id}.{number}"), model.clone(), Arc::clone(&room));
         let question = Question { id, model, scores_from: None, room };
@@ -173,14 +173,14 @@ impl Http {
         let missing = "bring one image, as `image` or `image_url`";
         let (given, model) = match kind {
             Kind::Json => {
-                let One { image, image_url, model } = body::json(bytes).await?;
+                let One { image, image_url, model } = body::json(bytes, Arc::clone(&room)).await?;
                 let ((Some(text), None) | (None, Some(text))) = (image, image_url) else {
                     return Err(Refused::bad(missing));
                 };
                 (Given::Text(text), model)
             }
             Kind::Form(boundary) => {
-                let Form { images, model } = body::form(bytes, boundary).await?;
+                let Form { images, model } = body::form(bytes, boundary, Arc::clone(&room)).await?;
                 let mut images = images.into_iter();
                 let (Some(given), None) = (images.next(), images.next()) else { return Err(Refused::bad(missing)) };
                 (given, model)
@@ -194,14 +194,14 @@ impl Http {
         let (kind, Received { bytes, room }) = self.receive(request).await?;
         let (images, model) = match kind {
             Kind::Json => {
-                let Many { images: AtMost { items, more }, model } = body::json(bytes).await?;
+                let Many { images: AtMost { items, more }, model } = body::json(bytes, Arc::clone(&room)).await?;
                 if more {
                     return Err(body::too_many());
                 }
                 (items, model)
             }
             Kind::Form(boundary) => {
-                let Form { images, model } = body::form(bytes, boundary).await?;
+                let Form { images, model } = body::form(bytes, boundary, Arc::clone(&room)).await?;
                 (images, model)
             }
         };

@@ -1,8 +1,6 @@
 //! Runs suspects: jobs that come for the third time or later, one at a time and with nothing else in flight in this
 //! worker, so that one that kills its workers takes no other job with it.
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +8,7 @@ use super::pull::hand_back;
 use crate::pipeline::accept::Incoming;
 use crate::pipeline::entrance::Entrance;
 use crate::store::Store;
+use crate::store::outage::{all_well, any_troubled};
 
 /// Runs suspects, each the jobs of one message, until no more can come; after `stop` they are handed back.
 pub(super) async fn run(
@@ -18,31 +17,21 @@ pub(super) async fn run(
     mut suspects: mpsc::Receiver<Vec<Incoming>>,
     stop: CancellationToken,
 ) {
+    // A suspect does not wait to run alone while jobs in flight wait for a store: they would keep it waiting, and it all
+    // others, callers with images of their own among them.
+    let in_the_way = async || {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = any_troubled(&stores) => {}
+        }
+    };
     while let Some(mut suspect) = suspects.recv().await {
-        while let Err(late) = entrance.admit_alone_unless(in_the_way(&stores, &stop), suspect).await {
-            if stop.run_until_cancelled(well(&stores)).await.is_none() {
+        while let Err(late) = entrance.admit_alone_unless(in_the_way(), suspect).await {
+            if !matches!(stop.run_until_cancelled(all_well(&stores)).await, Some(Ok(()))) {
                 late.into_iter().for_each(hand_back);
                 break;
             }
             suspect = late;
         }
-    }
-}
-
-/// Ends when a suspect must not wait to run alone any more: the worker stops, or jobs in flight wait for a store, and would
-/// keep it waiting, and it all others, callers with images of their own among them.
-async fn in_the_way(stores: &[Store], stop: &CancellationToken) {
-    let mut troubled: FuturesUnordered<_> = stores.iter().map(Store::troubled).collect();
-    tokio::select! {
-        () = stop.cancelled() => {}
-        Some(()) = troubled.next() => {}
-    }
-}
-
-/// Ends when every store can be read from.
-async fn well(stores: &[Store]) {
-    for store in stores {
-        // Fails where the worker stops, which is seen to beside this.
-        let _ = store.well().await;
     }
 }

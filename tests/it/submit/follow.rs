@@ -6,8 +6,8 @@ use std::process::Stdio;
 use super::{ended, ids, json_lines, submit};
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
-use crate::support::repository;
 use crate::support::worker::Worker;
+use crate::support::{repository, samples};
 
 /// The streams, but no worker.
 fn streams(nats: &NatsServer) {
@@ -37,6 +37,8 @@ async fn a_run_that_begins_before_the_first_worker_waits_for_it() {
 async fn a_run_that_nobody_answers_says_that_no_worker_does() {
     let nats = NatsServer::start();
     streams(&nats);
+    // One that takes other jobs is none.
+    let _other = Worker::start_with(&nats, &samples(), &["--prefix", "shop"], &[]);
     let mut run = follow_samples(&nats);
     run.logged("there is no worker at the moment");
     let _worker = Worker::start(&nats);
