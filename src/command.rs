@@ -18,6 +18,7 @@ use crate::cli::Command;
 use crate::model::catalog::NoModel;
 use crate::pipeline::tag::onnx::CannotLoad;
 use crate::settings::Invalid;
+use crate::telemetry::say;
 
 /// How long libraries may take to clean up after themselves.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -112,7 +113,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
 /// Ends a process that does not end by itself: the libraries of a device that hangs wait for it in their last words, too.
 fn end_for_certain() {
     std::thread::sleep(LAST_WORDS);
-    eprintln!("tagmill: a library does not let the process end; ending it");
+    say(format_args!("tagmill: a library does not let the process end; ending it"));
     std::process::abort();
 }
 

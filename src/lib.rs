@@ -31,6 +31,8 @@
 //!
 //! Why it is so (sizes of queues, shares of memory, what keeps the promise of delivery) is told in `docs/architecture.md`.
 
+#![deny(clippy::print_stderr, reason = "a line that nobody reads must not end the program: telemetry::say")]
+
 mod backoff;
 pub mod cli;
 pub mod command;

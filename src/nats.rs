@@ -70,6 +70,16 @@ pub(crate) enum Unreachable {
         /// Why.
         source: std::io::Error,
     },
+    /// It answers, and does not let us in.
+    #[error(
+        "NATS at {servers} refuses this login (--nats-user and --nats-password, --nats-token or --nats-creds): {source}"
+    )]
+    Refused {
+        /// The servers, without passwords.
+        servers: String,
+        /// What they say.
+        source: async_nats::ConnectError,
+    },
     /// No connection within the time a start waits.
     #[error("can't connect to NATS at {servers} within {} s (--nats-url): {source}", PATIENCE.as_secs())]
     Connect {
@@ -104,6 +114,9 @@ impl Nats {
                     tracing::info!(servers = settings.shown(), "connected to NATS");
                     return Ok(Self { client, connections });
                 }
+                Err(source) if is_refused(&source) => {
+                    return Err(Unreachable::Refused { servers: settings.shown(), source });
+                }
                 Err(source) if tokio::time::Instant::now() + Duration::from_secs(1) >= deadline => {
                     return Err(Unreachable::Connect { servers: settings.shown(), source });
                 }
@@ -129,6 +142,22 @@ impl Nats {
         let now = connections.borrow_and_update().count;
         let _ = connections.wait_for(|connection| connection.count > now).await;
     }
+}
+
+fn is_refused(error: &async_nats::ConnectError) -> bool {
+    matches!(error.kind(), ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation)
+}
+
+/// Whether this is what a server says that has no room for a message, and may have later.
+pub(crate) fn is_full(reply: &jetstream::Error) -> bool {
+    let full = [
+        ErrorCode::STREAM_STORE_FAILED,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::MEMORY_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+    ];
+    full.contains(&reply.error_code())
 }
 
 /// Whether this is what the servers of a cluster say that do not know each other yet, or are choosing a leader.

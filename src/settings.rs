@@ -1,32 +1,30 @@
 //! From arguments to the settings of each part, all checked before anything starts.
 
 pub(crate) mod http;
+mod nats;
 
 use std::num::NonZero;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, ServerAddr};
-use percent_encoding::percent_decode_str;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{self, PemObject};
 use sha2::{Digest, Sha256};
 
 use crate::cli::http::{HttpArgs, ServeArgs};
 use crate::cli::tag::CaptionArgs;
-use crate::cli::{NatsArgs, Replacement, TaggingArgs, WorkerArgs};
+use crate::cli::{Replacement, TaggingArgs, WorkerArgs};
 use crate::door::{self, live, stream};
 use crate::memory::{self, Budget};
 use crate::model::labels::{CHARACTER, GENERAL};
 use crate::model::source::Source;
 use crate::model::threshold::Thresholds;
-use crate::nats::{self, Login};
 use crate::pipeline::publish::caption;
 use crate::pipeline::tag::onnx;
 use crate::pipeline::{self, batch, decode, fetch, lanes, publish};
 use crate::store::suffix::Suffixes;
 use crate::store::{InvalidStore, Store};
+use nats::filter;
+pub(crate) use nats::subjects;
 
 /// A setting that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,11 +54,14 @@ pub enum Invalid {
         /// As given.
         prefix: String,
         /// Why.
-        source: nats::subjects::InvalidPrefix,
+        source: crate::nats::subjects::InvalidPrefix,
     },
     /// A subject that is not one of jobs.
     #[error("`{0}` is no subject of jobs (--subject); expected {1}, or one below it, such as {1}.shop")]
     JobSubject(String, String),
+    /// A filter that begins as the subjects of jobs do.
+    #[error("`{0}` is what follows the subject of jobs and begins like that itself (--filter); expected {1}")]
+    Filter(String, String),
     /// A worker without one has nothing to read from.
     #[error("a worker needs a --store to read images from, such as s3://bucket or file:///folder")]
     NoStore,
@@ -109,7 +110,7 @@ pub(crate) struct Worker {
     /// What it shares with others that tag.
     pub tagging: Tagging,
     /// Where the queue is.
-    pub nats: nats::Settings,
+    pub nats: crate::nats::Settings,
     /// How it is used.
     pub stream: stream::Settings,
     /// How requests are answered.
@@ -121,17 +122,19 @@ impl TryFrom<WorkerArgs> for Worker {
 
     fn try_from(args: WorkerArgs) -> Result<Self, Invalid> {
         let WorkerArgs { tagging, nats, queue, drain_timeout, http, log: _ } = args;
-        if tagging.stores.is_empty() {
+        if tagging.stores.iter().all(String::is_empty) {
             return Err(Invalid::NoStore);
         }
+        more_than_nothing("live-timeout", queue.live_timeout.is_zero())?;
+        more_than_nothing("jobs-max-bytes", queue.jobs_max_bytes.is_some_and(|size| size.as_u64() == 0))?;
         let tagging = Tagging::new(tagging, http, drain_timeout)?;
         let stream = stream::Settings {
+            filter: filter(queue.filter, &nats.prefix)?,
             subjects: subjects(&nats.prefix)?,
             replicas: queue.replicas.into(),
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
             event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),
-            filter: queue.filter,
             in_flight: in_flight(&tagging.lanes, tagging.pipeline.decode.threads),
             worker: Arc::clone(&tagging.name),
         };
@@ -141,7 +144,7 @@ impl TryFrom<WorkerArgs> for Worker {
             room: tagging.http.bodies.clone(),
             worker: Arc::clone(&tagging.name),
         };
-        Ok(Self { nats: nats::Settings::try_from(nats)?, tagging, stream, live })
+        Ok(Self { nats: nats.try_into()?, tagging, stream, live })
     }
 }
 
@@ -161,7 +164,8 @@ impl Tagging {
         let (lanes, pipeline) = stages(&args, &budget, &name)?;
         let live_in_flight = live_in_flight(lanes.batch.limit);
         let http = http::settings(http, &pipeline.fetch, &budget)?;
-        let stores = args.stores.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+        let stores =
+            args.stores.iter().filter(|url| !url.is_empty()).map(|url| url.parse()).collect::<Result<_, _>>()?;
         let model = args.model;
         Ok(Self { stores, model, lanes, pipeline, memory_budget, live_in_flight, http, drain_timeout, name })
     }
@@ -214,6 +218,8 @@ fn stages(
     budget: &Budget,
     worker: &Arc<str>,
 ) -> Result<(lanes::Settings, pipeline::Settings), Invalid> {
+    more_than_nothing("max-image-bytes", args.max_image_bytes.as_u64() == 0)?;
+    more_than_nothing("max-image-pixels", args.max_image_pixels == 0)?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let onnx = onnx(args, cores)?;
     let lanes = lanes::Settings {
@@ -300,67 +306,9 @@ fn cache(folder: Option<&FilePath>) -> Option<PathBuf> {
     folder.map(PathBuf::from).or_else(|| Some(home()?.join("tagmill")))
 }
 
-impl TryFrom<NatsArgs> for nats::Settings {
-    type Error = Invalid;
-
-    fn try_from(args: NatsArgs) -> Result<Self, Invalid> {
-        let given = args.nats_url.iter().map(|url| url.reveal().to_owned()).collect::<Vec<_>>();
-        let urls = if given.is_empty() {
-            let url = std::env::var("NATS_URL").unwrap_or_else(|_| "nats://127.0.0.1:4222".to_owned());
-            url.split(',').map(str::to_owned).collect()
-        } else {
-            given
-        };
-        let servers = urls.iter().map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
-        let servers = servers.map_err(Invalid::NatsUrl)?;
-        let login = match (args.nats_creds, args.nats_user, args.nats_password, args.nats_token) {
-            (Some(path), ..) => Login::Creds(path),
-            (_, Some(user), Some(password), _) => Login::User(user, password),
-            (.., Some(token)) => Login::Token(token),
-            _ => servers.iter().find_map(login_in).unwrap_or(Login::None),
-        };
-        // Seen now: a connection would find out only once the model is loaded, and try again and again.
-        if let Login::Creds(path) = &login {
-            let read = std::fs::read_to_string(path).and_then(|text| ConnectOptions::with_credentials(&text));
-            usable("--nats-creds", path, read.map(drop))?;
-        }
-        if let Some(path) = &args.nats_ca {
-            usable("--nats-ca", path, certificates(path))?;
-        }
-        Ok(Self { servers, login, ca: args.nats_ca })
-    }
-}
-
-fn usable(flag: &'static str, path: &FilePath, read: std::io::Result<()>) -> Result<(), Invalid> {
-    read.map_err(|source| Invalid::NatsFile { flag, path: path.to_owned(), source })
-}
-
-/// Whether a file holds certificates in PEM, and nothing that only looks like one.
-fn certificates(path: &FilePath) -> std::io::Result<()> {
-    let broken = |error: pem::Error| match error {
-        pem::Error::Io(error) => error,
-        other => std::io::Error::other(other.to_string()),
-    };
-    let found = CertificateDer::pem_file_iter(path).map_err(broken)?.collect::<Result<Vec<_>, _>>().map_err(broken)?;
-    if found.is_empty() { Err(std::io::Error::other("there is no certificate in it")) } else { Ok(()) }
-}
-
-/// What a server's URL says of who we are, which the client itself leaves alone: `user:password@`, or `token@`.
-fn login_in(server: &ServerAddr) -> Option<Login> {
-    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let user = plain(server.username()?);
-    Some(match server.password() {
-        Some(password) => Login::User(user, plain(password).into()),
-        None => Login::Token(user.into()),
-    })
-}
-
-/// The subjects of a prefix.
-///
-/// # Errors
-/// Where it is not one.
-pub(crate) fn subjects(prefix: &str) -> Result<nats::subjects::Subjects, Invalid> {
-    prefix.parse().map_err(|source| Invalid::Prefix { prefix: prefix.to_owned(), source })
+/// A limit of nothing would let nothing through.
+fn more_than_nothing(flag: &'static str, is_nothing: bool) -> Result<(), Invalid> {
+    if is_nothing { Err(Invalid::Range { flag, value: "0".to_owned(), expected: "more than that" }) } else { Ok(()) }
 }
 
 /// A number from 1 to 65536.

@@ -24,6 +24,7 @@ use crate::pipeline::tag::device::Device;
 use crate::settings;
 use crate::store::location::Location;
 use crate::store::{Store, file};
+use crate::telemetry::say;
 use parts::Bench;
 use report::Report;
 
@@ -133,7 +134,7 @@ impl Steps {
 
     fn begin(&self, step: String) {
         if self.0.is_hidden() {
-            eprintln!("{step}");
+            say(format_args!("{step}"));
         }
         self.0.set_message(step);
     }

@@ -16,6 +16,7 @@ use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
 use crate::telemetry::health::Health;
+use crate::telemetry::say;
 use letters::{Letter, Letters};
 
 pub(super) async fn run(command: DeadCommand) -> Result<(), Failed> {
@@ -79,7 +80,7 @@ async fn list(mut letters: Letters, json: bool) -> anyhow::Result<()> {
         }
     }
     if !json {
-        eprintln!("{count} dead letters");
+        say(format_args!("{count} dead letters"));
     }
     Ok(())
 }
@@ -132,10 +133,10 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
         };
         match ended {
             Ok(()) => done += 1,
-            Err(error) => eprintln!("{sequence} ({id}) stays: {}", said(&error)),
+            Err(error) => say(format_args!("{sequence} ({id}) stays: {}", said(&error))),
         }
     }
-    eprintln!("{} {done} of {} dead letters", change.verb(), chosen.len());
+    say(format_args!("{} {done} of {} dead letters", change.verb(), chosen.len()));
     if done < chosen.len() {
         return Err(Failed::running(anyhow::anyhow!("{} dead letters stay", chosen.len() - done)));
     }
@@ -183,8 +184,7 @@ async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
 
 fn confirm(question: &str) -> Result<(), Failed> {
     let mut answer = String::new();
-    eprint!("{question} [y/N] ");
-    let _ = stderr().flush();
+    let _ = write!(stderr(), "{question} [y/N] ").and_then(|()| stderr().flush());
     stdin().lock().read_line(&mut answer).map_err(Failed::running)?;
     if matches!(answer.trim(), "y" | "Y" | "yes") {
         Ok(())

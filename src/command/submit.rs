@@ -27,6 +27,7 @@ use crate::nats::{self, Nats};
 use crate::settings;
 use crate::store::suffix::Suffixes;
 use crate::telemetry::health::Health;
+use crate::telemetry::say;
 use checkpoint::{Checkpoint, Count, Run};
 use follow::{Follower, Summary};
 use make::Maker;
@@ -65,7 +66,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
     };
     submit.screen.clear();
     if submit.looked_for_images && done.is_ok() && submit.checkpoint.count().jobs == 0 {
-        eprintln!("images are taken whose names end in {} (--match takes others)", Suffixes::of_images());
+        say(format_args!("images are taken whose names end in {} (--match takes others)", Suffixes::of_images()));
     }
     done.map_err(|error| match error.downcast::<Interrupted>() {
         Ok(_) => interrupted(&submit.checkpoint),
@@ -189,7 +190,7 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
     };
     screen.clear();
     let unanswered = if missing > 0 { format!(", {missing} without an answer") } else { String::new() };
-    eprintln!("{tagged} tagged, {dead} failed{unanswered} in {:.1} s", began.elapsed().as_secs_f64());
+    say(format_args!("{tagged} tagged, {dead} failed{unanswered} in {:.1} s", began.elapsed().as_secs_f64()));
     published?;
     match (dead, missing) {
         (0, 0) => Ok(()),

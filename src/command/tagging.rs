@@ -78,14 +78,20 @@ pub(super) async fn stores(stores: &[Store], health: &Health) -> Result<(), Fail
 
 /// Waits until the store answers.
 async fn usable(store: &Store) -> Result<(), Failed> {
-    let mut tries = 0;
+    let (mut tries, mut said) = (0, false);
     while let Err(Failure { code, message, .. }) = store.probe().await {
         if code != Code::StorageUnavailable {
             return Err(Failed::running(anyhow::anyhow!("a store can't be used (--store): {message}")));
         }
-        tracing::warn!(%store, error = message, "the store does not answer; waiting for it");
+        // Once, as later.
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!(%store, error = message, "the store can't be read yet; waiting for it");
+        }
         tries += 1;
         tokio::time::sleep(WAITING.after(tries)).await;
+    }
+    if said {
+        tracing::info!(%store, "the store answers");
     }
     Ok(())
 }

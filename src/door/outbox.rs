@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::backoff::Backoff;
 use crate::failure::{Code, ErrorBody, Failure};
 use crate::job::LONGEST_ID;
-use crate::nats::Nats;
+use crate::nats::{Nats, is_full};
 use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
+use crate::telemetry::health::Health;
 use crate::telemetry::{metrics, seldom};
 
 /// A client's id for its job, where the job itself has none.
@@ -31,6 +32,7 @@ const REPUBLISH: Backoff = Backoff::new(Duration::from_millis(200), Duration::fr
 pub(crate) struct Outbox {
     nats: Nats,
     jetstream: Context,
+    health: Health,
 }
 
 /// The server will never take this message.
@@ -45,8 +47,8 @@ enum TooLarge {
 impl Outbox {
     /// On this connection.
     #[must_use]
-    pub(crate) fn new(nats: Nats) -> Self {
-        Self { jetstream: jetstream::new(nats.client.clone()), nats }
+    pub(crate) fn new(nats: Nats, health: Health) -> Self {
+        Self { jetstream: jetstream::new(nats.client.clone()), nats, health }
     }
 
     /// Publishes a result and sees it confirmed.
@@ -82,7 +84,7 @@ impl Outbox {
         if !self.fits(headers, body.len()) {
             return Err(TooLarge::Message);
         }
-        let mut tries = 0;
+        let (mut tries, mut waiting) = (0, None);
         loop {
             let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
             let sent = self.jetstream.send_publish(subject.to_owned(), message).await;
@@ -95,6 +97,8 @@ impl Outbox {
                 return Err(too_large);
             }
             unconfirmed(subject, &error);
+            // Where the server is away, that is known besides.
+            waiting = waiting.or_else(|| Some(self.health.answer_waits()));
             tries += 1;
             tokio::time::sleep(REPUBLISH.after(tries)).await;
             self.nats.up().await;
@@ -115,6 +119,10 @@ fn unconfirmed(subject: &str, error: &PublishError) {
                 subject,
                 "no stream takes this subject; the answer waits until one does (restart the worker to have it made)"
             );
+        }
+    } else if reply(error).is_some_and(is_full) {
+        if seldom::is_new("an answer finds no room", None) {
+            tracing::error!(subject, %error, "the stream of this subject has no room; the answer waits until it has (nats stream edit, or purge)");
         }
     } else if seldom::is_new("an answer is not confirmed", None) {
         tracing::warn!(subject, %error, "an answer is not confirmed; publishing it again");
@@ -197,12 +205,16 @@ pub(super) fn dead_letter(
 
 /// Whether a message is refused for its size. Whatever else the server says may be mended: it is waited for.
 fn too_large(error: &PublishError) -> Option<TooLarge> {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    match source.map(jetstream::Error::error_code) {
+    match reply(error).map(jetstream::Error::error_code) {
         Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => Some(TooLarge::Headers),
         Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Some(TooLarge::Message),
         _ => (error.kind() == PublishErrorKind::MaxPayloadExceeded).then_some(TooLarge::Message),
     }
+}
+
+/// What the server says of a message that is not stored.
+fn reply(error: &PublishError) -> Option<&jetstream::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
 /// Of a message's headers, what tells it from others.

@@ -27,6 +27,7 @@ use crate::door::outbox::Outbox;
 use crate::nats::Nats;
 use crate::nats::subjects::Subjects;
 use crate::store::suffix::Suffixes;
+use crate::telemetry::health::Health;
 use claims::Claims;
 use part::Filter;
 use topology::{Topology, Unusable};
@@ -69,11 +70,18 @@ impl Stream {
     ///
     /// # Errors
     /// Where the server has no JetStream, or what there is can't be used.
-    pub(crate) async fn open(settings: Settings, nats: Nats) -> Result<Arc<Self>, Unusable> {
+    pub(crate) async fn open(settings: Settings, nats: Nats, health: &Health) -> Result<Arc<Self>, Unusable> {
         let jetstream = async_nats::jetstream::new(nats.client.clone());
         let topology = open(&jetstream, &settings).await?;
+        if is_old(&nats.client.server_info().version) {
+            let version = nats.client.server_info().version;
+            tracing::warn!(
+                version,
+                "this NATS server may keep jobs for ever that were in work when it was killed; 2.10 and later don't"
+            );
+        }
         let claims = Arc::new(Claims::new(nats.client.clone()));
-        let outbox = Outbox::new(nats.clone());
+        let outbox = Outbox::new(nats.clone(), health.clone());
         Ok(Arc::new(Self { settings, nats, outbox, topology, claims }))
     }
 
@@ -110,6 +118,12 @@ impl Stream {
     }
 }
 
+/// Whether a server is older than 2.10.
+fn is_old(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u64>().ok());
+    (numbers.next(), numbers.next()) < (Some(2), Some(10))
+}
+
 /// Finds or makes the streams and the consumer, as soon as the servers of a cluster have found each other.
 async fn open(jetstream: &Context, settings: &Settings) -> Result<Topology, Unusable> {
     let (began, mut said) = (Instant::now(), false);
@@ -123,5 +137,16 @@ async fn open(jetstream: &Context, settings: &Settings) -> Result<Topology, Unus
             }
             opened => return opened,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_old_by_number() {
+        assert!(is_old("2.9.10") && is_old("1.4.0") && is_old(""));
+        assert!(!is_old("2.10.0") && !is_old("2.15.1-beta") && !is_old("3.0.0"));
     }
 }

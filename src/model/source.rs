@@ -54,6 +54,8 @@ type Files = BTreeMap<String, Listed>;
 
 /// Makes `cache` hold the models that the store holds; what it already has is not read again.
 async fn copy(store: &Store, cache: &Path) -> Result<(), Failure> {
+    // A bucket that is not there, or refuses, says so itself.
+    store.probe().await?;
     let mut models: BTreeMap<String, Files> = BTreeMap::new();
     for object in store.list().await? {
         if let Some((model, file)) = model_file(&object.name) {

@@ -18,6 +18,7 @@ const LARGEST_AT_ONCE: u64 = 4;
 /// Where the token or an origin can't be one.
 pub(super) fn settings(args: HttpArgs, fetch: &fetch::Settings, budget: &Budget) -> Result<Settings, Invalid> {
     let HttpArgs { listen, http_token: token, cors_origins, http_timeout: timeout } = args;
+    super::more_than_nothing("http-timeout", timeout.is_zero())?;
     let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if token.as_ref().is_some_and(|token| !usable(token.reveal())) {
         return Err(Invalid::Token);

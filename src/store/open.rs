@@ -17,7 +17,7 @@ use super::{HeadBucket, Outage, Place, Store};
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidStore {
     /// Neither an S3 nor a file URL.
-    #[error("`{0}` is not a store: use s3://bucket, s3://bucket/prefix or file:///folder")]
+    #[error("`{0}` is not a store (--store): use s3://bucket, s3://bucket/prefix or file:///folder")]
     Url(String),
     /// The folder is missing or can't be read.
     #[error("the folder of store `{url}` can't be used: {source}")]
@@ -35,6 +35,9 @@ pub enum InvalidStore {
         /// Why.
         source: object_store::Error,
     },
+    /// No endpoint.
+    #[error("AWS_ENDPOINT_URL is `{0}`, which is no URL; expected https://host or https://host:port")]
+    Endpoint(String),
     /// A plain HTTP endpoint that was not allowed by name.
     #[error(
         "AWS_ENDPOINT_URL is plain http, which sends images unencrypted: set AWS_ALLOW_HTTP=true to allow it, or use https"
@@ -96,6 +99,9 @@ fn bucket_store(url: &str, bucket: &str, prefix: Path, patience: &Patience) -> R
     let endpoint = builder.get_config_value(&Key::Endpoint).unwrap_or_default();
     let allowed =
         std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on"));
+    if !endpoint.is_empty() && !Url::parse(&endpoint).is_ok_and(|url| url.has_host()) {
+        return Err(InvalidStore::Endpoint(endpoint));
+    }
     if endpoint.starts_with("http://") && !allowed {
         return Err(InvalidStore::PlainHttp);
     }

@@ -18,8 +18,20 @@ struct State {
     no_broker: bool,
     storage: bool,
     inference: bool,
+    /// Answers that wait to be confirmed, after one try.
+    unconfirmed: usize,
     draining: bool,
     devices: Vec<String>,
+}
+
+/// Readiness waits for an answer as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Unconfirmed(Health);
+
+impl Drop for Unconfirmed {
+    fn drop(&mut self) {
+        self.0.set(|state| state.unconfirmed -= 1);
+    }
 }
 
 /// What `/readyz` answers.
@@ -37,6 +49,9 @@ pub(crate) struct Readiness {
     pub storage: bool,
     /// The model scores: an image of the last batch was tagged, or a blank one after it.
     pub inference: bool,
+    /// Results and dead letters are stored: none waits that was not at first; absent where NATS is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<bool>,
     /// The worker is stopping.
     pub draining: bool,
     /// What inference really runs on; nothing until that is proven.
@@ -76,6 +91,12 @@ impl Health {
         self.set(|state| state.inference = fine);
     }
 
+    /// An answer waits to be confirmed, from now until what this gives is dropped.
+    pub(crate) fn answer_waits(&self) -> Unconfirmed {
+        self.set(|state| state.unconfirmed += 1);
+        Unconfirmed(self.clone())
+    }
+
     /// The worker stops.
     pub(crate) fn set_draining(&self) {
         self.set(|state| state.draining = true);
@@ -97,9 +118,10 @@ impl Health {
 
 impl State {
     fn readiness(&self) -> Readiness {
-        let &Self { model, nats, no_broker, storage, inference, draining, ref devices } = self;
-        let nats = (!no_broker).then_some(nats);
-        let ready = model && nats.unwrap_or(true) && storage && inference && !draining;
-        Readiness { ready, model, nats, storage, inference, draining, devices: devices.clone() }
+        let &Self { model, nats, no_broker, storage, inference, unconfirmed, draining, ref devices } = self;
+        let (nats, answers) = ((!no_broker).then_some(nats), (!no_broker).then_some(unconfirmed == 0));
+        let connected = nats.unwrap_or(true) && answers.unwrap_or(true);
+        let ready = model && connected && storage && inference && !draining;
+        Readiness { ready, model, nats, storage, inference, answers, draining, devices: devices.clone() }
     }
 }

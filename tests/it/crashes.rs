@@ -265,10 +265,12 @@ async fn requests_are_answered_while_answers_of_the_queue_can_not_be() {
     // The other two wait with their answers.
     client.limit_results(1).await;
     worker.signal("CONT");
-    worker.logged("an answer is not confirmed");
+    worker.logged("the stream of this subject has no room");
     is_answered(&worker).await;
+    assert!(worker.get("/readyz").await.1.contains(r#""answers":false"#));
     client.limit_results(-1).await;
     client.results(3).await;
+    until("the worker to be ready", || async { (worker.get("/readyz").await.0 == 200).then_some(()) }).await;
     client.queue_is_empty().await;
 }
 

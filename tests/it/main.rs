@@ -17,6 +17,7 @@ mod gpu;
 mod help;
 mod http;
 mod live;
+mod log;
 mod models;
 mod page;
 mod pull;

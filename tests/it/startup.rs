@@ -39,7 +39,7 @@ fn wrong_settings_are_exit_code_2() {
     let empty = empty.path().to_str().expect("UTF-8");
     let nonsense = repository("README.md");
     let nonsense = nonsense.to_str().expect("UTF-8");
-    let cases: [(&[&str], &str); 20] = [
+    let cases: [(&[&str], &str); 26] = [
         (&["--store", "ftp://host/x"], "ftp://host/x"),
         (&["--store", "images"], "s3://bucket"),
         (&["--store", "file:///no/such/folder"], "/no/such/folder"),
@@ -55,6 +55,12 @@ fn wrong_settings_are_exit_code_2() {
         (&["--memory-budget", "lots"], "512MiB"),
         // Past the end of the clock.
         (&["--window", "9223372036854775807s"], "--window"),
+        (&["--max-image-pixels", "0"], "--max-image-pixels is 0"),
+        (&["--max-image-bytes", "0"], "--max-image-bytes is 0"),
+        (&["--jobs-max-bytes", "0"], "--jobs-max-bytes is 0"),
+        (&["--live-timeout", "0s"], "--live-timeout is 0"),
+        (&["--http-timeout", "0s"], "--http-timeout is 0"),
+        (&["--filter", "tagmill.jobs.shop.>"], "expected shop.>"),
         (&["--http-timeout", "9223372036854775807s"], "--http-timeout"),
         (&["--live-timeout", "366days"], "--live-timeout"),
         (&["--nats-creds", "/no/such/file"], "--nats-creds"),
@@ -123,6 +129,26 @@ fn a_server_that_is_not_there_is_said_once() {
     let mut worker = Worker::run(worker);
     assert_eq!(worker.ended().code(), Some(1), "{}", worker.log());
     assert_eq!(worker.log().matches("NATS can't be reached").count(), 1, "{}", worker.log());
+}
+
+#[test]
+fn a_server_that_refuses_the_login_is_told_from_one_that_is_away() {
+    let nats = NatsServer::start_with(&["--jetstream", "--user", "test", "--pass", "right"]);
+    let began = Instant::now();
+    let environment = [("TAGMILL_NATS_PASSWORD", "hush".to_owned())];
+    let (code, message) = refused(&["--nats-url", &nats.url(), "--nats-user", "test"], &environment);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("refuses this login") && !message.contains("hush"), "{message}");
+    assert!(began.elapsed() < Duration::from_secs(8), "it is not asked again");
+}
+
+#[test]
+fn an_endpoint_that_is_none_is_wrong_and_an_empty_address_is_not_set() {
+    let endpoint = [("AWS_ENDPOINT_URL", "nonsense".to_owned())];
+    let (code, message) = refused(&["--store", "s3://images"], &endpoint);
+    assert!(code == 2 && message.contains("AWS_ENDPOINT_URL is `nonsense`"), "{code} {message}");
+    let (code, message) = refused(&["--nats-url", ""], &[("NATS_URL", "nats://127.0.0.1:1".to_owned())]);
+    assert!(code == 1 && message.contains("127.0.0.1:1"), "{code} {message}");
 }
 
 #[test]

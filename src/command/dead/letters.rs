@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::cli::dead::DeadFilter;
 use crate::door::stream::part::overlap;
 use crate::nats::subjects::Subjects;
+use crate::telemetry::say;
 
 /// A dead letter as it is read; see [`crate::tags::DeadLetter`].
 #[derive(Deserialize, Serialize)]
@@ -106,7 +107,7 @@ impl Letters {
             match Letter::parse(sequence, &message.payload) {
                 Ok(letter) if self.lets_through(&letter) => return Ok(Some(letter)),
                 Ok(_) => {}
-                Err(error) => eprintln!("{error:#}"),
+                Err(error) => say(format_args!("{error:#}")),
             }
         }
         Ok(None)

@@ -11,6 +11,7 @@ use crate::command::Failed;
 use crate::model::hub::{self, File, Order, Settings, Step, Watch};
 use crate::model::source::Source;
 use crate::settings;
+use crate::telemetry::say;
 
 /// Files below this size come too quickly to say more than that they came.
 const LARGE: u64 = 10 << 20;
@@ -32,7 +33,7 @@ pub(super) async fn run(args: ModelsPullArgs) -> Result<(), Failed> {
     };
     let files = files.with_context(|| format!("can't pull {}", order.repository)).map_err(Failed::Running)?;
     let size = ByteSize(files.iter().map(|file| file.size).sum());
-    eprintln!("{} is in {}: {} files, {size}", order.repository, order.folder.display(), files.len());
+    say(format_args!("{} is in {}: {} files, {size}", order.repository, order.folder.display(), files.len()));
     Ok(())
 }
 
@@ -57,9 +58,9 @@ impl Display {
             self.bar = bar.with_position(from);
             self.bar.reset_eta();
         } else if from > 0 {
-            eprintln!("{}: going on after {} of {}", file.name(), ByteSize(from), ByteSize(file.size));
+            say(format_args!("{}: going on after {} of {}", file.name(), ByteSize(from), ByteSize(file.size)));
         } else {
-            eprintln!("{}: downloading {}", file.name(), ByteSize(file.size));
+            say(format_args!("{}: downloading {}", file.name(), ByteSize(file.size)));
         }
         self.tenths = tenths(from, file.size);
     }
@@ -68,7 +69,7 @@ impl Display {
         self.bar.set_position(total);
         let tenths = tenths(total, file.size);
         if !self.terminal && file.size >= LARGE && tenths > self.tenths && tenths < 10 {
-            eprintln!("{}: {tenths}0 %", file.name());
+            say(format_args!("{}: {tenths}0 %", file.name()));
         }
         self.tenths = tenths;
     }
@@ -77,12 +78,12 @@ impl Display {
 impl Watch for Display {
     fn see(&mut self, file: &File, step: Step) {
         match step {
-            Step::Present => eprintln!("{}: there already", file.name()),
+            Step::Present => say(format_args!("{}: there already", file.name())),
             Step::Began { from } => self.begin(file, from),
             Step::Received { total } => self.more(file, total),
             Step::Done => {
                 self.bar.finish_and_clear();
-                eprintln!("{}: downloaded and verified", file.name());
+                say(format_args!("{}: downloaded and verified", file.name()));
             }
         }
     }

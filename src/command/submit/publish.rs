@@ -10,7 +10,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::jetstream::{self, Context};
 use async_nats::{HeaderMap, HeaderValue};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::checkpoint::{Checkpoint, Count};
 use super::screen::Screen;
 use super::source::{Item, Position};
-use crate::nats::Nats;
+use crate::nats::{Nats, is_full};
+use crate::telemetry::say;
 use window::{Confirmed, Window};
 
 /// How long nobody may take jobs where that is not known to be for a while.
@@ -143,7 +144,7 @@ impl Publisher {
         if before.jobs > 0 {
             let _ = write!(text, "; {} by earlier runs of the checkpoint", before.jobs);
         }
-        self.screen.aside(|| eprintln!("{text}"));
+        self.screen.aside(|| say(text));
     }
 
     fn answered(
@@ -191,7 +192,9 @@ impl Publisher {
                 let source = self.names.get(*source).map_or("", String::as_str);
                 error.context(format!("the job of {last} ({source}) is not taken"))
             }
-            Refused::Nobody => anyhow::anyhow!("no stream takes jobs here; start a worker first, which makes it"),
+            Refused::Nobody => {
+                anyhow::anyhow!("no stream takes jobs here; start a worker first, which makes it, or says why it can't")
+            }
             Refused::Full(reason) | Refused::Away(reason) => anyhow::anyhow!(
                 "jobs are not confirmed ({reason}); may this user publish here, and does a stream take jobs? A worker makes it"
             ),
@@ -272,18 +275,9 @@ fn refusal(error: PublishError) -> Refused {
     }
     let reply = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<jetstream::Error>());
     match reply {
-        Some(reply) if FULL.contains(&reply.error_code()) => Refused::Full(reply.to_string()),
+        Some(reply) if is_full(reply) => Refused::Full(reply.to_string()),
         // A cluster without a leader, a server that starts.
         Some(reply) if reply.code() == 503 => Refused::Away(reply.to_string()),
         _ => Refused::Never(error.into()),
     }
 }
-
-/// What a server says that has no room for a message, and may have later.
-const FULL: [ErrorCode; 5] = [
-    ErrorCode::STREAM_STORE_FAILED,
-    ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
-    ErrorCode::STORAGE_RESOURCES_EXCEEDED,
-    ErrorCode::MEMORY_RESOURCES_EXCEEDED,
-    ErrorCode::INSUFFICIENT_RESOURCES,
-];

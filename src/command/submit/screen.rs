@@ -5,6 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::checkpoint::Count;
+use crate::telemetry::say;
 
 /// One line that is written again and again.
 #[derive(Clone)]
@@ -41,7 +42,7 @@ impl Screen {
     }
 
     pub(super) fn say(&self, text: &str) {
-        self.aside(|| eprintln!("tagmill: {text}"));
+        self.aside(|| say(format_args!("tagmill: {text}")));
     }
 
     /// Does something that writes to the terminal.

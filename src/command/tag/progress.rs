@@ -10,6 +10,7 @@ use super::super::Failed;
 use crate::command::images::Found;
 use crate::failure::{Code, Failure};
 use crate::store::suffix::Suffixes;
+use crate::telemetry::say;
 
 /// Failed images that are listed at the end; all were named when they failed.
 const LISTED: usize = 100;
@@ -64,7 +65,7 @@ impl Progress {
             return;
         };
         self.failed += 1;
-        self.bar.suspend(|| eprintln!("tagmill: {name}: {}: {failure}", failure.code));
+        self.bar.suspend(|| say(format_args!("tagmill: {name}: {}: {failure}", failure.code)));
         if self.failures.len() < LISTED {
             self.failures.push((name.to_owned(), failure.code));
         }
@@ -97,17 +98,20 @@ impl Progress {
             parts.push(format!("{skipped} skipped"));
         }
         parts.push(format!("{failed} failed"));
-        eprintln!("{}, in {:.1} s ({rate:.1} images/s)", parts.join(", "), took.as_secs_f64());
+        say(format_args!("{}, in {:.1} s ({rate:.1} images/s)", parts.join(", "), took.as_secs_f64()));
         if tagged + skipped + failed == 0 && !interrupted {
-            eprintln!("there is no image: files and objects are taken whose names end in {}", Suffixes::of_images());
+            say(format_args!(
+                "there is no image: files and objects are taken whose names end in {}",
+                Suffixes::of_images()
+            ));
         }
         if !failures.is_empty() {
-            eprintln!("failed:");
+            say(format_args!("failed:"));
             for (name, code) in failures {
-                eprintln!("  {name}  {code}");
+                say(format_args!("  {name}  {code}"));
             }
             if *failed > LISTED as u64 {
-                eprintln!("  and {} more", failed - LISTED as u64);
+                say(format_args!("  and {} more", failed - LISTED as u64));
             }
         }
         if interrupted {

@@ -44,7 +44,7 @@ const SUSPECT: u64 = 3;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Closed {
     /// The queue is not there any more.
-    #[error("the consumer {consumer} of {stream} is gone: {reason}; start again to have it made")]
+    #[error("the stream {stream} is gone, or its consumer {consumer}: {reason}; start again to have them made")]
     Gone {
         /// The consumer.
         consumer: String,

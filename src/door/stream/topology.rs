@@ -195,9 +195,20 @@ fn config(subjects: &Subjects, kind: &str, replicas: usize) -> Config {
 /// One of the streams, made where it is missing. One that removes messages at other times would lose some or keep all.
 async fn open(jetstream: &Context, config: Config) -> Result<stream::Stream, Unusable> {
     let wanted = config.retention;
+    let (replicas, max_bytes) = (config.num_replicas, config.max_bytes);
     let stream = find_or_create(jetstream, config).await?;
     let found = &stream.cached_info().config;
     require(&found.name, "retention", &found.retention, &wanted)?;
+    // Set where streams are made; those that exist are the operator's to change.
+    if found.num_replicas < replicas || (max_bytes > 0 && found.max_bytes != max_bytes) {
+        let (stream, found_replicas, found_bytes) = (&found.name, found.num_replicas, found.max_bytes);
+        tracing::warn!(
+            stream,
+            replicas = found_replicas,
+            max_bytes = found_bytes,
+            "the stream exists with other settings than --replicas and --jobs-max-bytes say; change it with `nats stream edit`"
+        );
+    }
     Ok(stream)
 }
 

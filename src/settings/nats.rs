@@ -1,0 +1,88 @@
+//! Where NATS is, and how to be let in: from arguments to settings.
+
+use std::path::Path;
+
+use async_nats::{ConnectOptions, ServerAddr};
+use percent_encoding::percent_decode_str;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
+
+use super::Invalid;
+use crate::cli::NatsArgs;
+use crate::door::stream::part::Filter;
+use crate::nats::subjects::Subjects;
+use crate::nats::{Login, Settings};
+
+impl TryFrom<NatsArgs> for Settings {
+    type Error = Invalid;
+
+    fn try_from(args: NatsArgs) -> Result<Self, Invalid> {
+        // What is empty is not set.
+        let given =
+            args.nats_url.iter().map(|url| url.reveal().trim()).filter(|url| !url.is_empty()).collect::<Vec<_>>();
+        let common = std::env::var("NATS_URL").ok().filter(|url| !url.is_empty());
+        let common = common.as_deref().unwrap_or("nats://127.0.0.1:4222");
+        let urls = if given.is_empty() { common.split(',').collect() } else { given };
+        let servers = urls.iter().map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
+        let servers = servers.map_err(Invalid::NatsUrl)?;
+        let login = match (args.nats_creds, args.nats_user, args.nats_password, args.nats_token) {
+            (Some(path), ..) => Login::Creds(path),
+            (_, Some(user), Some(password), _) => Login::User(user, password),
+            (.., Some(token)) => Login::Token(token),
+            _ => servers.iter().find_map(login_in).unwrap_or(Login::None),
+        };
+        // Seen now: a connection would find out only once the model is loaded, and try again and again.
+        if let Login::Creds(path) = &login {
+            let read = std::fs::read_to_string(path).and_then(|text| ConnectOptions::with_credentials(&text));
+            usable("--nats-creds", path, read.map(drop))?;
+        }
+        if let Some(path) = &args.nats_ca {
+            usable("--nats-ca", path, certificates(path))?;
+        }
+        Ok(Self { servers, login, ca: args.nats_ca })
+    }
+}
+
+fn usable(flag: &'static str, path: &Path, read: std::io::Result<()>) -> Result<(), Invalid> {
+    read.map_err(|source| Invalid::NatsFile { flag, path: path.to_owned(), source })
+}
+
+/// Whether a file holds certificates in PEM, and nothing that only looks like one.
+fn certificates(path: &Path) -> std::io::Result<()> {
+    let broken = |error: pem::Error| match error {
+        pem::Error::Io(error) => error,
+        other => std::io::Error::other(other.to_string()),
+    };
+    let found = CertificateDer::pem_file_iter(path).map_err(broken)?.collect::<Result<Vec<_>, _>>().map_err(broken)?;
+    if found.is_empty() { Err(std::io::Error::other("there is no certificate in it")) } else { Ok(()) }
+}
+
+/// What a server's URL says of who we are, which the client itself leaves alone: `user:password@`, or `token@`.
+fn login_in(server: &ServerAddr) -> Option<Login> {
+    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let user = plain(server.username()?);
+    Some(match server.password() {
+        Some(password) => Login::User(user, plain(password).into()),
+        None => Login::Token(user.into()),
+    })
+}
+
+/// The subjects of a prefix.
+///
+/// # Errors
+/// Where it is not one.
+pub(crate) fn subjects(prefix: &str) -> Result<Subjects, Invalid> {
+    prefix.parse().map_err(|source| Invalid::Prefix { prefix: prefix.to_owned(), source })
+}
+
+/// A filter that is meant for what follows the subject of jobs.
+///
+/// # Errors
+/// Where it begins like that subject itself.
+pub(super) fn filter(filter: Option<Filter>, prefix: &str) -> Result<Option<Filter>, Invalid> {
+    let Some(text) = filter.as_ref().map(ToString::to_string) else { return Ok(None) };
+    match text.strip_prefix(&format!("{prefix}.jobs.")) {
+        Some(rest) => Err(Invalid::Filter(text.clone(), rest.to_owned())),
+        None => Ok(filter),
+    }
+}
