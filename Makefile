@@ -1,4 +1,6 @@
 .DEFAULT_GOAL := help
+# ONNX Runtime tells nobody of this machine, in tests and benchmarks either.
+export ORT_DISABLE_TELEMETRY := 1
 .PHONY: help demo test test-cuda-library bench bench-gpu lint deny advisories image compose-smoke dashboards check-kubernetes scaling
 
 help: ## list these commands

@@ -3,22 +3,30 @@
 use std::process::ExitCode;
 
 use tagmill::cli::Cli;
-use tagmill::telemetry::LogFormat;
-use tagmill::{command, telemetry};
+use tagmill::command;
+use tagmill::telemetry::{self, LogFormat};
 
 fn main() -> ExitCode {
+    keep_to_itself();
     let cli = Cli::read();
     let format = cli.log_format();
     telemetry::start(format);
     match command::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let code = error.exit_code();
+            let exit_code = error.exit_code();
             match format {
-                LogFormat::Text => telemetry::say(format_args!("tagmill: {error}")),
-                LogFormat::Json => tracing::error!(code, "{error}"),
+                LogFormat::Json if tracing::enabled!(tracing::Level::ERROR) => tracing::error!(exit_code, "{error}"),
+                _ => telemetry::say(format_args!("tagmill: {error}")),
             }
-            ExitCode::from(code)
+            ExitCode::from(exit_code)
         }
     }
+}
+
+/// ONNX Runtime tells its maker of the machine and of each session, unless this variable is set by the time it is loaded.
+#[expect(unsafe_code, reason = "there is no other way to set a variable")]
+fn keep_to_itself() {
+    // SAFETY: no other thread runs yet that could read the environment meanwhile.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
 }

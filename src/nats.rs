@@ -114,7 +114,8 @@ impl Nats {
                     tracing::info!(servers = settings.shown(), "connected to NATS");
                     return Ok(Self { client, connections });
                 }
-                Err(source) if is_refused(&source) => {
+                // Another server of several may not refuse.
+                Err(source) if is_refused(&source) && settings.servers.len() == 1 => {
                     return Err(Unreachable::Refused { servers: settings.shown(), source });
                 }
                 Err(source) if tokio::time::Instant::now() + Duration::from_secs(1) >= deadline => {

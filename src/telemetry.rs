@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{IsTerminal, Write, stderr};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{Directive, LevelFilter};
 
 /// How logs are written, on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -26,30 +27,57 @@ fn has_colours() -> bool {
 }
 
 /// What libraries say is about themselves; a server's errors reach the log through the event callback.
-const LEVELS: &str = "info,ort=warn,async_nats=off,object_store=warn";
+const LIBRARIES: [&str; 6] =
+    ["ort=warn", "async_nats=off", "object_store=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn"];
 
 /// A line on standard error, for whoever started the program. Where nobody reads it any more it is lost, and nothing else.
 pub fn say(text: impl fmt::Display) {
     let _ = writeln!(stderr(), "{text}");
 }
 
-/// Starts logging, and keeps ONNX Runtime from a log of its own: it tells its maker of the
-/// machine and of each session, unless this variable is set by the time it is loaded. To be called before there are other
-/// threads.
-///
-/// The level is `info`, or what the standard variable `RUST_LOG` says, which leaves libraries alone that it does not name.
-#[expect(unsafe_code, reason = "there is no other way to set a variable")]
+/// Starts logging. The level is `info`, or what the standard variable `RUST_LOG` says, which leaves libraries alone that it
+/// does not name.
 pub fn start(format: LogFormat) {
-    // SAFETY: no other thread runs that could read the environment meanwhile.
-    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
-    let levels = std::env::var("RUST_LOG").map_or_else(|_| LEVELS.to_owned(), |own| format!("{LEVELS},{own}"));
+    let own = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, wrong) = filter(&own);
     // A log that nobody reads any more ends; the program does not.
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::builder().parse_lossy(levels))
-        .with_writer(stderr)
-        .log_internal_errors(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(has_colours()).with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    for directive in wrong {
+        tracing::warn!(directive, "RUST_LOG has what is no level, and no name with one, such as ort=debug");
+    }
+}
+
+/// What is logged, and what there is that says nothing of it.
+fn filter(own: &str) -> (EnvFilter, Vec<&str>) {
+    let parts: Vec<&str> = own.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let level = parts.iter().find_map(|part| part.parse::<LevelFilter>().ok()).unwrap_or(LevelFilter::INFO);
+    // Who wants less than warnings wants them of libraries neither.
+    let libraries = LIBRARIES.iter().filter(|_| level >= LevelFilter::WARN);
+    let (mut filter, mut wrong) = (EnvFilter::default().add_directive(level.into()), Vec::new());
+    for part in libraries.chain(parts.iter().filter(|part| part.parse::<LevelFilter>().is_err())) {
+        match part.parse::<Directive>() {
+            Ok(directive) => filter = filter.add_directive(directive),
+            Err(_) => wrong.push(*part),
+        }
+    }
+    (filter, wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_quiet_unless_they_are_named() {
+        let shown = |own| filter(own).0.to_string();
+        assert!(shown("").ends_with(",info") && shown("").contains("ort=warn"));
+        assert!(shown("debug").ends_with(",debug") && shown("debug").contains("hyper_util=warn"));
+        assert!(shown("warn,ort=info").contains("ort=info") && !shown("warn,ort=info").contains("ort=warn"));
+        assert_eq!(shown("off"), "off");
+        assert_eq!(filter("info,a=b=c").1, ["a=b=c"]);
     }
 }

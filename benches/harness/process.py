@@ -28,7 +28,7 @@ class Process:
                 stdout=stdout or sink,
                 stderr=sink,
                 # Nothing of the caller's settings.
-                env={"PATH": os.environ["PATH"], **(environment or {})},
+                env={"PATH": os.environ["PATH"], "ORT_DISABLE_TELEMETRY": "1", **(environment or {})},
             )
 
     def __enter__(self):

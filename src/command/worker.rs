@@ -57,7 +57,8 @@ async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, 
     let (lanes, outlets) = tagging::models(&settings.tagging, health).await?;
     let name = format!("tagmill {}", settings.tagging.name);
     let nats = Nats::connect(&settings.nats, &name, health).await.map_err(Failed::running)?;
-    let stream = Stream::open(settings.stream.clone(), nats.clone(), health).await.map_err(Failed::running)?;
+    let stream = Box::pin(Stream::open(settings.stream.clone(), nats.clone(), health)).await;
+    let stream = stream.map_err(Failed::running)?;
     let admission = Admission::new(settings.tagging.live_in_flight);
     let live = Live::new(settings.live.clone(), nats.clone(), admission.clone(), health);
     tagging::stores(&settings.tagging.stores, health).await?;

@@ -1,5 +1,6 @@
 //! What doors publish: results and dead letters, again and again until their streams have confirmed them.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::header::NATS_MESSAGE_ID;
@@ -12,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::failure::{Code, ErrorBody, Failure};
@@ -33,6 +35,17 @@ pub(crate) struct Outbox {
     nats: Nats,
     jetstream: Context,
     health: Health,
+    /// Answers that wait to be confirmed, after one try.
+    waiting: Arc<watch::Sender<usize>>,
+}
+
+/// An answer that waits, as long as this is held.
+struct Waiting<'a>(&'a Outbox);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.count(|waiting| waiting - 1);
+    }
 }
 
 /// The server will never take this message.
@@ -48,7 +61,25 @@ impl Outbox {
     /// On this connection.
     #[must_use]
     pub(crate) fn new(nats: Nats, health: Health) -> Self {
-        Self { jetstream: jetstream::new(nats.client.clone()), nats, health }
+        Self { jetstream: jetstream::new(nats.client.clone()), nats, health, waiting: Arc::default() }
+    }
+
+    /// Ends when answers wait to be confirmed, or none does.
+    pub(crate) async fn until_some_wait(&self, some: bool) {
+        // It fails only where the sender is gone, which is held here.
+        let _ = self.waiting.subscribe().wait_for(|waiting| (*waiting > 0) == some).await;
+    }
+
+    fn wait(&self) -> Waiting<'_> {
+        self.count(|waiting| waiting + 1);
+        Waiting(self)
+    }
+
+    fn count(&self, change: impl FnOnce(usize) -> usize) {
+        self.waiting.send_modify(|waiting| {
+            *waiting = change(*waiting);
+            self.health.set_answers(*waiting == 0);
+        });
     }
 
     /// Publishes a result and sees it confirmed.
@@ -63,13 +94,14 @@ impl Outbox {
 
     /// Publishes a dead letter and sees it confirmed, with as much of the job and its headers as the server takes.
     pub(crate) async fn letter(&self, subject: &str, mut headers: HeaderMap, mut letter: DeadLetter, payload: &Bytes) {
-        let code = letter.error.code;
+        let (code, mut waiting) = (letter.error.code, None);
         while let Err(too_large) = self.until_confirmed(subject, &headers, written(&letter)).await {
             let omitted = matches!(letter.job, OriginalJob::Omitted { .. });
             if headers.len() > 1 && (omitted || too_large == TooLarge::Headers) {
                 headers = id_alone(&headers);
             } else if omitted {
                 tracing::error!(subject, "the server takes no message even of this size; the dead letter waits");
+                waiting.get_or_insert_with(|| self.wait());
                 tokio::time::sleep(REPUBLISH.after(u64::MAX)).await;
             } else {
                 let (job_bytes, job_sha256) = (payload.len(), hex::encode(Sha256::digest(payload)));
@@ -97,8 +129,7 @@ impl Outbox {
                 return Err(too_large);
             }
             unconfirmed(subject, &error);
-            // Where the server is away, that is known besides.
-            waiting = waiting.or_else(|| Some(self.health.answer_waits()));
+            waiting.get_or_insert_with(|| self.wait());
             tries += 1;
             tokio::time::sleep(REPUBLISH.after(tries)).await;
             self.nats.up().await;

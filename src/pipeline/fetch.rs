@@ -11,6 +11,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinSet;
 
 use super::accept::Accepted;
@@ -20,7 +21,7 @@ use super::pace::Pace;
 use super::publish::Finished;
 use super::queue::{self, Queued};
 use super::{Ended, Flight, pass_in_order};
-use crate::delivery::{Delivery, Presence};
+use crate::delivery::Presence;
 use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
 use crate::store::inline::Inline;
@@ -109,25 +110,18 @@ impl Fetch {
     async fn one(&self, Accepted { mut flight, destination, location }: Accepted) {
         // First, so that a job that waits for its model, and with it for another model's last jobs, holds no memory from
         // them.
-        let heading = match destination {
-            Destination::Lane(heading) => Ok(heading),
-            Destination::Unloaded(model) => {
-                // Not fetching: it waits to begin, as at the entrance.
-                let waiting = metrics::backpressure(Stage::Accept);
-                let waits = &mut flight;
-                let lane = self.lanes.load(&model, move || waits.still_wanted()).await;
-                drop(waiting);
-                lane.map(|lane| Heading::to(&lane, flight.is_urgent()))
-            }
-        };
+        let heading = self.heading(destination, &mut flight).await;
         let began = Instant::now();
-        let read = match &heading {
-            Err(failure) => Err(failure.clone()),
-            Ok(_) => self.read(location, &mut flight).await,
+        let read = match heading {
+            Ok(heading) => self.read(location, heading, &mut flight).await,
+            Err(failure) => Err(failure),
         };
         flight.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
-        match heading.and_then(|heading| Ok((heading, read?))) {
-            Ok((heading, (bytes, reserved))) => {
+        match read {
+            Ok((heading, Image { bytes, reserved, name })) => {
+                if let Some(name) = name {
+                    flight.image = name;
+                }
                 // Refused only where the stage after this one is gone: the delivery inside hands its job back.
                 drop(pass_in_order(Stage::Fetch, &self.decode, Fetched { flight, heading, bytes, reserved }).await);
             }
@@ -138,31 +132,47 @@ impl Fetch {
         }
     }
 
-    async fn read(&self, location: Location, flight: &mut Flight) -> Result<(Bytes, Reservation), Failure> {
-        flight.still_wanted()?;
-        let Image { bytes, reserved, name } = if flight.is_urgent() {
-            tokio::select! {
-                image = self.image(location, None) => image?,
-                failure = unwanted(flight) => return Err(failure),
-            }
-        } else {
-            self.image(location, Some(&mut flight.delivery)).await?
+    /// The way to a job's model, which is loaded if it is not.
+    async fn heading(&self, destination: Destination, flight: &mut Flight) -> Result<Heading, Failure> {
+        let model = match destination {
+            Destination::Lane(heading) => return Ok(heading),
+            Destination::Unloaded(model) => model,
         };
-        if let Some(name) = name {
-            flight.image = name;
-        }
-        Ok((bytes, reserved))
+        // Not fetching: it waits to begin, as at the entrance.
+        let _waiting = metrics::backpressure(Stage::Accept);
+        let (urgent, waits) = (flight.is_urgent(), flight);
+        let lane = self.lanes.load(&model, move || waits.still_wanted()).await?;
+        Ok(Heading::to(&lane, urgent))
     }
 
-    /// Reads an image; for a job that waits for a store in trouble, or where there is none for somebody who does not.
-    async fn image(&self, location: Location, waits: Option<&mut Delivery>) -> Result<Image, Failure> {
+    async fn read(
+        &self,
+        location: Location,
+        heading: Heading,
+        flight: &mut Flight,
+    ) -> Result<(Heading, Image), Failure> {
+        flight.still_wanted()?;
+        match location {
+            Location::Stored { store, path } if flight.delivery.is_alone() => {
+                self.read_alone(&store, &path, heading, flight).await
+            }
+            location if flight.is_urgent() => tokio::select! {
+                image = self.image(location, true) => Ok((heading, image?)),
+                failure = unwanted(flight) => Err(failure),
+            },
+            location => Ok((heading, self.image(location, false).await?)),
+        }
+    }
+
+    /// Reads an image. Somebody who waits for the answer does not wait for a store in trouble.
+    async fn image(&self, location: Location, urgent: bool) -> Result<Image, Failure> {
         let Settings { max_image_bytes: limit, room } = &self.settings;
-        let Read { bytes, reserved, .. } = match location {
+        let read = match location {
             Location::Stored { store, path } => {
-                let read = match waits {
-                    None => store.read_promptly(&path, *limit, room).await?,
-                    Some(alone) if alone.is_alone() => self.alone(&store, &path, alone).await?,
-                    Some(_) => store.read_patiently(&path, *limit, room).await?,
+                let read = if urgent {
+                    store.read_promptly(&path, *limit, room).await?
+                } else {
+                    store.read_patiently(&path, *limit, room).await?
                 };
                 self.pace.first_byte(read.first_byte);
                 read
@@ -177,29 +187,53 @@ impl Fetch {
                 return Ok(Image { bytes, reserved, name: None });
             }
         };
-        Ok(Image { bytes, reserved, name: None })
+        Ok(read.into())
     }
 
     /// Reads for a job that keeps all others waiting. It does not do so while it waits for a store in trouble: then it steps
-    /// aside, and is alone again before it is read for once more.
-    async fn alone(&self, store: &Store, path: &Path, job: &mut Delivery) -> Result<Read, Failure> {
+    /// aside, and is alone again before it is read for once more. Nor does it keep its model loaded meanwhile: those that
+    /// are let in may want another in its place.
+    async fn read_alone(
+        &self,
+        store: &Store,
+        path: &Path,
+        mut heading: Heading,
+        flight: &mut Flight,
+    ) -> Result<(Heading, Image), Failure> {
         let Settings { max_image_bytes: limit, room } = &self.settings;
         let mut recoveries = 0;
         loop {
             if let Some(read) = store.read_unless_troubled(path, *limit, room, &mut recoveries).await {
-                return read;
+                let read = read?;
+                self.pace.first_byte(read.first_byte);
+                return Ok((heading, read.into()));
             }
-            let Some(company) = job.step_aside() else { return store.read_patiently(path, *limit, room).await };
-            let alone = loop {
-                all_well(&self.stores).await?;
-                tokio::select! {
-                    biased;
-                    () = any_troubled(&self.stores) => {}
-                    alone = Arc::clone(&company).write_owned() => break alone,
-                }
-            };
-            job.enter(Presence::Alone(Arc::new(alone)));
+            drop(heading);
+            if let Some(company) = flight.delivery.step_aside() {
+                let alone = self.alone_again(company).await?;
+                flight.delivery.enter(Presence::Alone(Arc::new(alone)));
+            }
+            let destination = self.lanes.find(flight.job.model.as_deref(), false)?;
+            heading = self.heading(destination, flight).await?;
         }
+    }
+
+    /// Ends when no store is in trouble and nothing else in flight.
+    async fn alone_again(&self, company: Arc<RwLock<()>>) -> Result<OwnedRwLockWriteGuard<()>, Failure> {
+        loop {
+            all_well(&self.stores).await?;
+            tokio::select! {
+                biased;
+                () = any_troubled(&self.stores) => {}
+                alone = Arc::clone(&company).write_owned() => return Ok(alone),
+            }
+        }
+    }
+}
+
+impl From<Read> for Image {
+    fn from(Read { bytes, reserved, .. }: Read) -> Self {
+        Self { bytes, reserved, name: None }
     }
 }
 

@@ -18,12 +18,12 @@ impl TryFrom<NatsArgs> for Settings {
 
     fn try_from(args: NatsArgs) -> Result<Self, Invalid> {
         // What is empty is not set.
-        let given =
-            args.nats_url.iter().map(|url| url.reveal().trim()).filter(|url| !url.is_empty()).collect::<Vec<_>>();
-        let common = std::env::var("NATS_URL").ok().filter(|url| !url.is_empty());
-        let common = common.as_deref().unwrap_or("nats://127.0.0.1:4222");
-        let urls = if given.is_empty() { common.split(',').collect() } else { given };
-        let servers = urls.iter().map(|url| url.trim().parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
+        let common = std::env::var("NATS_URL").unwrap_or_default();
+        let given = args.nats_url.iter().map(|url| url.reveal().trim()).filter(|url| !url.is_empty());
+        let common = common.split(',').map(str::trim).filter(|url| !url.is_empty());
+        let urls = [given.collect::<Vec<_>>(), common.collect(), vec!["nats://127.0.0.1:4222"]];
+        let urls = urls.into_iter().find(|urls| !urls.is_empty()).unwrap_or_default();
+        let servers = urls.iter().map(|url| url.parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
         let servers = servers.map_err(Invalid::NatsUrl)?;
         let login = match (args.nats_creds, args.nats_user, args.nats_password, args.nats_token) {
             (Some(path), ..) => Login::Creds(path),
@@ -81,8 +81,9 @@ pub(crate) fn subjects(prefix: &str) -> Result<Subjects, Invalid> {
 /// Where it begins like that subject itself.
 pub(super) fn filter(filter: Option<Filter>, prefix: &str) -> Result<Option<Filter>, Invalid> {
     let Some(text) = filter.as_ref().map(ToString::to_string) else { return Ok(None) };
-    match text.strip_prefix(&format!("{prefix}.jobs.")) {
-        Some(rest) => Err(Invalid::Filter(text.clone(), rest.to_owned())),
-        None => Ok(filter),
+    match text.strip_prefix(&format!("{prefix}.jobs")) {
+        Some("") => Err(Invalid::Filter(text, ">".to_owned())),
+        Some(rest) if rest.starts_with('.') => Err(Invalid::Filter(text.clone(), rest[1..].to_owned())),
+        _ => Ok(filter),
     }
 }

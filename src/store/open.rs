@@ -36,8 +36,10 @@ pub enum InvalidStore {
         source: object_store::Error,
     },
     /// No endpoint.
-    #[error("AWS_ENDPOINT_URL is `{0}`, which is no URL; expected https://host or https://host:port")]
-    Endpoint(String),
+    #[error(
+        "AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3) is no URL of a server; expected https://host or https://host:port"
+    )]
+    Endpoint,
     /// A plain HTTP endpoint that was not allowed by name.
     #[error(
         "AWS_ENDPOINT_URL is plain http, which sends images unencrypted: set AWS_ALLOW_HTTP=true to allow it, or use https"
@@ -96,11 +98,13 @@ fn bucket_store(url: &str, bucket: &str, prefix: Path, patience: &Patience) -> R
     use object_store::aws::AmazonS3ConfigKey as Key;
 
     let builder = AmazonS3Builder::from_env();
-    let endpoint = builder.get_config_value(&Key::Endpoint).unwrap_or_default();
+    let endpoint = [Key::S3Endpoint, Key::Endpoint].iter().find_map(|key| builder.get_config_value(key));
+    let endpoint = endpoint.unwrap_or_default();
     let allowed =
         std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on"));
-    if !endpoint.is_empty() && !Url::parse(&endpoint).is_ok_and(|url| url.has_host()) {
-        return Err(InvalidStore::Endpoint(endpoint));
+    let is_one = |url: Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    if !endpoint.is_empty() && !Url::parse(&endpoint).is_ok_and(is_one) {
+        return Err(InvalidStore::Endpoint);
     }
     if endpoint.starts_with("http://") && !allowed {
         return Err(InvalidStore::PlainHttp);

@@ -18,20 +18,9 @@ struct State {
     no_broker: bool,
     storage: bool,
     inference: bool,
-    /// Answers that wait to be confirmed, after one try.
-    unconfirmed: usize,
+    answers_wait: bool,
     draining: bool,
     devices: Vec<String>,
-}
-
-/// Readiness waits for an answer as long as this is held.
-#[derive(Debug)]
-pub(crate) struct Unconfirmed(Health);
-
-impl Drop for Unconfirmed {
-    fn drop(&mut self) {
-        self.0.set(|state| state.unconfirmed -= 1);
-    }
 }
 
 /// What `/readyz` answers.
@@ -49,7 +38,8 @@ pub(crate) struct Readiness {
     pub storage: bool,
     /// The model scores: an image of the last batch was tagged, or a blank one after it.
     pub inference: bool,
-    /// Results and dead letters are stored: none waits that was not at first; absent where NATS is not used.
+    /// No result or dead letter waits to be stored; absent where NATS is not used. It does not decide over `ready`: requests
+    /// are answered meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<bool>,
     /// The worker is stopping.
@@ -91,10 +81,9 @@ impl Health {
         self.set(|state| state.inference = fine);
     }
 
-    /// An answer waits to be confirmed, from now until what this gives is dropped.
-    pub(crate) fn answer_waits(&self) -> Unconfirmed {
-        self.set(|state| state.unconfirmed += 1);
-        Unconfirmed(self.clone())
+    /// No answer waits to be confirmed, or some do.
+    pub(crate) fn set_answers(&self, confirmed: bool) {
+        self.set(|state| state.answers_wait = !confirmed);
     }
 
     /// The worker stops.
@@ -118,10 +107,9 @@ impl Health {
 
 impl State {
     fn readiness(&self) -> Readiness {
-        let &Self { model, nats, no_broker, storage, inference, unconfirmed, draining, ref devices } = self;
-        let (nats, answers) = ((!no_broker).then_some(nats), (!no_broker).then_some(unconfirmed == 0));
-        let connected = nats.unwrap_or(true) && answers.unwrap_or(true);
-        let ready = model && connected && storage && inference && !draining;
+        let &Self { model, nats, no_broker, storage, inference, answers_wait, draining, ref devices } = self;
+        let (nats, answers) = ((!no_broker).then_some(nats), (!no_broker).then_some(!answers_wait));
+        let ready = model && nats.unwrap_or(true) && storage && inference && !draining;
         Readiness { ready, model, nats, storage, inference, answers, draining, devices: devices.clone() }
     }
 }

@@ -193,8 +193,8 @@ async fn suspects_run_alone_and_are_tagged_like_any_other() {
     assert_eq!(worker.metric("tagmill_redeliveries_total").await, Some(20.0));
 }
 
-/// Stops the worker, and has two suspects and another job in the queue before it sees any of them.
-async fn submit_suspects_unseen(client: &Client, worker: &Worker) {
+/// Stops the worker, and has two suspects and another job, for this model, in the queue before it sees any of them.
+async fn submit_suspects_unseen(client: &Client, worker: &Worker, model: &str) {
     worker.signal("STOP");
     let over = async || (client.consumer().await.num_waiting == 0).then_some(());
     until("its requests for jobs to be over", over).await;
@@ -202,7 +202,8 @@ async fn submit_suspects_unseen(client: &Client, worker: &Worker) {
         client.submit(id, "orange-sunset.jpg").await;
     }
     client.take_without_answer(2).await;
-    client.submit("beside", "orange-sunset.jpg").await;
+    let beside = json!({ "id": "beside", "image": "orange-sunset.jpg", "model": model });
+    client.publish("tagmill.jobs", async_nats::HeaderMap::new(), beside.to_string()).await;
 }
 
 /// Sees that a caller who brings an image gets an answer.
@@ -220,7 +221,7 @@ async fn suspects_keep_nobody_waiting_while_a_store_is_away() {
     s3.put("images", "orange-sunset.jpg", &repository("samples/orange-sunset.jpg"));
     let client = Client::connect(&nats).await;
     let worker = Worker::start_with(&nats, "s3://images", &["--http-timeout", "10s"], &s3.environment());
-    submit_suspects_unseen(&client, &worker).await;
+    submit_suspects_unseen(&client, &worker, "demo").await;
     s3.stop();
     worker.signal("CONT");
     worker.logged("the store is in trouble");
@@ -234,6 +235,27 @@ async fn suspects_keep_nobody_waiting_while_a_store_is_away() {
     assert_eq!(attempts, expected, "to wait for a store is no attempt");
     client.queue_is_empty().await;
     assert_eq!(client.count("TAGMILL_DEAD").await, 0, "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_waits_for_a_store_keeps_no_model_from_making_room() {
+    let (nats, mut s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.put("images", "orange-sunset.jpg", &repository("samples/orange-sunset.jpg"));
+    let models = tempfile::tempdir().expect("a folder");
+    for name in ["demo", "other"] {
+        std::os::unix::fs::symlink(repository("models/demo"), models.path().join(name)).expect("a link");
+    }
+    let models = models.path().display().to_string();
+    let client = Client::connect(&nats).await;
+    let arguments = ["--models", &models, "--model", "demo", "--max-models", "1"];
+    let worker = Worker::start_with(&nats, "s3://images", &arguments, &s3.environment());
+    submit_suspects_unseen(&client, &worker, "other").await;
+    s3.stop();
+    worker.signal("CONT");
+    worker.logged("the store is in trouble");
+    s3.resume().await;
+    client.results(3).await;
+    client.queue_is_empty().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,7 +283,7 @@ async fn requests_are_answered_while_answers_of_the_queue_can_not_be() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
     let worker = Worker::start_with(&nats, &samples(), &["--http-timeout", "10s"], &[]);
-    submit_suspects_unseen(&client, &worker).await;
+    submit_suspects_unseen(&client, &worker, "demo").await;
     // The other two wait with their answers.
     client.limit_results(1).await;
     worker.signal("CONT");
@@ -270,7 +292,8 @@ async fn requests_are_answered_while_answers_of_the_queue_can_not_be() {
     assert!(worker.get("/readyz").await.1.contains(r#""answers":false"#));
     client.limit_results(-1).await;
     client.results(3).await;
-    until("the worker to be ready", || async { (worker.get("/readyz").await.0 == 200).then_some(()) }).await;
+    let stored = async || worker.get("/readyz").await.1.contains(r#""answers":true"#).then_some(());
+    until("the answers to be stored", stored).await;
     client.queue_is_empty().await;
 }
 

@@ -54,6 +54,6 @@ fn the_last_line_of_a_log_of_json_is_json() {
     let ended = tagmill(&arguments).output().expect("it runs");
     let log = String::from_utf8(ended.stderr).expect("UTF-8");
     let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("a line")).expect("JSON");
-    assert_eq!((&last["level"], &last["code"]), (&"ERROR".into(), &2.into()));
+    assert_eq!((&last["level"], &last["exit_code"]), (&"ERROR".into(), &2.into()));
     assert!(last["message"].as_str().is_some_and(|message| message.contains("nameless")), "{last}");
 }

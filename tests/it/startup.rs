@@ -39,7 +39,7 @@ fn wrong_settings_are_exit_code_2() {
     let empty = empty.path().to_str().expect("UTF-8");
     let nonsense = repository("README.md");
     let nonsense = nonsense.to_str().expect("UTF-8");
-    let cases: [(&[&str], &str); 26] = [
+    let cases: [(&[&str], &str); 27] = [
         (&["--store", "ftp://host/x"], "ftp://host/x"),
         (&["--store", "images"], "s3://bucket"),
         (&["--store", "file:///no/such/folder"], "/no/such/folder"),
@@ -61,6 +61,7 @@ fn wrong_settings_are_exit_code_2() {
         (&["--live-timeout", "0s"], "--live-timeout is 0"),
         (&["--http-timeout", "0s"], "--http-timeout is 0"),
         (&["--filter", "tagmill.jobs.shop.>"], "expected shop.>"),
+        (&["--filter", "tagmill.jobs"], "expected >"),
         (&["--http-timeout", "9223372036854775807s"], "--http-timeout"),
         (&["--live-timeout", "366days"], "--live-timeout"),
         (&["--nats-creds", "/no/such/file"], "--nats-creds"),
@@ -134,21 +135,25 @@ fn a_server_that_is_not_there_is_said_once() {
 #[test]
 fn a_server_that_refuses_the_login_is_told_from_one_that_is_away() {
     let nats = NatsServer::start_with(&["--jetstream", "--user", "test", "--pass", "right"]);
-    let began = Instant::now();
-    let environment = [("TAGMILL_NATS_PASSWORD", "hush".to_owned())];
-    let (code, message) = refused(&["--nats-url", &nats.url(), "--nats-user", "test"], &environment);
-    assert_eq!(code, 1, "{message}");
-    assert!(message.contains("refuses this login") && !message.contains("hush"), "{message}");
-    assert!(began.elapsed() < Duration::from_secs(8), "it is not asked again");
+    let mut submit = tagmill(&["submit", "--nats-url", &nats.url(), "--nats-user", "test", "-"]);
+    let mut submit = Worker::run({
+        submit.env("TAGMILL_NATS_PASSWORD", "hush");
+        submit
+    });
+    assert_eq!(submit.ended().code(), Some(1), "{}", submit.log());
+    assert!(submit.log().contains("refuses this login") && !submit.log().contains("hush"), "{}", submit.log());
+    assert!(!submit.log().contains("trying again"), "{}", submit.log());
 }
 
 #[test]
 fn an_endpoint_that_is_none_is_wrong_and_an_empty_address_is_not_set() {
     let endpoint = [("AWS_ENDPOINT_URL", "nonsense".to_owned())];
     let (code, message) = refused(&["--store", "s3://images"], &endpoint);
-    assert!(code == 2 && message.contains("AWS_ENDPOINT_URL is `nonsense`"), "{code} {message}");
-    let (code, message) = refused(&["--nats-url", ""], &[("NATS_URL", "nats://127.0.0.1:1".to_owned())]);
-    assert!(code == 1 && message.contains("127.0.0.1:1"), "{code} {message}");
+    assert!(code == 2 && message.contains("AWS_ENDPOINT_URL (or"), "{code} {message}");
+    let mut submit = tagmill(&["submit", "--nats-url", "", "-"]);
+    let ended = submit.env("NATS_URL", " nats://127.0.0.1:1,").output().expect("it runs");
+    let log = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && log.contains("NATS at 127.0.0.1:1 within"), "{log}");
 }
 
 #[test]

@@ -74,7 +74,8 @@ pub(crate) async fn run(
     let room = Arc::clone(&places.free);
     // Every suspect holds a place.
     let (suspects, waiting) = mpsc::channel(places.most);
-    let mut alone = tokio::spawn(suspect::run(entrance.clone(), stores.clone(), waiting, stop.clone()));
+    let outbox = stream.outbox.clone();
+    let mut alone = tokio::spawn(suspect::run(entrance.clone(), stores.clone(), outbox, waiting, stop.clone()));
     let puller = Arc::new(Puller { stream, entrance, answers, suspects, stop });
     let mut requests: JoinSet<Result<(), Closed>> = JoinSet::new();
     let ended = loop {

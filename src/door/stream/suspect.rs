@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::pull::hand_back;
+use crate::door::outbox::Outbox;
 use crate::pipeline::accept::Incoming;
 use crate::pipeline::entrance::Entrance;
 use crate::store::Store;
@@ -14,20 +15,26 @@ use crate::store::outage::{all_well, any_troubled};
 pub(super) async fn run(
     entrance: Entrance,
     stores: Vec<Store>,
+    outbox: Outbox,
     mut suspects: mpsc::Receiver<Vec<Incoming>>,
     stop: CancellationToken,
 ) {
-    // A suspect does not wait to run alone while jobs in flight wait for a store: they would keep it waiting, and it all
-    // others, callers with images of their own among them.
+    // A suspect does not wait to run alone while jobs in flight wait for a store, or for their answers to be stored: they
+    // would keep it waiting, and it all others, callers with images of their own among them.
     let in_the_way = async || {
         tokio::select! {
             () = stop.cancelled() => {}
             () = any_troubled(&stores) => {}
+            () = outbox.until_some_wait(true) => {}
         }
+    };
+    let out_of_it = async || {
+        outbox.until_some_wait(false).await;
+        all_well(&stores).await
     };
     while let Some(mut suspect) = suspects.recv().await {
         while let Err(late) = entrance.admit_alone_unless(in_the_way(), suspect).await {
-            if !matches!(stop.run_until_cancelled(all_well(&stores)).await, Some(Ok(()))) {
+            if !matches!(stop.run_until_cancelled(out_of_it()).await, Some(Ok(()))) {
                 late.into_iter().for_each(hand_back);
                 break;
             }

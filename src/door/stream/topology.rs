@@ -125,9 +125,7 @@ impl Topology {
         };
         let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", replicas) };
         let jobs = open(jetstream, jobs).await?;
-        for config in [results, dead] {
-            open(jetstream, config).await?;
-        }
+        let answers = [open(jetstream, results).await?, open(jetstream, dead).await?];
         let info = jobs.cached_info();
         let identity = Identity { stream: info.config.name.clone(), created: info.created.unix_timestamp() };
         let part = Part::of(&subjects.jobs(), settings.filter.as_ref());
@@ -144,6 +142,19 @@ impl Topology {
             return Err(wrong(&name, "max_deliver", config.max_deliver, "unset: workers count deliveries themselves"));
         }
         let ack_wait = config.ack_wait;
+        for stream in [&jobs].into_iter().chain(&answers) {
+            // Set where streams are made; those that exist are the operator's to change.
+            let Config { name, num_replicas, max_bytes, .. } = &stream.cached_info().config;
+            let other_size = *name == identity.stream && settings.jobs_max_bytes.is_some_and(|size| size != *max_bytes);
+            if *num_replicas < replicas || other_size {
+                tracing::warn!(
+                    stream = name,
+                    replicas = num_replicas,
+                    max_bytes,
+                    "the stream exists with other settings than --replicas and --jobs-max-bytes say; change it with `nats stream edit`"
+                );
+            }
+        }
         Ok(Self { consumer, ack_wait, part, identity, jobs })
     }
 
@@ -195,20 +206,9 @@ fn config(subjects: &Subjects, kind: &str, replicas: usize) -> Config {
 /// One of the streams, made where it is missing. One that removes messages at other times would lose some or keep all.
 async fn open(jetstream: &Context, config: Config) -> Result<stream::Stream, Unusable> {
     let wanted = config.retention;
-    let (replicas, max_bytes) = (config.num_replicas, config.max_bytes);
     let stream = find_or_create(jetstream, config).await?;
     let found = &stream.cached_info().config;
     require(&found.name, "retention", &found.retention, &wanted)?;
-    // Set where streams are made; those that exist are the operator's to change.
-    if found.num_replicas < replicas || (max_bytes > 0 && found.max_bytes != max_bytes) {
-        let (stream, found_replicas, found_bytes) = (&found.name, found.num_replicas, found.max_bytes);
-        tracing::warn!(
-            stream,
-            replicas = found_replicas,
-            max_bytes = found_bytes,
-            "the stream exists with other settings than --replicas and --jobs-max-bytes say; change it with `nats stream edit`"
-        );
-    }
     Ok(stream)
 }
 

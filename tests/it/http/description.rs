@@ -5,6 +5,7 @@ use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::{Answer, base64, client, get};
+use crate::support::nats::NatsServer;
 use crate::support::worker::Worker;
 use crate::support::{repository, samples};
 
@@ -27,6 +28,17 @@ async fn the_examples_in_the_documentation_work() {
             assert!(out.contains(part), "{example}\nshould show {part}, but:\n{out}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_says_how_it_is_as_described() {
+    let nats = NatsServer::start();
+    let worker = Worker::start(&nats);
+    let document = get(&worker, "/openapi.json").await.json;
+    let ready = get(&worker, "/readyz").await;
+    assert_eq!((&ready.json["nats"], &ready.json["answers"]), (&json!(true), &json!(true)));
+    let schema = resolve(&document, &json!({ "$ref": "#/components/schemas/Readiness" })).clone();
+    fits(&document, &schema, &ready.json).unwrap_or_else(|wrong| panic!("{wrong} in {}", ready.json));
 }
 
 /// Every answer has the shape that the server's own description gives it.
