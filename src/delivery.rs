@@ -145,7 +145,7 @@ pub(crate) struct Delivery {
     accepted: Instant,
     reply: Option<Box<dyn Reply>>,
     answers: Answers,
-    /// From when it enters the pipeline until it is answered; of one that runs alone, until it has its answer.
+    /// From when it enters the pipeline until it has its answer.
     presence: Option<Presence>,
 }
 
@@ -222,10 +222,9 @@ impl Delivery {
         let (reply, presence) = (self.reply.take()?, self.presence.take());
         let (id, door, accepted) = (std::mem::take(&mut self.id), self.door, self.accepted);
         // What could take the worker down is over, and to have an answer confirmed may take as long as the server is away.
-        let beside = presence.filter(|presence| matches!(presence, Presence::Beside(_)));
+        drop(presence);
         Some(async move {
             let outcome = reply.answer(id, answer).await;
-            drop(beside);
             metrics::job_answered(door, outcome, accepted.elapsed());
             outcome
         })

@@ -54,9 +54,11 @@ pub fn start(format: LogFormat) {
 /// What is logged, and what there is that says nothing of it.
 fn filter(own: &str) -> (EnvFilter, Vec<&str>) {
     let parts: Vec<&str> = own.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    let level = parts.iter().find_map(|part| part.parse::<LevelFilter>().ok()).unwrap_or(LevelFilter::INFO);
+    let level = parts.iter().rev().find_map(|part| part.parse::<LevelFilter>().ok()).unwrap_or(LevelFilter::INFO);
     // Who wants less than warnings wants them of libraries neither.
-    let libraries = LIBRARIES.iter().filter(|_| level >= LevelFilter::WARN);
+    let libraries = LIBRARIES
+        .iter()
+        .filter(|quiet| level >= LevelFilter::WARN || (level > LevelFilter::OFF && quiet.ends_with("=off")));
     let (mut filter, mut wrong) = (EnvFilter::default().add_directive(level.into()), Vec::new());
     for part in libraries.chain(parts.iter().filter(|part| part.parse::<LevelFilter>().is_err())) {
         match part.parse::<Directive>() {
@@ -77,7 +79,8 @@ mod tests {
         assert!(shown("").ends_with(",info") && shown("").contains("ort=warn"));
         assert!(shown("debug").ends_with(",debug") && shown("debug").contains("hyper_util=warn"));
         assert!(shown("warn,ort=info").contains("ort=info") && !shown("warn,ort=info").contains("ort=warn"));
-        assert_eq!(shown("off"), "off");
+        assert_eq!((shown("off").as_str(), shown("error").as_str()), ("off", "async_nats=off,error"));
+        assert!(shown("info,debug").ends_with(",debug"), "the last counts");
         assert_eq!(filter("info,a=b=c").1, ["a=b=c"]);
     }
 }

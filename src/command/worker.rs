@@ -15,6 +15,7 @@ use crate::door::admission::Admission;
 use crate::door::http::Http;
 use crate::door::http::server::Server;
 use crate::door::live::{self, Live};
+use crate::door::outbox::Outbox;
 use crate::door::stream::{self, Stream, pull};
 use crate::nats::Nats;
 use crate::pipeline::lanes::{Lanes, Outlets};
@@ -57,10 +58,11 @@ async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, 
     let (lanes, outlets) = tagging::models(&settings.tagging, health).await?;
     let name = format!("tagmill {}", settings.tagging.name);
     let nats = Nats::connect(&settings.nats, &name, health).await.map_err(Failed::running)?;
-    let stream = Box::pin(Stream::open(settings.stream.clone(), nats.clone(), health)).await;
+    let outbox = Outbox::new(nats.clone(), health.clone());
+    let stream = Box::pin(Stream::open(settings.stream.clone(), nats.clone(), outbox.clone())).await;
     let stream = stream.map_err(Failed::running)?;
     let admission = Admission::new(settings.tagging.live_in_flight);
-    let live = Live::new(settings.live.clone(), nats.clone(), admission.clone(), health);
+    let live = Live::new(settings.live.clone(), nats.clone(), admission.clone(), outbox);
     tagging::stores(&settings.tagging.stores, health).await?;
     Ok(Started { lanes, outlets, nats, stream, live, admission })
 }

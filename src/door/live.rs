@@ -31,7 +31,6 @@ use crate::nats::Nats;
 use crate::nats::subjects::Subjects;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::pipeline::entrance::Entrance;
-use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Stage};
 use answer::{LiveReply, Open};
 use service::Service;
@@ -97,19 +96,10 @@ pub(crate) enum Closed {
 impl Live {
     /// An instance that takes no requests yet.
     #[must_use]
-    pub(crate) fn new(settings: Settings, nats: Nats, admission: Admission, health: &Health) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings, nats: Nats, admission: Admission, outbox: Outbox) -> Arc<Self> {
         let service = Arc::new(Service::new(&settings.subjects, &settings.worker));
         let (open, next, refused) = (Mutex::default(), AtomicU64::default(), Arc::new(Semaphore::new(REFUSED.0)));
-        Arc::new(Self {
-            settings,
-            outbox: Outbox::new(nats.clone(), health.clone()),
-            nats,
-            admission,
-            service,
-            open,
-            next,
-            refused,
-        })
+        Arc::new(Self { settings, nats, outbox, admission, service, open, next, refused })
     }
 
     /// Answers every request that is still open: the worker stops before they are done.

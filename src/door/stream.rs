@@ -27,7 +27,6 @@ use crate::door::outbox::Outbox;
 use crate::nats::Nats;
 use crate::nats::subjects::Subjects;
 use crate::store::suffix::Suffixes;
-use crate::telemetry::health::Health;
 use claims::Claims;
 use part::Filter;
 use topology::{Topology, Unusable};
@@ -70,7 +69,7 @@ impl Stream {
     ///
     /// # Errors
     /// Where the server has no JetStream, or what there is can't be used.
-    pub(crate) async fn open(settings: Settings, nats: Nats, health: &Health) -> Result<Arc<Self>, Unusable> {
+    pub(crate) async fn open(settings: Settings, nats: Nats, outbox: Outbox) -> Result<Arc<Self>, Unusable> {
         let jetstream = async_nats::jetstream::new(nats.client.clone());
         let topology = open(&jetstream, &settings).await?;
         if is_old(&nats.client.server_info().version) {
@@ -81,7 +80,6 @@ impl Stream {
             );
         }
         let claims = Arc::new(Claims::new(nats.client.clone()));
-        let outbox = Outbox::new(nats.clone(), health.clone());
         Ok(Arc::new(Self { settings, nats, outbox, topology, claims }))
     }
 

@@ -98,7 +98,9 @@ fn bucket_store(url: &str, bucket: &str, prefix: Path, patience: &Patience) -> R
     use object_store::aws::AmazonS3ConfigKey as Key;
 
     let builder = AmazonS3Builder::from_env();
-    let endpoint = [Key::S3Endpoint, Key::Endpoint].iter().find_map(|key| builder.get_config_value(key));
+    let endpoint = [Key::S3Endpoint, Key::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key).filter(|endpoint| !endpoint.is_empty()));
     let endpoint = endpoint.unwrap_or_default();
     let allowed =
         std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on"));

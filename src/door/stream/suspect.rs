@@ -19,8 +19,9 @@ pub(super) async fn run(
     mut suspects: mpsc::Receiver<Vec<Incoming>>,
     stop: CancellationToken,
 ) {
-    // A suspect does not wait to run alone while jobs in flight wait for a store, or for their answers to be stored: they
-    // would keep it waiting, and it all others, callers with images of their own among them.
+    // A suspect does not wait to run alone while jobs in flight wait for a store: they would keep it waiting, and it all
+    // others, callers with images of their own among them. Nor does it run while answers wait to be stored, whose jobs would
+    // come again if it took the worker down.
     let in_the_way = async || {
         tokio::select! {
             () = stop.cancelled() => {}
