@@ -195,6 +195,9 @@ async fn suspects_run_alone_and_are_tagged_like_any_other() {
 
 /// Stops the worker, and has two suspects and another job, for this model, in the queue before it sees any of them.
 async fn submit_suspects_unseen(client: &Client, worker: &Worker, model: &str) {
+    // One that has not asked yet could do so unseen.
+    let asks = async || (client.consumer().await.num_waiting > 0).then_some(());
+    until("it to ask for jobs", asks).await;
     worker.signal("STOP");
     let over = async || (client.consumer().await.num_waiting == 0).then_some(());
     until("its requests for jobs to be over", over).await;
