@@ -113,7 +113,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
 /// Ends a process that does not end by itself: the libraries of a device that hangs wait for it in their last words, too.
 fn end_for_certain() {
     std::thread::sleep(LAST_WORDS);
-    say(format_args!("tagmill: a library does not let the process end; ending it"));
+    say("tagmill: a library does not let the process end; ending it");
     std::process::abort();
 }
 

@@ -134,7 +134,7 @@ impl Steps {
 
     fn begin(&self, step: String) {
         if self.0.is_hidden() {
-            say(format_args!("{step}"));
+            say(&step);
         }
         self.0.set_message(step);
     }

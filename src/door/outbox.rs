@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::backoff::Backoff;
 use crate::failure::{Code, ErrorBody, Failure};
 use crate::job::LONGEST_ID;
-use crate::nats::{Nats, is_full};
+use crate::nats::{Nats, is_full, reply};
 use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
 use crate::telemetry::health::Health;
 use crate::telemetry::{metrics, seldom};
@@ -240,11 +240,6 @@ fn too_large(error: &PublishError) -> Option<TooLarge> {
         Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Some(TooLarge::Message),
         _ => (error.kind() == PublishErrorKind::MaxPayloadExceeded).then_some(TooLarge::Message),
     }
-}
-
-/// What the server says of a message that is not stored.
-fn reply(error: &PublishError) -> Option<&jetstream::Error> {
-    std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
 /// Of a message's headers, what tells it from others.

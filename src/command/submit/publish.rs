@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::checkpoint::{Checkpoint, Count};
 use super::screen::Screen;
 use super::source::{Item, Position};
-use crate::nats::{Nats, is_full};
+use crate::nats::{Nats, is_full, reply};
 use crate::telemetry::say;
 use window::{Confirmed, Window};
 
@@ -273,8 +273,7 @@ fn refusal(error: PublishError) -> Refused {
         }
         _ => {}
     }
-    let reply = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<jetstream::Error>());
-    match reply {
+    match reply(&error) {
         Some(reply) if is_full(reply) => Refused::Full(reply.to_string()),
         // A cluster without a leader, a server that starts.
         Some(reply) if reply.code() == 503 => Refused::Away(reply.to_string()),

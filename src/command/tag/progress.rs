@@ -106,7 +106,7 @@ impl Progress {
             ));
         }
         if !failures.is_empty() {
-            say(format_args!("failed:"));
+            say("failed:");
             for (name, code) in failures {
                 say(format_args!("  {name}  {code}"));
             }
