@@ -40,6 +40,11 @@ fn said(error: &anyhow::Error) -> String {
     causes.fold(error.to_string(), |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
 }
 
+/// How many there are of what has an `s` where there are several.
+fn how_many(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 impl Failed {
     /// 2 for wrong settings, 1 for everything else.
     #[must_use]

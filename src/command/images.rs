@@ -64,6 +64,18 @@ impl Sources {
         Ok(Self(names.map(&mut open).collect::<Result<_, _>>()?))
     }
 
+    /// What is named, where all of it is files and folders that are not there; `None` where anything is.
+    pub(super) fn missing(&self) -> Option<Vec<(String, Failure)>> {
+        let missing = |source: &Source| match source {
+            Source::Path(path) => {
+                let error = path.symlink_metadata().err()?;
+                Some((path.to_string_lossy().into_owned(), file::failure(path, &error)))
+            }
+            Source::Object { .. } | Source::Bucket(_) => None,
+        };
+        self.0.iter().map(missing).collect()
+    }
+
     /// The buckets that are read.
     pub(super) fn stores(&self) -> Vec<Store> {
         let store = |source: &Source| match source {

@@ -16,6 +16,7 @@ use super::signals::Stopping;
 use super::tagging::load;
 use crate::cli::tag::{Sidecar, TagArgs};
 use crate::door::local::{Done, Local};
+use crate::failure::Failure;
 use crate::pipeline::Pipeline;
 use crate::pipeline::lanes::{Lanes, Outlets};
 use crate::settings;
@@ -47,11 +48,26 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
     for store in sources.stores() {
         store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
     }
+    let open_output = || Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append);
+    if let Some(missing) = sources.missing() {
+        // Loading a model takes seconds.
+        return say_missing(missing, open_output()?);
+    }
     let (of_lanes, of_captions) = (&settings.lanes, &settings.pipeline.publish.caption);
     let (lanes, outlets, _) = load(of_lanes, settings.model.as_deref(), of_captions, &Health::default()).await?;
-    let output = Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append)?;
-    let progress = tag(&settings, sources, output, (lanes, outlets), stop.clone()).await?;
+    let progress = tag(&settings, sources, open_output()?, (lanes, outlets), stop.clone()).await?;
     progress.end(stop.soon.is_cancelled())
+}
+
+/// The end of a run that has nothing to tag.
+fn say_missing(missing: Vec<(String, Failure)>, mut output: Output) -> Result<(), Failed> {
+    let mut progress = Progress::new();
+    for (name, failure) in missing {
+        output.failed(&name, &failure).map_err(Failed::running)?;
+        progress.tagged(&name, Err(failure));
+    }
+    output.flush().map_err(Failed::running)?;
+    progress.end(false)
 }
 
 /// Tags everything that is found, or as much as comes before the stop.

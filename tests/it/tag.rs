@@ -119,11 +119,20 @@ fn bad_files_are_reported_and_the_others_tagged() {
     assert!(lines["caf\u{fffd}.jpg"]["text"].as_str().is_some_and(|text| text.starts_with("orange")));
     assert!(said.contains("4 tagged, 8 failed"), "{said}");
     for (name, code) in expected {
-        assert!(
-            said.lines().any(|line| line.starts_with("  ") && line.ends_with(&format!("{name}  {code}"))),
-            "{said}"
-        );
+        let about = said.lines().filter(|line| line.contains(&format!("/{name}: {code}: "))).count();
+        assert_eq!(about, 1, "{name} is named once: {said}");
     }
+    let last = "8 images failed: 3 image_not_found, 1 image_too_large, 3 image_undecodable, 1 storage_unavailable";
+    assert_eq!(said.lines().last(), Some(format!("tagmill: {last}").as_str()), "{said}");
+}
+
+#[test]
+fn a_path_that_is_not_there_is_reported_without_a_model() {
+    let output = tagmill(&["tag", "--models", "/nowhere", "/missing.jpg"]).output().expect("it runs");
+    let lines = lines(&output.stdout);
+    assert_eq!((output.status.code(), lines.len()), (Some(1), 1), "{}", said(&output));
+    assert_eq!(lines["missing.jpg"]["error"]["code"], "image_not_found");
+    assert!(said(&output).ends_with("tagmill: 1 image failed: 1 image_not_found\n"), "{}", said(&output));
 }
 
 #[test]

@@ -1,27 +1,25 @@
 //! What a person sees of a run, on standard error: a bar where that is a terminal, what fails at once, and a summary.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio::sync::mpsc;
 
-use super::super::Failed;
+use super::super::{Failed, how_many};
 use crate::command::images::Found;
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::store::suffix::Suffixes;
 use crate::telemetry::say;
-
-/// Failed images that are listed at the end; all were named when they failed.
-const LISTED: usize = 100;
 
 pub(super) struct Progress {
     bar: ProgressBar,
     began: Instant,
     tagged: u64,
     skipped: u64,
-    failed: u64,
-    failures: Vec<(String, Code)>,
+    /// How many failed, by code; each was named when it failed.
+    failures: BTreeMap<&'static str, u64>,
     stopping: bool,
 }
 
@@ -36,8 +34,7 @@ impl Progress {
             let _ = write!(text, "{:.1} images/s", state.per_sec());
         }));
         bar.enable_steady_tick(Duration::from_millis(200));
-        let (began, failures) = (Instant::now(), Vec::new());
-        Self { bar, began, tagged: 0, skipped: 0, failed: 0, failures, stopping: false }
+        Self { bar, began: Instant::now(), tagged: 0, skipped: 0, failures: BTreeMap::new(), stopping: false }
     }
 
     /// Whether there is anybody to see the bar.
@@ -64,11 +61,8 @@ impl Progress {
             self.tagged += 1;
             return;
         };
-        self.failed += 1;
+        *self.failures.entry(failure.code.as_str()).or_default() += 1;
         self.bar.suspend(|| say(format_args!("tagmill: {name}: {}: {failure}", failure.code)));
-        if self.failures.len() < LISTED {
-            self.failures.push((name.to_owned(), failure.code));
-        }
     }
 
     /// An image was done before.
@@ -89,7 +83,8 @@ impl Progress {
     /// Says what came of it all.
     pub(super) fn end(self, interrupted: bool) -> Result<(), Failed> {
         self.bar.finish_and_clear();
-        let Self { tagged, skipped, failed, failures, .. } = &self;
+        let Self { tagged, skipped, failures, .. } = &self;
+        let failed = failures.values().sum();
         let took = self.began.elapsed();
         #[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
         let rate = *tagged as f64 / took.as_secs_f64().max(0.001);
@@ -105,24 +100,15 @@ impl Progress {
                 Suffixes::of_images()
             ));
         }
-        if !failures.is_empty() {
-            say("failed:");
-            for (name, code) in failures {
-                say(format_args!("  {name}  {code}"));
-            }
-            if *failed > LISTED as u64 {
-                say(format_args!("  and {} more", failed - LISTED as u64));
-            }
-        }
         if interrupted {
             return Err(Failed::running(anyhow::anyhow!(
                 "interrupted; run the same again with --skip-existing to go on"
             )));
         }
-        if *failed > 0 {
-            let images = if *failed == 1 { "image" } else { "images" };
-            return Err(Failed::running(anyhow::anyhow!("{failed} {images} failed")));
+        if failures.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let codes = failures.iter().map(|(code, count)| format!("{count} {code}")).collect::<Vec<_>>().join(", ");
+        Err(Failed::running(anyhow::anyhow!("{} failed: {codes}", how_many(failed, "image"))))
     }
 }
