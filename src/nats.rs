@@ -51,7 +51,11 @@ pub(crate) struct Nats {
     /// The client.
     pub client: Client,
     connections: watch::Receiver<Connection>,
+    complaint: Complaint,
 }
+
+/// What the server has said against what was sent, since the connection was made.
+type Complaint = Arc<Mutex<Option<String>>>;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Connection {
@@ -105,15 +109,16 @@ impl Nats {
     /// Where no server can be reached, or it does not let us in.
     pub(crate) async fn connect(settings: &Settings, name: &str, health: &Health) -> Result<Self, Unreachable> {
         let (sender, connections) = watch::channel(Connection::default());
-        let sender = Arc::new(sender);
+        let (sender, complaint) = (Arc::new(sender), Complaint::default());
         let (deadline, mut said) = (tokio::time::Instant::now() + PATIENCE, String::new());
         loop {
-            let options = options(settings, name, health.clone(), Arc::clone(&sender)).await?;
+            let options =
+                options(settings, name, health.clone(), (Arc::clone(&sender), Arc::clone(&complaint))).await?;
             let connecting = tokio::time::timeout_at(deadline, options.connect(&settings.servers[..])).await;
             match connecting.unwrap_or_else(|_| Err(ConnectErrorKind::TimedOut.into())) {
                 Ok(client) => {
                     tracing::info!(servers = settings.shown(), "connected to NATS");
-                    return Ok(Self { client, connections });
+                    return Ok(Self { client, connections, complaint });
                 }
                 // Another server of several may not refuse.
                 Err(source) if is_refused(&source) && settings.servers.len() == 1 => {
@@ -130,6 +135,14 @@ impl Nats {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
+        }
+    }
+
+    /// The same error, after what the server has said of it: of a login without permission, the rest is silence.
+    pub(crate) fn blamed(&self, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        match &*self.complaint.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(complaint) => error.into().context(format!("the NATS server complains ({complaint})")),
+            None => error.into(),
         }
     }
 
@@ -182,7 +195,7 @@ async fn options(
     settings: &Settings,
     name: &str,
     health: Health,
-    connections: Arc<watch::Sender<Connection>>,
+    (connections, complaint): (Arc<watch::Sender<Connection>>, Complaint),
 ) -> Result<ConnectOptions, Unreachable> {
     let options = match &settings.login {
         Login::None => ConnectOptions::new(),
@@ -209,6 +222,9 @@ async fn options(
             reconnect_delay(attempt)
         })
         .event_callback(move |event| {
+            if let Event::ServerError(error) = &event {
+                *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            }
             heard(&event, &health, &connections, &servers, &said);
             std::future::ready(())
         }))

@@ -8,7 +8,7 @@ use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
 use async_nats::jetstream::{self, message::PublishMessage};
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 
-use super::{Failed, said};
+use super::{Failed, how_many, said};
 use crate::cli::NatsArgs;
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::door::outbox::ID_HEADER;
@@ -38,7 +38,7 @@ async fn open(nats: NatsArgs, filter: &DeadFilter) -> Result<Letters, Failed> {
     let settings = nats::Settings::try_from(nats)?;
     let nats = Nats::connect(&settings, "tagmill dead", &Health::default()).await.map_err(Failed::running)?;
     let jetstream = jetstream::new(nats.client.clone());
-    Letters::open(jetstream, &subjects, filter).await.map_err(Failed::Running)
+    Letters::open(jetstream, &subjects, filter).await.map_err(|error| Failed::Running(nats.blamed(error)))
 }
 
 /// Whether dead letters can have this subject, or one that it lets through: that of jobs, one below it, or that of requests.
@@ -64,10 +64,13 @@ fn is_pattern(subject: &str) -> bool {
     true
 }
 
+/// What is counted.
+const LETTER: &str = "dead letter";
+
 async fn list(mut letters: Letters, json: bool) -> anyhow::Result<()> {
     let mut out = stdout().lock();
     if !json {
-        writeln!(out, "{:>8}  {:24}  {:19}  {:24}  MESSAGE", "SEQUENCE", "AT", "CODE", "ID")?;
+        writeln!(out, "{:>8}  {:24}  {:19}  {:24}  {:24}  MESSAGE", "SEQUENCE", "AT", "CODE", "ID", "IMAGE")?;
     }
     let mut count = 0;
     while let Some(letter) = letters.next().await? {
@@ -75,12 +78,12 @@ async fn list(mut letters: Letters, json: bool) -> anyhow::Result<()> {
         if json {
             writeln!(out, "{}", serde_json::to_string(&letter)?)?;
         } else {
-            let Letter { sequence, at, error, id, .. } = &letter;
-            writeln!(out, "{sequence:>8}  {at:24}  {:19}  {id:24}  {}", error.code, error.message)?;
+            let (Letter { sequence, at, error, id, .. }, image) = (&letter, letter.image());
+            writeln!(out, "{sequence:>8}  {at:24}  {:19}  {id:24}  {image:24}  {}", error.code, error.message)?;
         }
     }
     if !json {
-        say(format_args!("{count} dead letters"));
+        say(how_many(count, LETTER));
     }
     Ok(())
 }
@@ -97,6 +100,13 @@ impl Change {
         match self {
             Self::Retry => "retry",
             Self::Drop => "drop",
+        }
+    }
+
+    const fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "retried",
+            Self::Drop => "dropped",
         }
     }
 }
@@ -119,9 +129,9 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
         })?;
     }
     if !chosen.is_empty() && !args.yes {
-        confirm(&format!("{} {} dead letters?", change.verb(), chosen.len()))?;
+        confirm(&format!("{} {}?", change.verb(), how_many(chosen.len() as u64, LETTER)))?;
     }
-    let mut done = 0;
+    let mut done: u64 = 0;
     for (sequence, id) in &chosen {
         let ended = match change {
             Change::Retry => retry(&letters, *sequence).await,
@@ -136,9 +146,10 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
             Err(error) => say(format_args!("{sequence} ({id}) stays: {}", said(&error))),
         }
     }
-    say(format_args!("{} {done} of {} dead letters", change.verb(), chosen.len()));
-    if done < chosen.len() {
-        return Err(Failed::running(anyhow::anyhow!("{} dead letters stay", chosen.len() - done)));
+    say(format_args!("{} {done} of {}", change.done(), how_many(chosen.len() as u64, LETTER)));
+    let stay = chosen.len() as u64 - done;
+    if stay > 0 {
+        return Err(Failed::running(anyhow::anyhow!("{stay} of them stayed")));
     }
     Ok(())
 }

@@ -19,9 +19,9 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Failed;
 use super::signals::Stopping;
-use crate::cli::submit::SubmitArgs;
+use super::{Failed, how_many};
+use crate::cli::submit::{Pattern, SubmitArgs};
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
@@ -65,8 +65,8 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
         }
     };
     submit.screen.clear();
-    if submit.looked_for_images && done.is_ok() && submit.checkpoint.count().jobs == 0 {
-        say(format_args!("images are taken whose names end in {} (--match takes others)", Suffixes::of_images()));
+    if done.is_ok() && submit.checkpoint.count().jobs == 0 {
+        submit.wanted.into_iter().for_each(say);
     }
     done.map_err(|error| match error.downcast::<Interrupted>() {
         Ok(_) => interrupted(&submit.checkpoint),
@@ -82,8 +82,8 @@ struct Submit {
     sources: Vec<Source>,
     /// Of the sources.
     names: Vec<String>,
-    /// By their suffix, in a folder or bucket.
-    looked_for_images: bool,
+    /// Which names are taken, where not all are.
+    wanted: Option<String>,
     maker: Maker,
     checkpoint: Checkpoint,
     screen: Screen,
@@ -105,7 +105,15 @@ impl Submit {
             .collect::<Result<_, _>>()
             .map_err(Failed::Settings)?;
         let names: Vec<_> = sources.iter().map(Source::name).collect();
-        let looked_for_images = args.only.is_none() && sources.iter().any(Source::has_many);
+        let looks_for_images = sources.iter().any(Source::has_many);
+        let wanted = match &args.only {
+            Some(Pattern(only)) => {
+                Some(format!("names like `{}` are taken (--match), capitals and folders included", only.glob()))
+            }
+            None => looks_for_images.then(|| {
+                format!("images are taken whose names end in {} (--match takes others)", Suffixes::of_images())
+            }),
+        };
         let run = Run {
             sources: names.clone(),
             only: args.only.as_ref().map(|only| only.0.glob().to_string()),
@@ -129,7 +137,7 @@ impl Submit {
             None => subject,
         };
         let screen = Screen::new(args.follow);
-        Ok(Self { subjects, subject, sources, names, looked_for_images, maker, checkpoint, screen, show })
+        Ok(Self { subjects, subject, sources, names, wanted, maker, checkpoint, screen, show })
     }
 }
 
@@ -194,8 +202,8 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
     published?;
     match (dead, missing) {
         (0, 0) => Ok(()),
-        (dead, 0) => Err(anyhow::anyhow!("{dead} of the jobs became dead letters")),
-        (_, missing) => Err(anyhow::anyhow!("{missing} jobs left the queue without an answer")),
+        (dead, 0) => Err(anyhow::anyhow!("{} failed; `tagmill dead` keeps their jobs", how_many(dead, "job"))),
+        (_, missing) => Err(anyhow::anyhow!("{} left the queue without an answer", how_many(missing, "job"))),
     }
 }
 

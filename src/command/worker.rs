@@ -60,7 +60,7 @@ async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, 
     let nats = Nats::connect(&settings.nats, &name, health).await.map_err(Failed::running)?;
     let outbox = Outbox::new(nats.clone(), health.clone());
     let stream = Box::pin(Stream::open(settings.stream.clone(), nats.clone(), outbox.clone())).await;
-    let stream = stream.map_err(Failed::running)?;
+    let stream = stream.map_err(|error| Failed::Running(nats.blamed(error)))?;
     let admission = Admission::new(settings.tagging.live_in_flight);
     let live = Live::new(settings.live.clone(), nats.clone(), admission.clone(), outbox);
     tagging::stores(&settings.tagging.stores, health).await?;

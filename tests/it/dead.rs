@@ -35,6 +35,8 @@ async fn letters_are_listed_retried_and_dropped() {
 
     let (code, table, _) = dead(&nats, &["list"]);
     assert_eq!((code, table.lines().count()), (0, 4), "a heading and three letters:\n{table}");
+    let row = |id: &str| table.lines().find(|line| line.contains(id)).expect("its row").split_whitespace().nth(4);
+    assert_eq!((row("upload-1"), row("bad_job")), (Some("late.jpg"), Some("-")), "where the image is");
     let (_, json, _) = dead(&nats, &["list", "--json", "--subject", "tagmill.jobs.shop"]);
     let letter: Value = serde_json::from_str(&json).expect("one letter");
     assert_eq!((&letter["id"], &letter["error"]["code"]), (&"upload-1".into(), &"image_not_found".into()));
@@ -51,7 +53,7 @@ async fn letters_are_listed_retried_and_dropped() {
 
     std::fs::copy(repository("samples/orange-sunset.jpg"), store.path().join("late.jpg")).expect("a copy");
     let (code, _, message) = dead(&nats, &["retry", "upload-1", "--yes"]);
-    assert_eq!(code, 0, "{message}");
+    assert!(code == 0 && message.ends_with("retried 1 of 1 dead letter\n"), "{message}");
     let result = client.results(1).await.remove(0);
     assert_eq!((result.id(), result.subject.as_str()), ("upload-1", "tagmill.results.shop"));
     assert!(result.headers.get("traceparent").is_some(), "a job's headers stay with it");
@@ -66,6 +68,18 @@ async fn letters_are_listed_retried_and_dropped() {
     assert_eq!((code, client.count("TAGMILL_DEAD").await), (0, 0), "{message}");
     let (code, table, _) = dead(&nats, &["list"]);
     assert_eq!((code, table.lines().count()), (0, 1), "{table}");
+}
+
+#[test]
+fn what_a_login_may_not_do_is_said() {
+    let may = r#"permissions: { publish: ["tagmill.>"] }"#;
+    let mut nats = NatsServer::start_configured(&format!(
+        "authorization {{ users: [{{ user: worker, password: secret, {may} }}] }}"
+    ));
+    nats.login = "worker:secret@";
+    let (code, _, message) = dead(&nats, &["list"]);
+    let last = message.lines().last().unwrap_or_default();
+    assert!(code == 1 && last.contains("Permissions Violation") && last.contains("TAGMILL_DEAD"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -155,14 +155,14 @@ async fn jobs_say_what_the_flags_say_and_are_stored_once_per_version_of_their_im
     std::fs::write(folder.path().join("b/2.png"), "changed").expect("a file");
     let (code, _, log) = ended(submit(&nats, &arguments));
     assert_eq!(code, 0, "{log}");
-    assert!(log.contains("published 1 jobs") && log.contains("1 more had been published a moment before"), "{log}");
+    assert!(log.contains("published 1 job on") && log.contains("1 more had been published a moment before"), "{log}");
     let jobs = client.queued().await;
     assert_eq!((jobs.len(), &jobs[2].json["id"]), (3, &"b/2.png".into()));
     assert_ne!(jobs[1].message_id(), jobs[2].message_id());
 
     // Another model makes another job.
     let (_, _, log) = ended(submit(&nats, &["--limit", "1", "--match", "b/*", "--model", "n", &root]));
-    assert!(log.contains("published 1 jobs"), "{log}");
+    assert!(log.contains("published 1 job on"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,12 +220,14 @@ async fn a_worker_that_starts_later_makes_the_stream() {
     let client = queue(&nats).await;
     assert_eq!(run.ended().code(), Some(0), "{}", run.log());
     assert_eq!(client.count("TAGMILL_JOBS").await, 2000);
-    // What holds no image says what it was looked for.
-    let (code, _, log) = ended(submit(&nats, &[&tempfile::tempdir().expect("a folder").path().display().to_string()]));
-    assert!(
-        code == 0 && log.contains("published 0 jobs") && log.contains("end in") && log.contains("jpeg, jpg,"),
-        "{log}"
-    );
+    // What holds nothing that is wanted says what that is.
+    let [samples, models] = ["samples", "models"].map(|folder| repository(folder).display().to_string());
+    for (arguments, wanted) in
+        [(vec![&*models], "jpeg, jpg,"), (vec![&*samples, "--match", "*.JPG"], "like `*.JPG` are")]
+    {
+        let (code, _, log) = ended(submit(&nats, &arguments));
+        assert!(code == 0 && log.contains("published 0 jobs") && log.contains(wanted), "{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,7 +267,7 @@ async fn a_full_stream_is_waited_for_and_an_interrupted_run_goes_on_where_it_was
     let mut longer = std::fs::OpenOptions::new().append(true).open(&list).expect("the list");
     writeln!(longer, "one-more.jpg").expect("it is written");
     let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
-    assert!(code == 0 && log.contains("published 1 jobs"), "{log}");
+    assert!(code == 0 && log.contains("published 1 job on"), "{log}");
     // A list that has changed before that is another list.
     std::fs::write(&list, "another.jpg\n".repeat(4000)).expect("a file");
     let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));

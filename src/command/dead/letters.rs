@@ -1,5 +1,7 @@
 //! Reads the stream of dead letters.
 
+use std::borrow::Cow;
+
 use anyhow::{Context as _, bail};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
@@ -41,6 +43,13 @@ pub(super) struct Error {
     pub(super) message: String,
 }
 
+/// What a job is about.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    image: Cow<'a, str>,
+}
+
 /// A job that is no text, and nothing else: a JSON job may have a field of that name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +62,12 @@ impl Letter {
         let letter: Self =
             serde_json::from_slice(payload).with_context(|| format!("message {sequence} is no dead letter"))?;
         Ok(Self { sequence, ..letter })
+    }
+
+    /// The image as the job names it; a dash of a job that is none, or that has the image inside.
+    pub(super) fn image(&self) -> Cow<'_, str> {
+        let named = self.job.as_ref().and_then(|job| serde_json::from_str(job.get()).ok());
+        named.map(|Named { image }| image).filter(|image| !image.starts_with("data:")).unwrap_or("-".into())
     }
 
     /// The job's payload as it was published.

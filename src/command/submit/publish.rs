@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::super::how_many;
 use super::checkpoint::{Checkpoint, Count};
 use super::screen::Screen;
 use super::source::{Item, Position};
@@ -136,7 +137,8 @@ impl Publisher {
     /// Says what this run has published, `before` by earlier ones.
     pub(super) fn said(&self, before: Count, after: Count, time: Duration) {
         let published = after.published - before.published;
-        let mut text = format!("published {published} jobs on {} in {:.1} s", self.subject, time.as_secs_f64());
+        let mut text =
+            format!("published {} on {} in {:.1} s", how_many(published, "job"), self.subject, time.as_secs_f64());
         let duplicates = after.jobs - before.jobs - published;
         if duplicates > 0 {
             let _ = write!(text, "; {duplicates} more had been published a moment before");
@@ -195,9 +197,9 @@ impl Publisher {
             Refused::Nobody => {
                 anyhow::anyhow!("no stream takes jobs here; start a worker first, which makes it, or says why it can't")
             }
-            Refused::Full(reason) | Refused::Away(reason) => anyhow::anyhow!(
+            Refused::Full(reason) | Refused::Away(reason) => self.nats.blamed(anyhow::anyhow!(
                 "jobs are not confirmed ({reason}); may this user publish here, and does a stream take jobs? A worker makes it"
-            ),
+            )),
         }
     }
 
