@@ -8,7 +8,7 @@ pub(crate) mod http;
 pub(crate) mod models;
 pub(crate) mod submit;
 pub(crate) mod tag;
-mod variables;
+pub(crate) mod variables;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -171,6 +171,7 @@ pub struct TaggingArgs {
     #[arg(
         long,
         value_name = "N",
+        value_parser = whole::<u64>,
         default_value_t = 100_000_000,
         env = "TAGMILL_MAX_IMAGE_PIXELS",
         help_heading = "Images"
@@ -184,7 +185,7 @@ pub struct TaggingArgs {
     #[arg(long, env = "TAGMILL_IGNORE_ORIENTATION", help_heading = "Images")]
     pub(crate) ignore_orientation: bool,
     /// Threads that decode images, and as many for requests [default: one per core].
-    #[arg(long, value_name = "N", env = "TAGMILL_DECODE_THREADS", help_heading = "Images")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, env = "TAGMILL_DECODE_THREADS", help_heading = "Images")]
     pub(crate) decode_threads: Option<usize>,
 
     /// Where models come from.
@@ -194,7 +195,7 @@ pub struct TaggingArgs {
     #[arg(long, value_name = "NAME", env = "TAGMILL_MODEL", help_heading = "Model")]
     pub(crate) model: Option<String>,
     /// Models kept loaded at a time; the one unused longest makes room for another.
-    #[arg(long, value_name = "N", default_value_t = 2, env = "TAGMILL_MAX_MODELS", help_heading = "Model")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, default_value_t = 2, env = "TAGMILL_MAX_MODELS", help_heading = "Model")]
     pub(crate) max_models: usize,
     /// What to run it on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N. Several, separated by commas, share the work.
     #[arg(
@@ -214,7 +215,7 @@ pub struct TaggingArgs {
     #[arg(long, value_name = "DIR", env = "TAGMILL_ENGINE_CACHE", help_heading = "Model")]
     pub(crate) engine_cache: Option<PathBuf>,
     /// Images a batch has at most.
-    #[arg(long, value_name = "N", default_value_t = 8, env = "TAGMILL_BATCH_SIZE", help_heading = "Model")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, default_value_t = 8, env = "TAGMILL_BATCH_SIZE", help_heading = "Model")]
     pub(crate) batch_size: usize,
     /// How long an image waits for others to fill its batch.
     #[arg(long, value_name = "DUR", default_value = "25ms", value_parser = duration, env = "TAGMILL_WINDOW", help_heading = "Model")]
@@ -248,7 +249,7 @@ pub struct TaggingArgs {
     #[arg(long, env = "TAGMILL_ESCAPE_PARENTHESES", help_heading = "Tags")]
     pub(crate) escape_parentheses: bool,
     /// Threads one batch runs on, on the CPU [default: one per core].
-    #[arg(long, value_name = "N", env = "TAGMILL_INFER_THREADS", help_heading = "Model")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, env = "TAGMILL_INFER_THREADS", help_heading = "Model")]
     pub(crate) infer_threads: Option<usize>,
 }
 
@@ -272,9 +273,10 @@ pub struct ModelSourceArgs {
 const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// A time such as `25ms` or `1m 30s`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if duration > LONGEST { Err("expected 365days at most".to_owned()) } else { Ok(duration) }
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let duration =
+        humantime::parse_duration(text).map_err(|_| "expected a time with its unit, such as 25ms, 5s or 1m 30s")?;
+    if duration > LONGEST { Err("expected 365days at most") } else { Ok(duration) }
 }
 
 /// What captions say instead of a tag.
@@ -334,13 +336,13 @@ pub struct NatsArgs {
 #[command(next_help_heading = "Queue")]
 pub struct QueueArgs {
     /// Copies of each stream that is created, in a cluster.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5), env = "TAGMILL_REPLICAS")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u8>, env = "TAGMILL_REPLICAS")]
     pub(crate) replicas: u8,
     /// Bytes the jobs stream holds where it is created; publishing to a full stream is refused [default: no limit].
     #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_JOBS_MAX_BYTES")]
     pub(crate) jobs_max_bytes: Option<ByteSize>,
     /// Deliveries of a job after which an error is final.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..), env = "TAGMILL_MAX_ATTEMPTS")]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole::<u64>, env = "TAGMILL_MAX_ATTEMPTS")]
     pub(crate) max_attempts: u64,
     /// Take only the jobs whose subject goes on like this after tagmill.jobs, such as 'shop.>': a part of the queue, with a
     /// consumer of its own (workers-shop). Parts must not overlap, so no worker may take all meanwhile.
@@ -370,6 +372,10 @@ pub struct LogArgs {
         help_heading = "Telemetry"
     )]
     pub(crate) format: LogFormat,
+}
+
+fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|_| "expected a whole number, such as 8")
 }
 
 fn size(text: &str) -> Result<ByteSize, &'static str> {

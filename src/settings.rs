@@ -3,7 +3,9 @@
 pub(crate) mod http;
 mod nats;
 
+use std::borrow::Cow;
 use std::num::NonZero;
+use std::ops::RangeInclusive;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::http::{HttpArgs, ServeArgs};
 use crate::cli::tag::CaptionArgs;
+use crate::cli::variables::given;
 use crate::cli::{Replacement, TaggingArgs, WorkerArgs};
 use crate::door::{self, live, stream};
 use crate::memory::{self, Budget};
@@ -72,14 +75,14 @@ pub enum Invalid {
     #[error("`{0}` is no origin (--cors-origin); expected scheme://host[:port], or *")]
     Origin(String),
     /// A number out of range.
-    #[error("--{flag} is {value}: it must be {expected}")]
+    #[error("{} is {value}: it must be {expected}", given(flag))]
     Range {
         /// The flag.
         flag: &'static str,
         /// Its value.
         value: String,
         /// What it must be.
-        expected: &'static str,
+        expected: Cow<'static, str>,
     },
 }
 
@@ -127,11 +130,12 @@ impl TryFrom<WorkerArgs> for Worker {
         }
         more_than_nothing("live-timeout", queue.live_timeout.is_zero())?;
         more_than_nothing("jobs-max-bytes", queue.jobs_max_bytes.is_some_and(|size| size.as_u64() == 0))?;
+        more_than_nothing("max-attempts", queue.max_attempts == 0)?;
         let tagging = Tagging::new(tagging, http, drain_timeout)?;
         let stream = stream::Settings {
             filter: filter(queue.filter, &nats.prefix)?,
             subjects: subjects(&nats.prefix)?,
-            replicas: queue.replicas.into(),
+            replicas: within("replicas", queue.replicas.into(), 1..=5)?,
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
             event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),
@@ -208,7 +212,7 @@ fn memory_budget(args: &TaggingArgs) -> Result<u64, Invalid> {
     let bytes = args.memory_budget.map_or_else(Budget::default_bytes, |size| size.as_u64());
     if bytes < memory::LEAST {
         let value = bytes.to_string();
-        return Err(Invalid::Range { flag: "memory-budget", value, expected: "at least 64MiB" });
+        return Err(Invalid::Range { flag: "memory-budget", value, expected: "at least 64MiB".into() });
     }
     Ok(bytes)
 }
@@ -307,17 +311,25 @@ fn cache(folder: Option<&FilePath>) -> Option<PathBuf> {
 }
 
 /// A limit of nothing would let nothing through.
-fn more_than_nothing(flag: &'static str, is_nothing: bool) -> Result<(), Invalid> {
-    if is_nothing { Err(Invalid::Range { flag, value: "0".to_owned(), expected: "more than that" }) } else { Ok(()) }
+pub(crate) fn more_than_nothing(flag: &'static str, is_nothing: bool) -> Result<(), Invalid> {
+    if is_nothing {
+        Err(Invalid::Range { flag, value: "0".to_owned(), expected: "more than that".into() })
+    } else {
+        Ok(())
+    }
 }
 
 /// A number from 1 to 65536.
 pub(crate) fn at_least_one(flag: &'static str, value: usize) -> Result<usize, Invalid> {
-    let allowed = 1..=65_536;
+    within(flag, value, 1..=65_536)
+}
+
+fn within(flag: &'static str, value: usize, allowed: RangeInclusive<usize>) -> Result<usize, Invalid> {
     if allowed.contains(&value) {
         return Ok(value);
     }
-    Err(Invalid::Range { flag, value: value.to_string(), expected: "from 1 to 65536" })
+    let expected = format!("from {} to {}", allowed.start(), allowed.end());
+    Err(Invalid::Range { flag, value: value.to_string(), expected: expected.into() })
 }
 
 /// The host's name, and something that tells the workers of one host apart.

@@ -27,7 +27,7 @@ pub struct BenchArgs {
     #[arg(value_name = "PATH|LOCATION", required = true)]
     pub(crate) sources: Vec<OsString>,
     /// Batch sizes to try.
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32], env = "TAGMILL_BATCH_SIZES", help_heading = "Measuring")]
+    #[arg(long, value_name = "N,N,...", value_parser = super::whole::<usize>, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32], env = "TAGMILL_BATCH_SIZES", help_heading = "Measuring")]
     pub(crate) batch_sizes: Vec<usize>,
     /// How long each measurement takes.
     #[arg(long = "time", value_name = "DUR", default_value = "5s", value_parser = super::duration, env = "TAGMILL_TIME", help_heading = "Measuring")]

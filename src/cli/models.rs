@@ -52,7 +52,7 @@ pub struct ModelsCheckArgs {
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE")]
     pub(crate) device: Device,
     /// Images to run at once.
-    #[arg(long, value_name = "N", default_value_t = 8, env = "TAGMILL_BATCH_SIZE")]
+    #[arg(long, value_name = "N", value_parser = super::whole::<usize>, default_value_t = 8, env = "TAGMILL_BATCH_SIZE")]
     pub(crate) batch_size: usize,
 }
 

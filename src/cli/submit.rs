@@ -23,7 +23,7 @@ pub struct SubmitArgs {
     #[arg(long = "match", value_name = "GLOB", env = "TAGMILL_MATCH")]
     pub(crate) only: Option<Pattern>,
     /// Jobs to publish at most, those of an earlier run of the same checkpoint counted.
-    #[arg(long, value_name = "N", env = "TAGMILL_LIMIT")]
+    #[arg(long, value_name = "N", value_parser = super::whole::<u64>, env = "TAGMILL_LIMIT")]
     pub(crate) limit: Option<u64>,
     /// The model to use, where a job in a list names none itself.
     #[arg(long, value_name = "NAME", env = "TAGMILL_MODEL")]

@@ -15,6 +15,16 @@ impl Cli {
     }
 }
 
+/// What a setting was given as: its flag, or the variable.
+pub(crate) fn given(flag: &str) -> String {
+    let (flag, variable) = (format!("--{flag}"), format!("TAGMILL_{}", flag.to_uppercase().replace('-', "_")));
+    if is_on_command_line(&flag) || env::var_os(&variable).is_none() { flag } else { variable }
+}
+
+fn is_on_command_line(flag: &str) -> bool {
+    env::args_os().any(|given| given.to_string_lossy().split('=').next() == Some(flag))
+}
+
 fn blamed(mut error: Error) -> Error {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -40,7 +50,6 @@ fn variable(arg: &Arg, argument: &str, value: &str) -> Option<String> {
     if argument.split([' ', '=']).next() != Some(&flag) {
         return None;
     }
-    let given = env::args_os().any(|given| given.to_string_lossy().split('=').next() == Some(&flag));
-    let is_its = !given && env::var(variable).ok()?.split(',').any(|part| part == value);
+    let is_its = !is_on_command_line(&flag) && env::var(variable).ok()?.split(',').any(|part| part == value);
     is_its.then(|| variable.to_string_lossy().into_owned())
 }

@@ -36,6 +36,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     for size in &batch_sizes {
         settings::at_least_one("batch-sizes", *size)?;
     }
+    settings::more_than_nothing("time", time.is_zero())?;
     batch_sizes.sort_unstable();
     batch_sizes.dedup();
     let settings = settings::Local::new(&tagging, CaptionArgs::default())?;

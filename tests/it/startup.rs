@@ -37,9 +37,10 @@ fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, Str
 fn wrong_settings_are_exit_code_2() {
     let empty = tempfile::tempdir().expect("a folder");
     let empty = empty.path().to_str().expect("UTF-8");
-    let nonsense = repository("README.md");
+    let (a_model, nonsense) = (repository("models/demo"), repository("README.md"));
+    let a_model = a_model.to_str().expect("UTF-8");
     let nonsense = nonsense.to_str().expect("UTF-8");
-    let cases: [(&[&str], &str); 27] = [
+    let cases: [(&[&str], &str); 31] = [
         (&["--store", "ftp://host/x"], "ftp://host/x"),
         (&["--store", "images"], "s3://bucket"),
         (&["--store", "file:///no/such/folder"], "/no/such/folder"),
@@ -64,6 +65,10 @@ fn wrong_settings_are_exit_code_2() {
         (&["--filter", "tagmill.jobs"], "expected >"),
         (&["--http-timeout", "9223372036854775807s"], "--http-timeout"),
         (&["--live-timeout", "366days"], "--live-timeout"),
+        (&["--batch-size", "many"], "expected a whole number"),
+        (&["--window", "25"], "with its unit"),
+        (&["--replicas", "9"], "--replicas is 9: it must be from 1 to 5"),
+        (&["--models", a_model], "--model demo"),
         (&["--nats-creds", "/no/such/file"], "--nats-creds"),
         (&["--nats-creds", nonsense], "--nats-creds"),
         (&["--nats-ca", "/no/such/file"], "--nats-ca"),
@@ -74,6 +79,8 @@ fn wrong_settings_are_exit_code_2() {
         assert_eq!(code, 2, "{change:?}: {message}");
         assert!(message.contains(named), "{change:?}: {message}");
     }
+    let (code, message) = refused(&[], &[("TAGMILL_MEMORY_BUDGET", "1MiB".to_owned())]);
+    assert!(code == 2 && message.contains("TAGMILL_MEMORY_BUDGET is 1048576"), "{message}");
 }
 
 #[test]
@@ -88,7 +95,7 @@ fn a_broken_model_is_named_with_what_is_wrong() {
     };
     let onnx = std::fs::read(repository("models/demo/model.onnx")).expect("the demo model");
     for (onnx, labels, named) in [
-        (&b"not a graph"[..], "tag_id,name,category,count\n1,a,0,1\n", "broken"),
+        (&b"not a graph"[..], "tag_id,name,category,count\n1,a,0,1\n", "/model.onnx is damaged, or no ONNX model"),
         (&onnx, "tag_id,name,category,count\n1,a,0,1\n", "1 labels"),
         (&onnx, "name\n", "no labels"),
     ] {
