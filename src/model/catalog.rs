@@ -52,6 +52,12 @@ pub(crate) enum NoModel {
          selected_tags.csv; `tagmill models pull` gets one", .0.display()
     )]
     Empty(PathBuf),
+    /// One of the models, not the folder they are in.
+    #[error(
+        "`{}` is a model itself, and --models is the folder that models are in: `--models {} --model {}`",
+        .0.display(), parent(.0).display(), .0.file_name().unwrap_or_default().display()
+    )]
+    Model(PathBuf),
     /// Several, and none was named.
     #[error("there are several models ({0}); name one with --model")]
     Ambiguous(String),
@@ -107,7 +113,8 @@ impl Catalog {
             }
         }
         if models.is_empty() {
-            return Err(NoModel::Empty(folder.to_owned()));
+            let is_model = ModelFiles::open(folder).is_some() && folder.file_name().is_some();
+            return Err(if is_model { NoModel::Model(folder.to_owned()) } else { NoModel::Empty(folder.to_owned()) });
         }
         let mut catalog = Self { folder: folder.to_owned(), models, aliases: BTreeMap::new() };
         let manifests: Vec<Alias> = catalog.models.values().flatten().flat_map(own_aliases).collect();
@@ -195,6 +202,11 @@ impl Catalog {
     }
 }
 
+/// The folder a model is in, as it is named from here.
+fn parent(model: &Path) -> &Path {
+    model.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn own_aliases(model: &ModelFiles) -> Vec<Alias> {
     let alias = |name: &String| Alias { name: name.clone(), model: model.name.clone() };
     model.manifest.aliases.iter().map(alias).collect()
@@ -254,6 +266,14 @@ mod tests {
         assert!(catalog.choose(Some("good")).is_ok());
         let error = catalog.choose(Some("bad")).expect_err("broken").to_string();
         assert!(error.contains("bad/tagmill.toml") && error.contains("nonsense"), "{error}");
+    }
+
+    #[test]
+    fn a_model_is_no_folder_of_models() {
+        let folder = folder(&[("vit", "")]);
+        let error = Catalog::read(&folder.path().join("vit"), &[]).expect_err("a model").to_string();
+        assert!(error.ends_with(&format!("`--models {} --model vit`", folder.path().display())), "{error}");
+        assert_eq!(parent(Path::new("vit")), Path::new("."));
     }
 
     #[test]

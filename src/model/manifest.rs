@@ -222,7 +222,7 @@ impl Manifest {
     /// # Errors
     /// Where it is not one, saying where and why.
     pub fn parse(toml: &str) -> Result<Self, String> {
-        let manifest: Self = toml::from_str(toml).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let manifest: Self = toml::from_str(toml).map_err(|error| on_one_line(toml, &error))?;
         let Input { scale, mean, std, size, batch, .. } = &manifest.input;
         if !std::iter::once(scale).chain(mean).chain(std).all(|value| value.is_finite()) {
             return Err("input: scale, mean and std must be finite".into());
@@ -237,6 +237,18 @@ impl Manifest {
             return Err("output: name and index exclude each other".into());
         }
         Ok(manifest)
+    }
+}
+
+/// What is wrong and where: the error's own text draws the place, on lines of their own.
+fn on_one_line(toml: &str, error: &toml::de::Error) -> String {
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    let before = error.span().and_then(|span| toml.get(..span.start));
+    let place = before.map(|before| before.matches('\n').count());
+    let line = place.and_then(|place| toml.lines().nth(place));
+    match (place, line) {
+        (Some(place), Some(line)) => format!("line {}, `{}`: {message}", place + 1, line.trim()),
+        _ => message,
     }
 }
 
@@ -266,6 +278,12 @@ mod tests {
     }
 
     #[test]
+    fn the_line_that_is_wrong_is_shown() {
+        let error = Manifest::parse("[input]\nsize = 448\n  fit = \"crop\"\n").expect_err("no such fit");
+        assert!(error.starts_with("line 3, `fit = \"crop\"`: unknown variant `crop`, expected"), "{error}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (toml, named) in [
             ("[input]\nsise = 448", "sise"),
@@ -280,7 +298,7 @@ mod tests {
             ("precision = \"int8\"", "fp16"),
         ] {
             let error = Manifest::parse(toml).expect_err(toml);
-            assert!(error.contains(named), "{toml}: {error}");
+            assert!(error.contains(named) && error.lines().count() == 1, "{toml}: {error}");
         }
     }
 }

@@ -51,6 +51,12 @@ fn row(report: &Report) -> [String; 8] {
         shown(Some(thresholds).filter(|thresholds| !thresholds.is_empty())),
         shown(report.bytes.map(|bytes| ByteSize(bytes).to_string())),
         shown(report.sha256.as_ref().map(|hash| hash.chars().take(12).collect())),
-        if report.ok { "ok" } else { "broken" }.to_owned(),
+        match (report.ok, &report.loaded) {
+            (false, _) => "broken",
+            // Not known to work: the graph was not looked at.
+            (true, None) => "found",
+            (true, Some(_)) => "ok",
+        }
+        .to_owned(),
     ]
 }

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ort::ErrorCode;
 use ort::session::Session;
 
 use super::device::Device;
@@ -250,7 +251,7 @@ fn session(
     let share = Share { threads: settings.threads, memory: provider::memory(device, settings.device_memory) };
     let interface = provider::builder(library, Device::Cpu, share, None)
         .and_then(|mut builder| front::interface(&mut builder, &files.onnx, read))
-        .map_err(|error| files.unusable(error.message()))?;
+        .map_err(|error| refused(files, &error))?;
     let engines = match device {
         Device::TensorRt(_) => Some(kept(files, settings, &interface)?),
         _ => None,
@@ -265,7 +266,21 @@ fn session(
             let reason = provider::explain(device, error.message(), &library.path.display().to_string());
             Err(CannotLoad::Device { device, reason })
         }
-        Err(error) => Err(files.unusable(error).into()),
+        Err(error) => Err(refused(files, &error).into()),
+    }
+}
+
+/// What the runtime has against a model's graph, and where that is known what to do.
+fn refused(files: &ModelFiles, error: &ort::Error) -> Unusable {
+    let (file, said) = (files.onnx.display(), error.message());
+    if let Err(error) = std::fs::File::open(&files.onnx) {
+        return files.unusable(format_args!("{file}: {error}"));
+    }
+    match error.code() {
+        ErrorCode::InvalidProtobuf | ErrorCode::NoModel => files.unusable(format_args!(
+            "{file} is damaged, or no ONNX model; get it again, such as with `tagmill models pull` [{said}]"
+        )),
+        _ => files.unusable(said),
     }
 }
 

@@ -97,7 +97,7 @@ pub(super) fn whole(
     labels: usize,
 ) -> Result<Host, Unusable> {
     let session = builder().and_then(|mut builder| builder.commit_from_file(&files.onnx));
-    let session = session.map_err(|error| files.unusable(error))?;
+    let session = session.map_err(|error| super::refused(files, &error))?;
     let interface = Interface::read(&session, &files.manifest, labels).map_err(|reason| files.unusable(reason))?;
     let encoder = Encoder::new(&files.manifest.input, interface.layout, interface.side);
     let input = interface.input.clone();
