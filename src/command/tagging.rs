@@ -35,6 +35,10 @@ const WAITING: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> Result<Server, Failed> {
     let collected = metrics::start().map_err(Failed::running)?;
     metrics::memory_budget(settings.memory_budget);
+    let (budget, available) = (settings.memory_budget, memory::available());
+    if budget > available {
+        tracing::warn!(budget, available, "images may take more memory than this process may use (--memory-budget)");
+    }
     tokio::spawn(fold(collected.clone()));
     Server::start(&settings.http, health.clone(), collected).await.map_err(Failed::running)
 }

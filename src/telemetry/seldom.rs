@@ -36,7 +36,7 @@ pub(crate) fn is_new(what: &'static str, code: Option<Code>) -> bool {
 pub(crate) fn report() {
     for ((what, code), times) in with(|said| said.over(Instant::now())) {
         let code = code.map(tracing::field::display);
-        tracing::warn!(code, times, seconds = PERIOD.as_secs(), "again: {what}");
+        tracing::warn!(what, code, times, seconds = PERIOD.as_secs(), "came again");
     }
 }
 
