@@ -20,7 +20,7 @@ Examples:
     tagmill tag --models models --output tags.jsonl --skip-existing \\
         s3://images/2026
 
-Exit codes: 0 all tagged, 1 some failed (they are listed) or interrupted, 2 wrong usage or settings.";
+Exit codes: 0 all tagged, 1 some failed or interrupted, 2 wrong usage or settings.";
 
 /// What `--store` is where images are named on the command line.
 pub(super) const STORE: &str = "Where names are looked for that are no path here: s3://bucket, s3://bucket/prefix or \
@@ -33,8 +33,8 @@ pub struct TagArgs {
     /// Image files, folders (with the folders in them), s3://bucket, s3://bucket/prefix or s3://bucket/image.jpg.
     #[arg(value_name = "PATH|LOCATION", required = true)]
     pub(crate) sources: Vec<OsString>,
-    /// Write one JSON line per image to this file, instead of to standard output. What it holds is replaced, but with
-    /// --skip-existing.
+    /// Write one JSON line per image to this file, instead of to standard output. One that is not empty is gone on with
+    /// (--skip-existing) or refused.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
     /// Write beside each image instead: name.txt or name.caption with the tags in one line, or name.json with the result.
@@ -43,7 +43,7 @@ pub struct TagArgs {
     #[arg(long, value_name = "KIND", value_enum, env = "TAGMILL_SIDECAR", help_heading = "Output")]
     pub(crate) sidecar: Option<Sidecar>,
     /// Leave out images that have their sidecar, or their result in the file of --output, which is then added to: so an
-    /// interrupted run goes on. Those that failed are tried again.
+    /// interrupted run goes on. Those that failed are tried again. There, images go by their paths as they are given.
     #[arg(long, env = "TAGMILL_SKIP_EXISTING", help_heading = "Output")]
     pub(crate) skip_existing: bool,
     /// Add to the tags that a sidecar txt or caption has already, instead of writing it anew.
@@ -67,7 +67,7 @@ pub struct TagArgs {
 }
 
 /// How captions are written, as training tools want them.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Tags")]
 pub(crate) struct CaptionArgs {
     /// Leave underscores in captions as they are.

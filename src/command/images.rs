@@ -56,9 +56,9 @@ impl Sources {
             Some(location) if location.starts_with("s3://") => Source::of_bucket(location, &mut stores),
             Some(url) if url.starts_with("file://") => {
                 let path = url::Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
-                path.map(Source::Path).ok_or_else(|| InvalidStore::Url(url.to_owned()))
+                path.map(Source::Path).ok_or_else(|| InvalidStore::Location(url.to_owned()))
             }
-            Some(url) if url.contains("://") => Err(InvalidStore::Url(url.to_owned())),
+            Some(url) if url.contains("://") => Err(InvalidStore::Location(url.to_owned())),
             _ => Ok(Source::Path((&name).into())),
         };
         Ok(Self(names.map(&mut open).collect::<Result<_, _>>()?))

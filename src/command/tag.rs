@@ -1,5 +1,6 @@
 //! `tagmill tag`: images of this machine or of a bucket, tagged here and now.
 
+mod existing;
 mod output;
 mod progress;
 mod sidecar;
@@ -25,38 +26,53 @@ use crate::telemetry::health::Health;
 use output::Output;
 use progress::Progress;
 
+/// How often a log is told how far it is.
+const MINUTE: Duration = Duration::from_mins(1);
+
 /// How long what is told to stop at once may take.
 const CLOSING: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
-    let settings = settings::Local::new(&args.tagging, args.caption)?;
+    let settings = settings::Local::new(&args.tagging, args.caption.clone())?;
     let sources = Sources::open(&args.sources, &args.tagging.stores).map_err(Failed::settings)?;
-    if args.sidecar.is_some() && !sources.stores().is_empty() {
-        return Err(Failed::settings(anyhow::anyhow!(
-            "--sidecar writes beside files, and a bucket has none: use --output FILE for its images"
-        )));
-    }
-    if args.append && args.sidecar == Some(Sidecar::Json) {
-        return Err(Failed::settings(anyhow::anyhow!(
-            "--append adds to captions, not to JSON (--sidecar txt or caption)"
-        )));
+    let is_kept = args.sidecar.is_some() || args.output.as_ref().is_some_and(|file| !output::is_stdout(file));
+    if let Some(wrong) = wrong(&args, &sources, is_kept) {
+        return Err(Failed::settings(anyhow::anyhow!(wrong)));
     }
     if let Some(file) = &args.output {
-        output::check(file)?;
+        output::check(file, args.skip_existing)?;
     }
     let stop = Stop::listen().map_err(Failed::running)?;
     for store in sources.stores() {
         store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
     }
-    let open_output = || Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append);
+    let open_output =
+        |model| Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append, model);
     if let Some(missing) = sources.missing() {
         // Loading a model takes seconds.
-        return say_missing(missing, open_output()?);
+        return say_missing(missing, open_output(None)?);
     }
     let (of_lanes, of_captions) = (&settings.lanes, &settings.pipeline.publish.caption);
-    let (lanes, outlets, _) = load(of_lanes, settings.model.as_deref(), of_captions, &Health::default()).await?;
-    let progress = tag(&settings, sources, open_output()?, (lanes, outlets), stop.clone()).await?;
-    progress.end(stop.soon.is_cancelled())
+    let (lanes, outlets, lane) = load(of_lanes, settings.model.as_deref(), of_captions, &Health::default()).await?;
+    let output = open_output(Some(&lane.model.id.name))?;
+    // Its stage ends when nobody holds it any more.
+    drop(lane);
+    let progress = tag(&settings, sources, output, (lanes, outlets), stop.clone()).await?;
+    progress.end(stop.soon.is_cancelled().then_some(is_kept))
+}
+
+/// What does not go together.
+fn wrong(args: &TagArgs, sources: &Sources, is_kept: bool) -> Option<&'static str> {
+    if args.sidecar.is_some() && !sources.stores().is_empty() {
+        return Some("--sidecar writes beside files, and a bucket has none: use --output FILE for its images");
+    }
+    if args.append && args.sidecar == Some(Sidecar::Json) {
+        return Some("--append adds to captions, not to JSON (--sidecar txt or caption)");
+    }
+    if args.skip_existing && !is_kept {
+        return Some("--skip-existing needs to see what there is: say --output FILE, or --sidecar KIND");
+    }
+    None
 }
 
 /// The end of a run that has nothing to tag.
@@ -67,7 +83,7 @@ fn say_missing(missing: Vec<(String, Failure)>, mut output: Output) -> Result<()
         progress.tagged(&name, Err(failure));
     }
     output.flush().map_err(Failed::running)?;
-    progress.end(false)
+    progress.end(None)
 }
 
 /// Tags everything that is found, or as much as comes before the stop.
@@ -91,6 +107,7 @@ async fn tag(
     tokio::spawn(feed(local, found, others, Arc::new(Semaphore::new(settings.in_flight)), ended));
     // The entrance is held meanwhile, so that the stages end after the images and not while the last is counted.
     let (mut running, mut open) = (true, true);
+    let mut minutes = tokio::time::interval_at(tokio::time::Instant::now() + MINUTE, MINUTE);
     while running || open {
         tokio::select! {
             done = dones.recv(), if running => match done {
@@ -120,6 +137,7 @@ async fn tag(
                 let _ = tokio::time::timeout(CLOSING / 2, async { while dones.recv().await.is_some() {} }).await;
                 return Ok(progress);
             }
+            _ = minutes.tick(), if !progress.is_shown() => progress.log(),
             broken = pipeline.broken() => return Err(Failed::running(broken)),
         }
     }

@@ -19,6 +19,12 @@ pub enum InvalidStore {
     /// Neither an S3 nor a file URL.
     #[error("`{0}` is not a store (--store): use s3://bucket, s3://bucket/prefix or file:///folder")]
     Url(String),
+    /// What was named to be read, without a store.
+    #[error(
+        "`{0}` is neither a path here nor a location that images are read from: s3://bucket, s3://bucket/prefix or \
+         s3://bucket/image.jpg"
+    )]
+    Location(String),
     /// The folder is missing or can't be read.
     #[error("the folder of store `{url}` can't be used: {source}")]
     Folder {

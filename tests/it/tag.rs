@@ -1,19 +1,21 @@
 //! `tagmill tag`: no broker, images of this machine or of a bucket.
 
-use std::collections::{BTreeMap, HashSet};
+mod output;
+
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::repository;
 use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::tagmill;
-use crate::support::{PATIENCE, repository};
 
 const SAMPLES: [&str; 3] = ["orange-sunset.jpg", "blue-ocean.webp", "night-sky.png"];
 
@@ -232,61 +234,6 @@ fn a_sidecar_that_cannot_be_written_fails_its_image_alone() {
     assert!(said.contains("2 tagged, 1 failed") && said.contains("sunset.txt` can't be written"), "{said}");
 }
 
-#[test]
-fn what_was_done_before_is_left_out() {
-    let folder = photos();
-    fs::write(folder.path().join("sunset.txt"), "mine").expect("a file");
-    let output = run(folder.path(), &["--sidecar", "txt", "--skip-existing"]);
-    assert!(output.status.success() && said(&output).contains("2 tagged, 1 skipped, 0 failed"), "{}", said(&output));
-    assert_eq!(fs::read_to_string(folder.path().join("sunset.txt")).expect("text"), "mine");
-
-    let file = folder.path().join("tags.jsonl");
-    let go_on = ["--output", file.to_str().expect("UTF-8"), "--skip-existing"];
-    assert!(run(folder.path(), &go_on).status.success());
-    let whole = fs::read_to_string(&file).expect("lines");
-    let mut kept: Vec<_> = whole.lines().collect();
-    let lost = kept.pop().expect("three");
-    fs::write(&file, format!("{}\n{}", kept.join("\n"), &lost[..lost.len() / 2])).expect("a file");
-    let output = run(folder.path(), &go_on);
-    assert!(said(&output).contains("1 tagged, 2 skipped"), "{}", said(&output));
-    assert_eq!(lines(&fs::read(&file).expect("lines")).len(), 3);
-}
-
-#[test]
-fn an_interrupted_run_says_how_to_go_on_and_goes_on() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let all = 3000;
-    for number in 0..all {
-        let sample = repository("samples").join(SAMPLES[number % 3]);
-        let name = format!("{number}.{}", sample.extension().expect("one").to_string_lossy());
-        fs::hard_link(&sample, folder.path().join(&name))
-            .or_else(|_| fs::copy(&sample, folder.path().join(&name)).map(drop))
-            .expect("a copy");
-    }
-    let file = folder.path().join("tags.jsonl");
-    let go_on = ["--output", file.to_str().expect("UTF-8"), "--skip-existing"];
-    let mut first = command(&go_on).arg(folder.path()).stderr(Stdio::piped()).spawn().expect("it runs");
-    let began = std::time::Instant::now();
-    while fs::metadata(&file).map_or(0, |metadata| metadata.len()) == 0 {
-        assert!(began.elapsed() < PATIENCE && first.try_wait().expect("ours").is_none());
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let signalled = Command::new("kill").args(["-s", "INT", &first.id().to_string()]).status();
-    assert!(signalled.expect("kill runs").success());
-    let first = first.wait_with_output().expect("it ends");
-    assert_eq!(first.status.code(), Some(1));
-    assert!(said(&first).contains("--skip-existing") && said(&first).contains(" 0 failed"), "{}", said(&first));
-    let done = lines(&fs::read(&file).expect("lines")).len();
-    assert!(done > 0 && done < all, "{done}");
-
-    let second = run(folder.path(), &go_on);
-    assert!(second.status.success(), "{}", said(&second));
-    assert!(said(&second).contains(&format!("{} tagged, {done} skipped", all - done)), "{}", said(&second));
-    let text = fs::read_to_string(&file).expect("lines");
-    let images: HashSet<_> = text.lines().collect();
-    assert_eq!((text.lines().count(), images.len(), lines(text.as_bytes()).len()), (all, all, all));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn images_of_a_bucket_are_tagged_where_they_are() {
     let s3 = S3Server::start("images").await;
@@ -327,31 +274,24 @@ async fn images_of_a_bucket_are_tagged_where_they_are() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
+    let full = repository("README.md");
+    let full = full.to_str().expect("UTF-8");
     for (arguments, named) in [
         (vec![], "PATH|LOCATION"),
-        (vec!["ftp://host/a.jpg"], "ftp://host/a.jpg"),
+        (vec!["ftp://host/a.jpg"], "`ftp://host/a.jpg` is neither a path here nor a location"),
         (vec!["--append", "a.jpg"], "--sidecar"),
         (vec!["--append", "--sidecar", "json", "a.jpg"], "--append"),
         (vec!["--sidecar", "xml", "a.jpg"], "xml"),
         (vec!["--batch-size", "0", "a.jpg"], "--batch-size"),
         (vec!["--output", "/no/such/folder/x", "a.jpg"], "/no/such/folder/x"),
         (vec!["--output", "/", "a.jpg"], "`/` can't be used (--output)"),
+        (vec!["--output", full, "a.jpg"], "is not empty (--output)"),
+        (vec!["--skip-existing", "a.jpg"], "--output FILE"),
     ] {
         let output = command(&arguments).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
         assert!(said(&output).contains(named), "{arguments:?}: {}", said(&output));
     }
-}
-
-#[test]
-fn results_of_an_earlier_run_outlive_one_that_does_not_begin() {
-    let folder = photos();
-    let file = folder.path().join("tags.jsonl");
-    let output = ["--output", file.to_str().expect("UTF-8")];
-    assert!(run(folder.path(), &output).status.success());
-    let whole = fs::read(&file).expect("lines");
-    assert_eq!(run(folder.path(), &[&output[..], &["--model", "none"]].concat()).status.code(), Some(2));
-    assert_eq!(fs::read(&file).expect("lines"), whole);
 }
 
 #[test]

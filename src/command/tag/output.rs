@@ -1,16 +1,15 @@
 //! Where results go: a line each, or a file beside each image, or both.
 
-use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufRead, BufReader, ErrorKind, Seek, Write, stdout};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind, Write, stdout};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::super::Failed;
+use super::existing::Existing;
 use super::sidecar::{self, Claims};
 use crate::cli::tag::Sidecar;
 use crate::command::images::Found;
@@ -31,15 +30,6 @@ struct Lines {
     name: String,
 }
 
-/// What earlier runs have done, where that is to be left out.
-#[derive(Default)]
-pub(super) struct Existing {
-    sidecar: Option<Sidecar>,
-    /// Hashes of the images with a result: names would be much to remember.
-    lines: Option<HashSet<u64>>,
-    hash: RandomState,
-}
-
 /// An image that failed, as a line.
 #[derive(Serialize)]
 struct FailedLine<'a> {
@@ -47,28 +37,29 @@ struct FailedLine<'a> {
     error: ErrorBody,
 }
 
-/// What is read of a line again.
-#[derive(Deserialize)]
-struct OldLine {
-    image: String,
-    error: Option<serde::de::IgnoredAny>,
-}
-
 /// Sees whether lines can be written to a file, before a model is loaded; what it holds stays.
 ///
 /// # Errors
-/// Where they can't.
-pub(super) fn check(file: &Path) -> Result<(), Failed> {
-    if file.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+/// Where they can't, or it holds something that is not to be gone on with.
+pub(super) fn check(file: &Path, skip_existing: bool) -> Result<(), Failed> {
+    let found = file.metadata();
+    if is_stdout(file) || found.as_ref().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         // A pipe is opened once.
         return Ok(());
+    }
+    if found.is_ok_and(|found| found.is_file() && found.len() > 0) && !skip_existing {
+        return Err(Failed::settings(anyhow::anyhow!(
+            "`{}` is not empty (--output); go on with it with --skip-existing, or remove it to begin anew",
+            file.display()
+        )));
     }
     let opened = OpenOptions::new().append(true).create(true).open(file).with_context(|| unusable(file));
     opened.map(drop).map_err(Failed::Settings)
 }
 
 impl Output {
-    /// Lines go to a file, or where there are no sidecars to standard output.
+    /// Lines go to a file, or where there are no sidecars to standard output. With `skip_existing`, what is there by this
+    /// model is gone on with.
     ///
     /// # Errors
     /// Where the file can't be written, or read again.
@@ -77,21 +68,22 @@ impl Output {
         sidecar: Option<Sidecar>,
         skip_existing: bool,
         append: bool,
+        model: Option<&str>,
     ) -> Result<Self, Failed> {
-        let mut existing = Existing::default();
-        let lines = match file {
+        let mut existing = Existing::of(sidecar.filter(|_| skip_existing));
+        let lines = match file.filter(|file| !is_stdout(file)) {
             Some(path) => {
-                let opened = if skip_existing { existing.read(path) } else { File::create(path).map_err(Into::into) };
+                let opened =
+                    if skip_existing { existing.read(path, model) } else { File::create(path).map_err(Into::into) };
                 let file = opened.with_context(|| unusable(path));
                 let name = path.display().to_string();
                 Some(Lines { to: Box::new(file.map_err(Failed::Running)?), name })
             }
-            None if sidecar.is_none() => Some(Lines { to: Box::new(stdout()), name: "standard output".to_owned() }),
+            None if sidecar.is_none() || file.is_some() => {
+                Some(Lines { to: Box::new(stdout()), name: "standard output".to_owned() })
+            }
             None => None,
         };
-        if skip_existing {
-            existing.sidecar = sidecar;
-        }
         Ok(Self { lines, sidecar, append, existing: Arc::new(existing) })
     }
 
@@ -104,7 +96,7 @@ impl Output {
     /// The same, and refuses those whose sidecar is another image's.
     pub(super) fn looked_at(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
         let (left_out, sidecar, claims) = (self.left_out(), self.sidecar, Claims::default());
-        move |image| match (&image.path, sidecar.and_then(|sidecar| beside(&image, sidecar))) {
+        move |image| match (&image.path, sidecar.and_then(|sidecar| sidecar::of(&image, sidecar))) {
             (Some(path), Some(target)) if !claims.take(&target, path) => taken(image.name, &target),
             _ => left_out(image),
         }
@@ -151,7 +143,7 @@ impl Output {
 
     fn write_beside(&self, image: &Image, result: &TagResult) -> Result<(), Failure> {
         let Some(sidecar) = self.sidecar else { return Ok(()) };
-        let Some(target) = beside(image, sidecar) else { return Ok(()) };
+        let Some(target) = sidecar::of(image, sidecar) else { return Ok(()) };
         let text = match sidecar {
             Sidecar::Json => serde_json::to_string(result).map_err(io::Error::other),
             Sidecar::Txt | Sidecar::Caption if self.append => sidecar::appended(&target, &result.tags.text),
@@ -166,9 +158,9 @@ fn unusable(file: &Path) -> String {
     format!("`{}` can't be used (--output)", file.display())
 }
 
-/// The file beside an image, if that is one itself.
-fn beside(image: &Image, sidecar: Sidecar) -> Option<PathBuf> {
-    image.path.as_ref().map(|path| sidecar::beside(path, sidecar.extension()))
+/// Whether this is how programs are told to write where they would without it.
+pub(super) fn is_stdout(file: &Path) -> bool {
+    file.as_os_str() == "-"
 }
 
 fn taken(name: String, target: &Path) -> Found {
@@ -183,68 +175,4 @@ fn not_written(target: &Path, error: &io::Error) -> Failure {
     let denied = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
     let code = if denied { Code::StorageDenied } else { Code::StorageUnavailable };
     Failure::new(code, format!("`{}` can't be written: {error}", target.display()))
-}
-
-impl Existing {
-    /// Whether all that is wanted of an image is there.
-    pub(super) fn has(&self, image: &Image) -> bool {
-        if self.sidecar.is_none() && self.lines.is_none() {
-            return false;
-        }
-        let target = self.sidecar.and_then(|sidecar| beside(image, sidecar));
-        let has_sidecar = target.is_none_or(|target| target.exists());
-        let has_line = self.lines.as_ref().is_none_or(|lines| lines.contains(&self.hash.hash_one(&image.name)));
-        has_sidecar && has_line
-    }
-
-    /// Reads what an earlier run has written, and opens it for more. A line that the run could not finish goes; images that
-    /// failed are tried again.
-    fn read(&mut self, path: &Path) -> anyhow::Result<File> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let (mut done, mut whole) = (HashSet::new(), 0);
-        let (mut reader, mut line) = (BufReader::new(&file), Vec::new());
-        while reader.read_until(b'\n', &mut line)? > 0 {
-            if line.last() != Some(&b'\n') {
-                break;
-            }
-            whole += line.len() as u64;
-            if !line.trim_ascii().is_empty() {
-                let old: OldLine = serde_json::from_slice(&line)
-                    .context("--skip-existing adds to results of an earlier run, and this holds something else")?;
-                if old.error.is_none() {
-                    done.insert(self.hash.hash_one(&old.image));
-                }
-            }
-            line.clear();
-        }
-        drop(reader);
-        file.set_len(whole)?;
-        file.seek(io::SeekFrom::End(0))?;
-        self.lines = Some(done);
-        Ok(file)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image(name: &str) -> Image {
-        Image { name: name.into(), path: None }
-    }
-
-    #[test]
-    fn an_earlier_run_is_gone_on_with_after_its_last_whole_line() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("tags.jsonl");
-        let good = "{\"image\":\"a\",\"text\":\"x\"}\n{\"image\":\"b\",\"error\":{\"code\":\"bad\"}}\n";
-        std::fs::write(&path, format!("{good}{{\"image\":\"c\",\"te")).expect("a file");
-        let mut existing = Existing::default();
-        let mut file = existing.read(&path).expect("it can be read");
-        assert!(existing.has(&image("a")));
-        assert!(!existing.has(&image("b")) && !existing.has(&image("c")), "what failed is tried again");
-        file.write_all(b"more\n").expect("it is written");
-        assert_eq!(std::fs::read_to_string(&path).expect("text"), format!("{good}more\n"));
-        assert!(Existing::default().read(&path).is_err(), "not what an earlier run wrote");
-    }
 }

@@ -80,30 +80,44 @@ impl Progress {
         self.stopping
     }
 
-    /// Says what came of it all.
-    pub(super) fn end(self, interrupted: bool) -> Result<(), Failed> {
+    /// How far it is, for those who see no bar.
+    pub(super) fn log(&self) {
+        let (tagged, skipped, failed) = (self.tagged, self.skipped, self.failures.values().sum::<u64>());
+        tracing::info!(tagged, skipped, failed, images_per_second = format!("{:.1}", self.rate()), "tagging");
+    }
+
+    /// Images tagged a second.
+    fn rate(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
+        let tagged = self.tagged as f64;
+        tagged / self.began.elapsed().as_secs_f64().max(0.001)
+    }
+
+    /// Says what came of it all; of what was interrupted, also whether what it has done is kept where it can be gone on with.
+    pub(super) fn end(self, interrupted: Option<bool>) -> Result<(), Failed> {
         self.bar.finish_and_clear();
         let Self { tagged, skipped, failures, .. } = &self;
-        let failed = failures.values().sum();
-        let took = self.began.elapsed();
-        #[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
-        let rate = *tagged as f64 / took.as_secs_f64().max(0.001);
+        let failed: u64 = failures.values().sum();
+        let (took, rate) = (self.began.elapsed(), self.rate());
         let mut parts = vec![format!("{tagged} tagged")];
         if *skipped > 0 {
             parts.push(format!("{skipped} skipped"));
         }
         parts.push(format!("{failed} failed"));
         say(format_args!("{}, in {:.1} s ({rate:.1} images/s)", parts.join(", "), took.as_secs_f64()));
-        if tagged + skipped + failed == 0 && !interrupted {
+        if tagged + skipped + failed == 0 && interrupted.is_none() {
             say(format_args!(
                 "there is no image: files and objects are taken whose names end in {}",
                 Suffixes::of_images()
             ));
         }
-        if interrupted {
-            return Err(Failed::running(anyhow::anyhow!(
-                "interrupted; run the same again with --skip-existing to go on"
-            )));
+        if let Some(is_kept) = interrupted {
+            let then = if is_kept {
+                "run the same again with --skip-existing to go on"
+            } else {
+                "with --output FILE and --skip-existing, the next run could go on"
+            };
+            return Err(Failed::running(anyhow::anyhow!("interrupted; {then}")));
         }
         if failures.is_empty() {
             return Ok(());

@@ -8,9 +8,12 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// The file beside an image: `name.txt` for `name.jpg`.
-pub(super) fn beside(image: &Path, extension: &str) -> PathBuf {
-    image.with_extension(extension)
+use crate::cli::tag::Sidecar;
+use crate::door::local::Image;
+
+/// The file beside an image, if that is one itself: `name.txt` for `name.jpg`.
+pub(super) fn of(image: &Image, kind: Sidecar) -> Option<PathBuf> {
+    image.path.as_ref().map(|path| path.with_extension(kind.extension()))
 }
 
 /// Which image each of the files of a run belongs to: of two with names that differ in the suffix alone, the second would
@@ -42,12 +45,23 @@ impl Claims {
 /// # Errors
 /// Where the folder can't be written to.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, |file| file.write_all(bytes))
+}
+
+/// The same of what `write` writes.
+///
+/// # Errors
+/// As `write`, and where the folder can't be written to.
+pub(super) fn replace<E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{:08x}.part", rand::random::<u32>()));
     let part = path.with_file_name(name);
-    let written =
-        File::create_new(&part).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&part, path));
+    let mut file = File::create_new(&part)?;
+    let written = write(&mut file).and_then(|()| Ok(fs::rename(&part, path)?));
     if written.is_err() {
         let _ = fs::remove_file(&part);
     }
@@ -78,14 +92,15 @@ mod tests {
 
     #[test]
     fn a_file_beside_an_image_has_its_name_up_to_the_last_dot() {
-        assert_eq!(beside(Path::new("a/b.c.jpg"), "txt"), Path::new("a/b.c.txt"));
-        assert_eq!(beside(Path::new("a/b"), "txt"), Path::new("a/b.txt"));
+        let txt = |path: &str| of(&Image { name: path.to_owned(), path: Some(path.into()) }, Sidecar::Txt);
+        assert_eq!(txt("a/b.c.jpg").as_deref(), Some(Path::new("a/b.c.txt")));
+        assert_eq!(txt("a/b").as_deref(), Some(Path::new("a/b.txt")));
     }
 
     #[test]
     fn a_file_belongs_to_one_image() {
         let claims = Claims::default();
-        let take = |image: &Path| claims.take(&beside(image, "txt"), image);
+        let take = |image: &Path| claims.take(&image.with_extension("txt"), image);
         let here = std::env::current_dir().expect("a folder");
         for same in [Path::new("a.jpg"), Path::new("./a.jpg"), &here.join("a.jpg"), &here.join(".//a.jpg")] {
             assert!(take(same), "{same:?} is the same image");
