@@ -8,7 +8,8 @@ use clap::Args;
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::value::RawValue;
 
-use super::{LogArgs, NatsArgs};
+use super::LogArgs;
+use super::queue::NatsArgs;
 
 /// `tagmill submit`.
 #[derive(Debug, Args)]
@@ -44,7 +45,7 @@ pub struct SubmitArgs {
     /// Show answers as they are, one JSON object per line, instead of a table.
     #[arg(long, env = "TAGMILL_JSON", requires = "follow", conflicts_with = "output")]
     pub(crate) json: bool,
-    /// Write them to this file instead.
+    /// Write them to this file instead. One that is not empty is refused, but where an earlier run is gone on with.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", requires = "follow")]
     pub(crate) output: Option<PathBuf>,
     /// Where the queue is.

@@ -129,7 +129,9 @@ impl Submit {
             model: args.model.clone(),
             meta: args.meta.clone(),
         };
-        let show = args.follow.then(|| Show::new(args.output.as_deref(), args.json)).transpose();
+        // All answers of a run that is gone on with come again, those that the file has too.
+        let again = checkpoint.count().published > 0;
+        let show = args.follow.then(|| Show::new(args.output.as_deref(), args.json, again)).transpose();
         let show = show.map_err(Failed::Settings)?;
         // Of a run that is gone on with, the name is the earlier one's.
         let subject = match &checkpoint.run().follow {
@@ -208,8 +210,12 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
 }
 
 fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {
-    let then = if checkpoint.is_kept() { "; the same command goes on from here" } else { "" };
-    anyhow::anyhow!("interrupted; what is published stays in the queue{then}")
+    let then = if checkpoint.is_kept() {
+        "the same command goes on from here"
+    } else {
+        "the same command would publish it again, where one with --checkpoint FILE goes on"
+    };
+    anyhow::anyhow!("interrupted; what is published stays in the queue, and {then}")
 }
 
 /// Cancelled by the first SIGINT or SIGTERM.

@@ -181,12 +181,14 @@ async fn what_cannot_be_read_is_said_before_anything_is_published() {
         (vec![&path, "--meta", "{"], "--meta"),
         (vec![&path, "--output", "x"], "--follow"),
         (vec![&path, "--follow", "--output", "/no/such/folder/x"], "can't be written (--output)"),
+        (vec![&path, "--follow", "--output", &checkpoint], "is not empty (--output)"),
         (vec![&path, "--checkpoint", "/no/such/folder/x"], "can't be written (--checkpoint)"),
         (vec![&path, "--checkpoint", &checkpoint], "is no checkpoint"),
     ] {
         let (code, _, log) = ended(submit(&nats, &arguments));
         assert!(code == 2 && log.contains(said), "{arguments:?}: {code} {log}");
     }
+    assert_eq!(std::fs::read_to_string(&checkpoint).expect("a file"), "[]", "nothing of it is lost");
     let nowhere = tagmill(&["submit", "--nats-url", "nats://127.0.0.1:1", &list(folder.path(), 1)]);
     let (code, _, log) = ended(nowhere);
     assert!(code == 1 && log.contains("127.0.0.1:1"), "{log}");

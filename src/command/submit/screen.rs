@@ -1,8 +1,9 @@
 //! What a person sees of a run, on standard error: progress where that is a terminal, and a line where something is to be said.
 
+use std::fmt::Write;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::checkpoint::Count;
 use crate::telemetry::say;
@@ -18,13 +19,17 @@ impl Screen {
     /// Shows answers, or else jobs.
     pub(super) fn new(answers: bool) -> Self {
         let style = if answers {
-            "{spinner} {human_pos} of {human_len} answered, {per_sec}, {eta} left"
+            "{spinner} {human_pos} of {human_len} answered, {rate}, {eta} left"
         } else {
-            "{spinner} {human_pos} published, {per_sec}, {elapsed}"
+            "{spinner} {human_pos} published, {rate}, {elapsed}"
         };
         // Draws nothing where there is no terminal.
         let bar = if answers { ProgressBar::new(0) } else { ProgressBar::new_spinner() };
-        let bar = bar.with_style(ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()));
+        let style = ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar());
+        let bar = bar.with_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
+            // Nothing to do where a terminal can't be written to.
+            let _ = write!(text, "{:.1}/s", state.per_sec());
+        }));
         bar.enable_steady_tick(Duration::from_millis(100));
         Self { bar, answers }
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write, stdout};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use super::follow::Kind;
@@ -51,10 +51,15 @@ struct Error {
 }
 
 impl Show {
+    /// A file that is not empty is written `anew`, or not at all.
+    ///
     /// # Errors
     /// Where the file can't be written.
-    pub(super) fn new(output: Option<&Path>, json: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(output: Option<&Path>, json: bool, anew: bool) -> anyhow::Result<Self> {
         let Some(path) = output else { return Ok(if json { Self::Json } else { Self::Table }) };
+        if !anew && path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0) {
+            bail!("`{}` is not empty (--output); remove it, or write to another", path.display());
+        }
         let file = File::create(path).with_context(|| format!("`{}` can't be written (--output)", path.display()))?;
         Ok(Self::File { path: path.display().to_string(), lines: BufWriter::new(file) })
     }
