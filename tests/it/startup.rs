@@ -257,6 +257,13 @@ async fn a_bucket_that_does_not_exist_or_refuses_is_named() {
     assert_eq!(code, 1, "{message}");
     assert!(message.contains("s3://images") && !message.contains("wrong-secret"), "{message}");
 
+    // Nor are credentials waited for that nobody has set.
+    let mut without = environment.clone();
+    without.retain(|(name, _)| !["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].contains(name));
+    without.push(("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1".into()));
+    let (code, message) = start(without, "s3://images").await;
+    assert!(code == 1 && message.contains("set AWS_ACCESS_KEY_ID"), "{message}");
+
     environment.retain(|(name, _)| *name != "AWS_ALLOW_HTTP");
     let (code, message) = start(environment, "s3://images").await;
     assert_eq!(code, 2, "{message}");
