@@ -12,6 +12,7 @@ mod tag;
 mod tagging;
 mod worker;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::cli::Command;
@@ -41,8 +42,8 @@ fn said(error: &anyhow::Error) -> String {
 }
 
 /// How many there are of what has an `s` where there are several.
-fn how_many(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+fn how_many<N: Copy + fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == N::from(1) { "" } else { "s" })
 }
 
 impl Failed {

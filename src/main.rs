@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     keep_to_itself();
     let cli = Cli::read();
     let format = cli.log_format();
-    telemetry::start(format);
+    telemetry::start(format, cli.log_level());
     match command::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

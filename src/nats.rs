@@ -86,7 +86,9 @@ pub(crate) enum Unreachable {
         source: async_nats::ConnectError,
     },
     /// No connection within the time a start waits.
-    #[error("can't connect to NATS at {servers} within {} s (--nats-url): {source}", PATIENCE.as_secs())]
+    #[error(
+        "can't connect to NATS at {servers} within {} s (--nats-url; `nats-server -js` starts one): {source}", PATIENCE.as_secs()
+    )]
     Connect {
         /// The servers, without passwords.
         servers: String,

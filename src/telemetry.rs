@@ -35,11 +35,11 @@ pub fn say(text: impl fmt::Display) {
     let _ = writeln!(stderr(), "{text}");
 }
 
-/// Starts logging. The level is `info`, or what the standard variable `RUST_LOG` says, which leaves libraries alone that it
+/// Starts logging. The level is this, or what the standard variable `RUST_LOG` says, which leaves libraries alone that it
 /// does not name.
-pub fn start(format: LogFormat) {
+pub fn start(format: LogFormat, level: LevelFilter) {
     let own = std::env::var("RUST_LOG").unwrap_or_default();
-    let (filter, wrong) = filter(&own);
+    let (filter, wrong) = filter(&own, level);
     // A log that nobody reads any more ends; the program does not.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
     match format {
@@ -52,9 +52,9 @@ pub fn start(format: LogFormat) {
 }
 
 /// What is logged, and what there is that says nothing of it.
-fn filter(own: &str) -> (EnvFilter, Vec<&str>) {
+fn filter(own: &str, otherwise: LevelFilter) -> (EnvFilter, Vec<&str>) {
     let parts: Vec<&str> = own.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    let level = parts.iter().rev().find_map(|part| part.parse::<LevelFilter>().ok()).unwrap_or(LevelFilter::INFO);
+    let level = parts.iter().rev().find_map(|part| part.parse::<LevelFilter>().ok()).unwrap_or(otherwise);
     // Who wants less than warnings wants them of libraries neither.
     let libraries = LIBRARIES
         .iter()
@@ -75,12 +75,12 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_unless_they_are_named() {
-        let shown = |own| filter(own).0.to_string();
+        let shown = |own| filter(own, LevelFilter::INFO).0.to_string();
         assert!(shown("").ends_with(",info") && shown("").contains("ort=warn"));
         assert!(shown("debug").ends_with(",debug") && shown("debug").contains("hyper_util=warn"));
         assert!(shown("warn,ort=info").contains("ort=info") && !shown("warn,ort=info").contains("ort=warn"));
         assert_eq!((shown("off").as_str(), shown("error").as_str()), ("off", "async_nats=off,error"));
         assert!(shown("info,debug").ends_with(",debug"), "the last counts");
-        assert_eq!(filter("info,a=b=c").1, ["a=b=c"]);
+        assert_eq!(filter("info,a=b=c", LevelFilter::INFO).1, ["a=b=c"]);
     }
 }

@@ -2,9 +2,10 @@
 #![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
-use super::{LogArgs, NatsArgs};
+use super::LogArgs;
+use super::queue::NatsArgs;
 use crate::failure::Code;
 
 /// What is shown below the commands.
@@ -46,9 +47,10 @@ pub struct DeadListArgs {
 
 /// `tagmill dead retry` and `tagmill dead drop`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("chosen").args(["which", "all"]).required(true)))]
 pub struct DeadChangeArgs {
     /// Ids of dead letters; a number that is none's id is a sequence number.
-    #[arg(value_name = "ID|SEQUENCE", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "ID|SEQUENCE")]
     pub(crate) which: Vec<String>,
     /// All that the filters let through.
     #[arg(long)]

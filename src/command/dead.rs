@@ -9,8 +9,8 @@ use async_nats::jetstream::{self, message::PublishMessage};
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 
 use super::{Failed, how_many, said};
-use crate::cli::NatsArgs;
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
+use crate::cli::queue::NatsArgs;
 use crate::door::outbox::ID_HEADER;
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};

@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 
 use super::Invalid;
-use crate::cli::NatsArgs;
+use crate::cli::queue::NatsArgs;
 use crate::door::stream::part::Filter;
 use crate::nats::subjects::Subjects;
 use crate::nats::{Login, Settings};

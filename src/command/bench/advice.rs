@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::command::how_many;
+
 /// A batch size is as good as the best one from this share of its rate on.
 const AS_GOOD: f64 = 0.95;
 
@@ -37,8 +39,7 @@ impl Split {
 
 impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-        write!(f, "{} of {}", many(self.sessions, "session"), many(self.threads, "thread"))
+        write!(f, "{} of {}", how_many(self.sessions, "session"), how_many(self.threads, "thread"))
     }
 }
 

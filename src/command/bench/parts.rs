@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::advice::{self, Rates, Split};
 use super::report::Advice;
 use super::{Steps, decoding, session, whole};
-use crate::command::Failed;
+use crate::command::{Failed, how_many};
 use crate::memory;
 use crate::model::ModelFiles;
 use crate::pipeline::tag::device::Device;
@@ -76,7 +76,7 @@ impl Bench {
         let mut threads = vec![1, decode.threads];
         threads.dedup();
         let decoding = threads.into_iter().map(|threads| {
-            self.steps.begin(format!("decoding alone, on {threads} threads"));
+            self.steps.begin(format!("decoding alone, on {}", how_many(threads, "thread")));
             decoding::measure(&self.encoded, &decode.picture, model.frame, threads, self.time)
         });
         let (decoding, device) = (decoding.collect(), model.device());

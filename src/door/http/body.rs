@@ -164,7 +164,8 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes, roo
         json::read(&bytes)
     });
     let parsed = parsed.await;
-    parsed.unwrap_or_else(|error| Err(error.to_string())).map_err(Refused::bad)
+    let parsed = parsed.unwrap_or_else(|error| Err(error.to_string()));
+    parsed.map_err(|reason| Refused::bad(format!("the request's JSON can't be read: {reason}")))
 }
 
 /// The images and the model's name in a form. As JSON it is read elsewhere: all of it is here, so nothing in it waits.

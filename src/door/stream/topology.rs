@@ -237,17 +237,18 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
         },
     }
     tracing::info!(stream = config.name, "creating the stream");
+    let created = if config.num_replicas > 1 { "created in several copies (--replicas)" } else { "created" };
     match jetstream.create_stream(config.clone()).await {
         Ok(stream) => Ok(stream),
         Err(error) => match error.kind() {
             CreateStreamErrorKind::JetStreamUnavailable => Err(Unusable::NoJetStream),
-            CreateStreamErrorKind::TimedOut => Err(refused("created", &error, true)),
-            CreateStreamErrorKind::JetStream(reply) if is_passing(&reply) => Err(refused("created", &error, true)),
+            CreateStreamErrorKind::TimedOut => Err(refused(created, &error, true)),
+            CreateStreamErrorKind::JetStream(reply) if is_passing(&reply) => Err(refused(created, &error, true)),
             // Another worker was quicker.
             CreateStreamErrorKind::JetStream(reply) if reply.error_code() == ErrorCode::STREAM_NAME_EXIST => {
                 jetstream.get_stream(&config.name).await.map_err(|error| failed("read", &error))
             }
-            _ => Err(failed("created", &error)),
+            _ => Err(failed(created, &error)),
         },
     }
 }

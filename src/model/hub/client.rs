@@ -67,12 +67,14 @@ impl Failure {
 #[derive(Default)]
 pub(super) struct Patience {
     failed: u32,
+    /// What was in the way, which is said once.
+    said: Option<String>,
 }
 
 impl Patience {
     /// Something was achieved: what failed before does not count.
     pub(super) fn renew(&mut self) {
-        self.failed = 0;
+        *self = Self::default();
     }
 
     /// Waits until it is time for the next attempt.
@@ -89,7 +91,10 @@ impl Patience {
             return Err(Error::Unreachable { reason, attempts: self.failed });
         }
         let delay = wait.unwrap_or_default().min(LONGEST_DELAY).max(DELAY * 2_u32.pow(self.failed - 1));
-        tracing::warn!(reason, ?delay, "the hub did not answer as it should; trying again");
+        if self.said.as_ref() != Some(&reason) {
+            tracing::warn!(reason, attempts = ATTEMPTS, "the hub did not answer as it should; trying again");
+            self.said = Some(reason);
+        }
         tokio::time::sleep(delay).await;
         Ok(())
     }

@@ -36,6 +36,8 @@ impl FromStr for Repository {
                 && !part.contains("..")
                 && !part.contains("--")
         };
+        // As the browser shows it.
+        let text = text.strip_prefix("https://huggingface.co/").unwrap_or(text).trim_end_matches('/');
         match text.split_once('/') {
             Some((owner, name)) if text.len() <= 96 && valid(owner) && valid(name) => {
                 Ok(Self { owner: owner.to_owned(), name: name.to_owned() })
@@ -116,6 +118,8 @@ mod tests {
     #[test]
     fn a_repository_is_an_owner_and_a_name() {
         let repository: Repository = "SmilingWolf/wd-vit-tagger-v3".parse().expect("well formed");
+        let address = "https://huggingface.co/SmilingWolf/wd-vit-tagger-v3/".parse();
+        assert_eq!(address.ok().as_ref(), Some(&repository), "as it is copied from a browser");
         assert_eq!(
             (repository.name(), repository.to_string().as_str()),
             ("wd-vit-tagger-v3", "SmilingWolf/wd-vit-tagger-v3")
