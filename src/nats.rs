@@ -13,7 +13,6 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
 use crate::secret::Secret;
-use crate::telemetry::health::Health;
 
 /// How long a start waits for the server.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -109,13 +108,12 @@ impl Nats {
     ///
     /// # Errors
     /// Where no server can be reached, or it does not let us in.
-    pub(crate) async fn connect(settings: &Settings, name: &str, health: &Health) -> Result<Self, Unreachable> {
+    pub(crate) async fn connect(settings: &Settings, name: &str) -> Result<Self, Unreachable> {
         let (sender, connections) = watch::channel(Connection::default());
         let (sender, complaint) = (Arc::new(sender), Complaint::default());
         let (deadline, mut said) = (tokio::time::Instant::now() + PATIENCE, String::new());
         loop {
-            let options =
-                options(settings, name, health.clone(), (Arc::clone(&sender), Arc::clone(&complaint))).await?;
+            let options = options(settings, name, Arc::clone(&sender), Arc::clone(&complaint)).await?;
             let connecting = tokio::time::timeout_at(deadline, options.connect(&settings.servers[..])).await;
             match connecting.unwrap_or_else(|_| Err(ConnectErrorKind::TimedOut.into())) {
                 Ok(client) => {
@@ -151,6 +149,19 @@ impl Nats {
     /// Ends when the connection stands.
     pub(crate) async fn up(&self) {
         let _ = self.connections.clone().wait_for(|connection| connection.up).await;
+    }
+
+    /// Tells whether the connection stands, now and whenever that changes.
+    pub(crate) fn follow<F: Fn(bool)>(&self, tell: F) -> impl Future<Output = ()> + use<F> {
+        let mut connections = self.connections.clone();
+        async move {
+            loop {
+                tell(connections.borrow_and_update().up);
+                if connections.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Ends when a connection later than the present one stands: what was asked of the server before is forgotten.
@@ -196,8 +207,8 @@ pub(crate) fn is_passing(reply: &jetstream::Error) -> bool {
 async fn options(
     settings: &Settings,
     name: &str,
-    health: Health,
-    (connections, complaint): (Arc<watch::Sender<Connection>>, Complaint),
+    connections: Arc<watch::Sender<Connection>>,
+    complaint: Complaint,
 ) -> Result<ConnectOptions, Unreachable> {
     let options = match &settings.login {
         Login::None => ConnectOptions::new(),
@@ -227,19 +238,13 @@ async fn options(
             if let Event::ServerError(error) = &event {
                 *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
             }
-            heard(&event, &health, &connections, &servers, &said);
+            heard(&event, &connections, &servers, &said);
             std::future::ready(())
         }))
 }
 
-/// Tells the log and those who wait. What is in the way of a new connection is `said` once, not with every attempt.
-fn heard(
-    event: &Event,
-    health: &Health,
-    connections: &watch::Sender<Connection>,
-    servers: &str,
-    said: &Mutex<Option<String>>,
-) {
+/// Tells the log, and those who wait. What is in the way of a new connection is `said` once, not with every attempt.
+fn heard(event: &Event, connections: &watch::Sender<Connection>, servers: &str, said: &Mutex<Option<String>>) {
     let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
     match event {
         Event::Connected => {
@@ -248,11 +253,9 @@ fn heard(
                 tracing::info!(servers, "connected to NATS again");
             }
             *said = None;
-            health.set_nats(true);
         }
         Event::Disconnected => {
             connections.send_modify(|connection| connection.up = false);
-            health.set_nats(false);
             tracing::warn!(servers, "NATS is gone; waiting for it");
         }
         // Our own doing, at the end.

@@ -15,7 +15,6 @@ use crate::door::outbox::ID_HEADER;
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
-use crate::telemetry::health::Health;
 use crate::telemetry::say;
 use letters::{Letter, Letters};
 
@@ -36,7 +35,7 @@ async fn open(nats: NatsArgs, filter: &DeadFilter) -> Result<Letters, Failed> {
         return Err(settings::Invalid::JobSubject(subject.clone(), subjects.jobs()).into());
     }
     let settings = nats::Settings::try_from(nats)?;
-    let nats = Nats::connect(&settings, "tagmill dead", &Health::default()).await.map_err(Failed::running)?;
+    let nats = Nats::connect(&settings, "tagmill dead").await.map_err(Failed::running)?;
     let jetstream = jetstream::new(nats.client.clone());
     Letters::open(jetstream, &subjects, filter).await.map_err(|error| Failed::Running(nats.blamed(error)))
 }

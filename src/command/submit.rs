@@ -26,7 +26,6 @@ use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
 use crate::store::suffix::Suffixes;
-use crate::telemetry::health::Health;
 use crate::telemetry::say;
 use checkpoint::{Checkpoint, Count, Run};
 use follow::{Follower, Summary};
@@ -40,9 +39,8 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
     let mut submit = Submit::prepare(&args)?;
     let settings = nats::Settings::try_from(args.nats)?;
     let stop = stop_on_signals().map_err(Failed::running)?;
-    let health = Health::default();
     let nats = tokio::select! {
-        nats = Nats::connect(&settings, "tagmill submit", &health) => nats.map_err(Failed::running)?,
+        nats = Nats::connect(&settings, "tagmill submit") => nats.map_err(Failed::running)?,
         () = stop.cancelled() => return Err(Failed::running(Interrupted)),
     };
     let jobs = source::jobs(submit.sources, submit.maker, submit.checkpoint.after());

@@ -57,7 +57,9 @@ struct Started {
 async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, Failed> {
     let (lanes, outlets) = tagging::models(&settings.tagging, health).await?;
     let name = format!("tagmill {}", settings.tagging.name);
-    let nats = Nats::connect(&settings.nats, &name, health).await.map_err(Failed::running)?;
+    let nats = Nats::connect(&settings.nats, &name).await.map_err(Failed::running)?;
+    let told = health.clone();
+    tokio::spawn(nats.follow(move |connected| told.set_nats(connected)));
     let outbox = Outbox::new(nats.clone(), health.clone());
     let stream = Box::pin(Stream::open(settings.stream.clone(), nats.clone(), outbox.clone())).await;
     let stream = stream.map_err(|error| Failed::Running(nats.blamed(error)))?;
