@@ -172,7 +172,8 @@ def fleet(board):
         links=runbook("TagmillFallingBehind"),
     )
     board.lines("Backlog over time", "Jobs not yet taken, and jobs in the workers' hands.", "short",
-                [("waiting", backlog), ("in hand", f"sum({metric('inflight_jobs')})")], links=runbook("TagmillBacklogGrowsWorkersIdle"))
+                [("waiting", backlog), ("in hand", f"sum({metric('inflight_jobs')})"),
+                 ("answers not stored", f"sum({metric('waiting_answers')})")], links=runbook("TagmillBacklogGrowsWorkersIdle"))
     board.lines("Job latency", "From accepted by a worker to answered; the wait in the stream comes before (Accept).", "s", quantiles("job_seconds"))
     board.lines(
         "Jobs in hand by stage",

@@ -78,6 +78,7 @@ impl Outbox {
     fn count(&self, change: impl FnOnce(usize) -> usize) {
         self.waiting.send_modify(|waiting| {
             *waiting = change(*waiting);
+            metrics::waiting_answers(*waiting);
             self.health.set_answers(*waiting == 0);
         });
     }

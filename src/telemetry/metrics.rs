@@ -24,6 +24,7 @@ const INFLIGHT: &str = "tagmill_inflight_jobs";
 const BACKLOG: &str = "tagmill_backlog_jobs";
 const OLDEST_JOB: &str = "tagmill_oldest_job_seconds";
 const REDELIVERIES: &str = "tagmill_redeliveries_total";
+const WAITING_ANSWERS: &str = "tagmill_waiting_answers";
 const READY: &str = "tagmill_ready";
 const NATS_CONNECTED: &str = "tagmill_nats_connected";
 const BATCH_LIMIT: &str = "tagmill_batch_limit";
@@ -122,6 +123,7 @@ pub(crate) fn start() -> Result<Collected, BuildError> {
     counter!(REDELIVERIES).absolute(0);
     memory_limit(memory::available());
     gauge!(INFLIGHT).set(0.0);
+    waiting_answers(0);
     gauge!(READY).set(0.0);
     gauge!(NATS_CONNECTED).set(0.0);
     Ok(Collected(handle))
@@ -168,6 +170,10 @@ fn describe() {
         "Age of the oldest job not yet answered (the fleet's: take the max over workers)."
     );
     describe_counter!(REDELIVERIES, "Jobs that came with an earlier delivery.");
+    describe_gauge!(
+        WAITING_ANSWERS,
+        "Results and dead letters that a stream has not taken, and that are published again."
+    );
     describe_gauge!(READY, "1 where this worker should get work, else 0.");
     describe_gauge!(NATS_CONNECTED, "1 while NATS is connected, else 0.");
     describe_gauge!(MODEL_INFO, "1, with the model, its hash and what it really runs on.");
@@ -300,6 +306,12 @@ pub(crate) fn redelivered() {
 pub(crate) fn backlog(jobs: u64, oldest: Duration) {
     gauge!(BACKLOG).set(jobs as f64);
     gauge!(OLDEST_JOB).set(oldest.as_secs_f64());
+}
+
+/// So many results and dead letters wait to be stored.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub(crate) fn waiting_answers(count: usize) {
+    gauge!(WAITING_ANSWERS).set(count as f64);
 }
 
 /// Whether this worker should get work.

@@ -293,6 +293,7 @@ async fn requests_are_answered_while_answers_of_the_queue_can_not_be() {
     worker.logged("the stream of this subject has no room");
     is_answered(&worker).await;
     assert!(worker.get("/readyz").await.1.contains(r#""answers":false"#));
+    assert!(worker.metric("tagmill_waiting_answers").await > Some(0.0));
     client.limit_results(-1).await;
     client.results(3).await;
     let stored = async || worker.get("/readyz").await.1.contains(r#""answers":true"#).then_some(());

@@ -36,6 +36,7 @@ async fn metrics_have_the_names_of_the_contract_and_count_what_happened() {
         (r#"tagmill_batch_size_sum{model="demo"}"#, 20.0),
         ("tagmill_inflight_jobs", 0.0),
         ("tagmill_redeliveries_total", 0.0),
+        ("tagmill_waiting_answers", 0.0),
         ("tagmill_ready", 1.0),
         ("tagmill_nats_connected", 1.0),
     ] {
