@@ -11,6 +11,7 @@ pub(crate) mod submit;
 pub(crate) mod tag;
 pub(crate) mod variables;
 
+use std::num::{IntErrorKind, ParseIntError};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -281,9 +282,12 @@ const LONGEST: Duration = Duration::from_hours(365 * 24);
 
 /// A time such as `25ms` or `1m 30s`.
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    let duration =
-        humantime::parse_duration(text).map_err(|_| "expected a time with its unit, such as 25ms, 5s or 1m 30s")?;
-    if duration > LONGEST { Err("expected 365days at most") } else { Ok(duration) }
+    let longest = "expected 365days at most";
+    let duration = humantime::parse_duration(text).map_err(|error| match error {
+        humantime::DurationError::NumberOverflow => longest,
+        _ => "expected a time with its unit, such as 25ms, 5s or 1m 30s",
+    })?;
+    if duration > LONGEST { Err(longest) } else { Ok(duration) }
 }
 
 /// What captions say instead of a tag.
@@ -321,8 +325,11 @@ pub struct LogArgs {
     pub(crate) format: LogFormat,
 }
 
-fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
-    text.parse().map_err(|_| "expected a whole number, such as 8")
+fn whole<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => "the number is too large",
+        _ => "expected a whole number, such as 2",
+    })
 }
 
 fn size(text: &str) -> Result<ByteSize, &'static str> {

@@ -1,9 +1,11 @@
 //! What the program does: one file per subcommand.
 
+mod bar;
 mod bench;
 mod dead;
 mod generate;
 mod images;
+mod lines;
 mod models;
 mod serve;
 mod signals;
@@ -44,6 +46,18 @@ fn said(error: &anyhow::Error) -> String {
 /// How many there are of what has an `s` where there are several.
 fn how_many<N: Copy + fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     format!("{count} {noun}{}", if count == N::from(1) { "" } else { "s" })
+}
+
+/// A text from outside as it may stand in a line on a terminal.
+fn plain(text: &str) -> String {
+    text.chars().fold(String::new(), |mut plain, letter| {
+        if letter.is_control() {
+            plain.extend(letter.escape_default());
+        } else {
+            plain.push(letter);
+        }
+        plain
+    })
 }
 
 impl Failed {
@@ -136,6 +150,11 @@ mod tests {
     #[error("can't connect: {source}")]
     struct Named {
         source: io::Error,
+    }
+
+    #[test]
+    fn a_text_from_outside_stays_in_its_line() {
+        assert_eq!(plain("a\nb \u{1b}[2J größe"), "a\\nb \\u{1b}[2J größe");
     }
 
     #[test]

@@ -5,7 +5,7 @@ pub(crate) mod subjects;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::{self, ErrorCode};
@@ -53,8 +53,11 @@ pub(crate) struct Nats {
     complaint: Complaint,
 }
 
-/// What the server has said against what was sent, since the connection was made.
-type Complaint = Arc<Mutex<Option<String>>>;
+/// What the server has said last against what was sent, and when.
+type Complaint = Arc<Mutex<Option<(Instant, String)>>>;
+
+/// How long after a complaint what fails may be for its sake: requests are waited for that long.
+const SILENCE: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Connection {
@@ -141,8 +144,10 @@ impl Nats {
     /// The same error, after what the server has said of it: of a login without permission, the rest is silence.
     pub(crate) fn blamed(&self, error: impl Into<anyhow::Error>) -> anyhow::Error {
         match &*self.complaint.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(complaint) => error.into().context(format!("the NATS server complains ({complaint})")),
-            None => error.into(),
+            Some((when, complaint)) if when.elapsed() < SILENCE => {
+                error.into().context(format!("the NATS server complains ({complaint})"))
+            }
+            _ => error.into(),
         }
     }
 
@@ -236,7 +241,7 @@ async fn options(
         })
         .event_callback(move |event| {
             if let Event::ServerError(error) = &event {
-                *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.to_string()));
             }
             heard(&event, &connections, &servers, &said);
             std::future::ready(())

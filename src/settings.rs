@@ -135,7 +135,7 @@ impl TryFrom<WorkerArgs> for Worker {
         let stream = stream::Settings {
             filter: filter(queue.filter, &nats.prefix)?,
             subjects: subjects(&nats.prefix)?,
-            replicas: within("replicas", queue.replicas.into(), 1..=5)?,
+            replicas: within("replicas", queue.replicas, 1..=5)?,
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
             event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),

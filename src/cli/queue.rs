@@ -48,8 +48,8 @@ pub(crate) struct NatsArgs {
 #[command(next_help_heading = "Queue")]
 pub(crate) struct QueueArgs {
     /// Copies of each stream that is created, in a cluster.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::whole::<u8>, env = "TAGMILL_REPLICAS")]
-    pub(crate) replicas: u8,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::whole::<usize>, env = "TAGMILL_REPLICAS")]
+    pub(crate) replicas: usize,
     /// Bytes the jobs stream holds where it is created; publishing to a full stream is refused [default: no limit].
     #[arg(long, value_name = "SIZE", value_parser = super::size, env = "TAGMILL_JOBS_MAX_BYTES")]
     pub(crate) jobs_max_bytes: Option<ByteSize>,

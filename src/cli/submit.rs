@@ -45,7 +45,7 @@ pub struct SubmitArgs {
     /// Show answers as they are, one JSON object per line, instead of a table.
     #[arg(long, env = "TAGMILL_JSON", requires = "follow", conflicts_with = "output")]
     pub(crate) json: bool,
-    /// Write them to this file instead. One that is not empty is refused, but where an earlier run is gone on with.
+    /// Add them to this file instead. Answers that it has already, as where an earlier run is gone on with, are left out.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", requires = "follow")]
     pub(crate) output: Option<PathBuf>,
     /// Where the queue is.

@@ -43,7 +43,7 @@ pub struct TagArgs {
     #[arg(long, value_name = "KIND", value_enum, env = "TAGMILL_SIDECAR", help_heading = "Output")]
     pub(crate) sidecar: Option<Sidecar>,
     /// Leave out images that have their sidecar, or their result in the file of --output, which is then added to: so an
-    /// interrupted run goes on. Those that failed are tried again. There, images go by their paths as they are given.
+    /// interrupted run goes on. Those that failed are tried again. In --output an image is known by its path as it is given: photos and ./photos are two.
     #[arg(long, env = "TAGMILL_SKIP_EXISTING", help_heading = "Output")]
     pub(crate) skip_existing: bool,
     /// Add to the tags that a sidecar txt or caption has already, instead of writing it anew.

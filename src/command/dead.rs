@@ -8,7 +8,7 @@ use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
 use async_nats::jetstream::{self, message::PublishMessage};
 use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 
-use super::{Failed, how_many, said};
+use super::{Failed, how_many, plain, said};
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::cli::queue::NatsArgs;
 use crate::door::outbox::ID_HEADER;
@@ -78,7 +78,8 @@ async fn list(mut letters: Letters, json: bool) -> anyhow::Result<()> {
             writeln!(out, "{}", serde_json::to_string(&letter)?)?;
         } else {
             let (Letter { sequence, at, error, id, .. }, image) = (&letter, letter.image());
-            writeln!(out, "{sequence:>8}  {at:24}  {:19}  {id:24}  {image:24}  {}", error.code, error.message)?;
+            let [at, code, id, image, message] = [at.as_str(), &error.code, id, &image, &error.message].map(plain);
+            writeln!(out, "{sequence:>8}  {at:24}  {code:19}  {id:24}  {image:24}  {message}")?;
         }
     }
     if !json {
@@ -128,9 +129,9 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
         })?;
     }
     if !chosen.is_empty() && !args.yes {
-        confirm(&format!("{} {}?", change.verb(), how_many(chosen.len() as u64, LETTER)))?;
+        confirm(&format!("{} {}?", change.verb(), how_many(chosen.len(), LETTER)))?;
     }
-    let mut done: u64 = 0;
+    let mut done = 0;
     for (sequence, id) in &chosen {
         let ended = match change {
             Change::Retry => retry(&letters, *sequence).await,
@@ -145,8 +146,8 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
             Err(error) => say(format_args!("{sequence} ({id}) stays: {}", said(&error))),
         }
     }
-    say(format_args!("{} {done} of {}", change.done(), how_many(chosen.len() as u64, LETTER)));
-    let stay = chosen.len() as u64 - done;
+    say(format_args!("{} {done} of {}", change.done(), how_many(chosen.len(), LETTER)));
+    let stay = chosen.len() - done;
     if stay > 0 {
         return Err(Failed::running(anyhow::anyhow!("{stay} of them stayed")));
     }

@@ -58,7 +58,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
                 stop.run_until_cancelled(Box::pin(follower)).await.unwrap_or_else(|| Err(Interrupted.into()));
             match follower {
                 Ok(follower) => Box::pin(follow(publishing, follower, &stop)).await,
-                Err(error) => Err(error),
+                Err(error) => Err(nats.blamed(error)),
             }
         }
     };
@@ -127,9 +127,7 @@ impl Submit {
             model: args.model.clone(),
             meta: args.meta.clone(),
         };
-        // All answers of a run that is gone on with come again, those that the file has too.
-        let again = checkpoint.count().published > 0;
-        let show = args.follow.then(|| Show::new(args.output.as_deref(), args.json, again)).transpose();
+        let show = args.follow.then(|| Show::new(args.output.as_deref(), args.json)).transpose();
         let show = show.map_err(Failed::Settings)?;
         // Of a run that is gone on with, the name is the earlier one's.
         let subject = match &checkpoint.run().follow {
@@ -211,7 +209,7 @@ fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {
     let then = if checkpoint.is_kept() {
         "the same command goes on from here"
     } else {
-        "the same command would publish it again, where one with --checkpoint FILE goes on"
+        "the same command would publish it again (with --checkpoint FILE, a run can be gone on with)"
     };
     anyhow::anyhow!("interrupted; what is published stays in the queue, and {then}")
 }

@@ -35,28 +35,25 @@ const CLOSING: Duration = Duration::from_secs(2);
 pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
     let settings = settings::Local::new(&args.tagging, args.caption.clone())?;
     let sources = Sources::open(&args.sources, &args.tagging.stores).map_err(Failed::settings)?;
-    let is_kept = args.sidecar.is_some() || args.output.as_ref().is_some_and(|file| !output::is_stdout(file));
+    let is_kept = args.sidecar.is_some() || args.output.as_deref().is_some_and(output::is_kept);
     if let Some(wrong) = wrong(&args, &sources, is_kept) {
         return Err(Failed::settings(anyhow::anyhow!(wrong)));
     }
-    if let Some(file) = &args.output {
-        output::check(file, args.skip_existing)?;
-    }
+    let output = Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append);
+    let output = output.map_err(Failed::Settings)?;
     let stop = Stop::listen().map_err(Failed::running)?;
     for store in sources.stores() {
         store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
     }
-    let open_output =
-        |model| Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append, model);
+    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
+    output.existing().compare(&catalog.choose(settings.model.as_deref())?.name);
     if let Some(missing) = sources.missing() {
         // Loading a model takes seconds.
-        return say_missing(missing, open_output(None)?);
+        return say_missing(missing, output);
     }
     let (of_lanes, of_captions) = (&settings.lanes, &settings.pipeline.publish.caption);
-    let (lanes, outlets, lane) = load(of_lanes, settings.model.as_deref(), of_captions, &Health::default()).await?;
-    let output = open_output(Some(&lane.model.id.name))?;
-    // Its stage ends when nobody holds it any more.
-    drop(lane);
+    let (model, health) = (settings.model.as_deref(), Health::default());
+    let (lanes, outlets, _) = load(of_lanes, catalog, model, of_captions, &health).await?;
     let progress = tag(&settings, sources, output, (lanes, outlets), stop.clone()).await?;
     progress.end(stop.soon.is_cancelled().then_some(is_kept))
 }

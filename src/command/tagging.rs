@@ -12,6 +12,7 @@ use crate::backoff::Backoff;
 use crate::door::http::server::Server;
 use crate::failure::{Code, Failure};
 use crate::memory;
+use crate::model::catalog::Catalog;
 use crate::pipeline::lanes::lane::Lane;
 use crate::pipeline::lanes::{self, Lanes, Outlets};
 use crate::pipeline::publish::caption;
@@ -43,14 +44,14 @@ pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> 
     Server::start(&settings.http, health.clone(), collected).await.map_err(Failed::running)
 }
 
-/// Loads the default model: the one of this name, or the only one there is.
+/// Loads the default model of those there are: the one of this name, or the only one.
 pub(super) async fn load(
     settings: &lanes::Settings,
+    catalog: Catalog,
     model: Option<&str>,
     captions: &caption::Settings,
     health: &Health,
 ) -> Result<(Arc<Lanes>, Outlets, Arc<Lane>), Failed> {
-    let catalog = settings.source.catalog(&settings.aliases).await?;
     let default = catalog.choose(model)?.name.clone();
     let (lanes, outlets) = Lanes::new(settings.clone(), catalog, &default, health.clone());
     let lane = lanes.load_default().await?;
@@ -61,7 +62,8 @@ pub(super) async fn load(
 /// Loads the default model, and tells of it.
 pub(super) async fn models(settings: &settings::Tagging, health: &Health) -> Result<(Arc<Lanes>, Outlets), Failed> {
     let captions = &settings.pipeline.publish.caption;
-    let (lanes, outlets, lane) = load(&settings.lanes, settings.model.as_deref(), captions, health).await?;
+    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
+    let (lanes, outlets, lane) = load(&settings.lanes, catalog, settings.model.as_deref(), captions, health).await?;
     let library = library::load().map_err(Failed::running)?;
     tracing::debug!(path = %library.path.display(), "ONNX Runtime");
     metrics::running(&library.version);

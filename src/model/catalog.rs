@@ -55,7 +55,7 @@ pub(crate) enum NoModel {
     /// One of the models, not the folder they are in.
     #[error(
         "`{}` is a model itself, and --models is the folder that models are in: `--models {} --model {}`",
-        .0.display(), parent(.0).display(), .0.file_name().unwrap_or_default().display()
+        .0.display(), .0.parent().unwrap_or(.0).display(), .0.file_name().unwrap_or_default().display()
     )]
     Model(PathBuf),
     /// Several, and none was named.
@@ -113,8 +113,10 @@ impl Catalog {
             }
         }
         if models.is_empty() {
-            let is_model = ModelFiles::open(folder).is_some() && folder.file_name().is_some();
-            return Err(if is_model { NoModel::Model(folder.to_owned()) } else { NoModel::Empty(folder.to_owned()) });
+            // By its whole path, for `.` has no name.
+            let whole = folder.canonicalize().map_err(failed)?;
+            let is_model = ModelFiles::open(&whole).is_some();
+            return Err(if is_model { NoModel::Model(whole) } else { NoModel::Empty(folder.to_owned()) });
         }
         let mut catalog = Self { folder: folder.to_owned(), models, aliases: BTreeMap::new() };
         let manifests: Vec<Alias> = catalog.models.values().flatten().flat_map(own_aliases).collect();
@@ -202,11 +204,6 @@ impl Catalog {
     }
 }
 
-/// The folder a model is in, as it is named from here.
-fn parent(model: &Path) -> &Path {
-    model.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 fn own_aliases(model: &ModelFiles) -> Vec<Alias> {
     let alias = |name: &String| Alias { name: name.clone(), model: model.name.clone() };
     model.manifest.aliases.iter().map(alias).collect()
@@ -272,8 +269,8 @@ mod tests {
     fn a_model_is_no_folder_of_models() {
         let folder = folder(&[("vit", "")]);
         let error = Catalog::read(&folder.path().join("vit"), &[]).expect_err("a model").to_string();
-        assert!(error.ends_with(&format!("`--models {} --model vit`", folder.path().display())), "{error}");
-        assert_eq!(parent(Path::new("vit")), Path::new("."));
+        let folder = folder.path().canonicalize().expect("it is there");
+        assert!(error.ends_with(&format!("`--models {} --model vit`", folder.display())), "{error}");
     }
 
     #[test]

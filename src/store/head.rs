@@ -10,7 +10,7 @@ use object_store::signer::Signer;
 use reqwest::{Method, StatusCode};
 
 use super::{Store, denied, not_found, unavailable};
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 
 /// Asks one bucket.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ impl HeadBucket {
     pub(super) async fn ask(&self, store: &Store) -> Result<(), Failure> {
         let bucket = Path::default();
         let signed = self.signer.signed_url(Method::HEAD, &bucket, Duration::from_mins(1)).await;
-        let url = signed.map_err(|error| no_credentials(store, &error))?;
+        let url = signed.map_err(|error| unavailable(&bucket, store, &no_credentials(&error)))?;
         // Not the whole URL, which holds the signature.
         let server = url.origin().ascii_serialization();
         let answer = self.http.head(url).send().await.map_err(|error| {
@@ -50,10 +50,6 @@ impl HeadBucket {
 }
 
 /// Signing fails where there is nothing to sign with: then the machine's own credentials are asked for, which few have.
-fn no_credentials(store: &Store, error: &object_store::Error) -> Failure {
-    let message = format!(
-        "there are no credentials for {store}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the machine's own, which \
-         were asked for instead, can't be had ({error})"
-    );
-    Failure::new(Code::StorageDenied, message)
+fn no_credentials(error: &object_store::Error) -> String {
+    format!("no credentials can be had (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else the machine's own): {error}")
 }

@@ -110,13 +110,19 @@ async fn a_bucket_prefix_is_tagged_and_its_answers_written_as_json_lines() {
     let _worker = Worker::start_with(&nats, "s3://images", &[], &s3.environment());
     let output = tempfile::NamedTempFile::new().expect("a file");
     let path = output.path().display().to_string();
-    let mut command = submit(&nats, &["--follow", "s3://images/2024/", "--output", &path, "--meta", r#"{"set": 7}"#]);
-    command.envs(s3.environment());
-    let (code, shown, log) = ended(command);
-    assert_eq!((code, shown.as_str()), (0, ""), "{log}");
-    assert!(log.contains("4 tagged, 0 failed"), "{log}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = folder.path().join("checkpoint").display().to_string();
+    // Gone on with after all answers are there, it adds none of them again.
+    for _ in 0..2 {
+        let arguments = ["--follow", "s3://images/2024/", "--output", &path, "--meta", r#"{"set": 7}"#];
+        let mut command = submit(&nats, &[&arguments[..], &["--checkpoint", &checkpoint]].concat());
+        command.envs(s3.environment());
+        let (code, shown, log) = ended(command);
+        assert_eq!((code, shown.as_str()), (0, ""), "{log}");
+        assert!(log.contains("4 tagged, 0 failed"), "{log}");
+    }
     let results = json_lines(&std::fs::read_to_string(&path).expect("it is written"));
-    assert_eq!(ids(&results).into_iter().collect::<HashSet<_>>(), keys.into());
+    assert_eq!((results.len(), ids(&results).into_iter().collect::<HashSet<_>>()), (4, keys.into()));
     for result in &results {
         assert_eq!(result["image"], format!("s3://images/{}", result["id"].as_str().expect("an id")));
         assert_eq!((&result["meta"], &result["tags"][0]["name"]), (&json!({ "set": 7 }), &"orange".into()));
@@ -173,6 +179,8 @@ async fn what_cannot_be_read_is_said_before_anything_is_published() {
     let path = folder.path().display().to_string();
     let checkpoint = format!("{path}/checkpoint");
     std::fs::write(&checkpoint, "[]").expect("a file");
+    let other = format!("{path}/other");
+    std::fs::write(&other, "mine").expect("a file");
     for (arguments, said) in [
         (vec!["/no/such/folder"], "`/no/such/folder` can't be read"),
         (vec!["http://host/a.jpg"], "is no source"),
@@ -181,14 +189,14 @@ async fn what_cannot_be_read_is_said_before_anything_is_published() {
         (vec![&path, "--meta", "{"], "--meta"),
         (vec![&path, "--output", "x"], "--follow"),
         (vec![&path, "--follow", "--output", "/no/such/folder/x"], "can't be written (--output)"),
-        (vec![&path, "--follow", "--output", &checkpoint], "is not empty (--output)"),
+        (vec![&path, "--follow", "--output", &other], "something else than lines of JSON"),
         (vec![&path, "--checkpoint", "/no/such/folder/x"], "can't be written (--checkpoint)"),
         (vec![&path, "--checkpoint", &checkpoint], "is no checkpoint"),
     ] {
         let (code, _, log) = ended(submit(&nats, &arguments));
         assert!(code == 2 && log.contains(said), "{arguments:?}: {code} {log}");
     }
-    assert_eq!(std::fs::read_to_string(&checkpoint).expect("a file"), "[]", "nothing of it is lost");
+    assert_eq!(std::fs::read_to_string(&other).expect("a file"), "mine", "nothing of it is lost");
     let nowhere = tagmill(&["submit", "--nats-url", "nats://127.0.0.1:1", &list(folder.path(), 1)]);
     let (code, _, log) = ended(nowhere);
     assert!(code == 1 && log.contains("127.0.0.1:1"), "{log}");

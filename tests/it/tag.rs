@@ -130,7 +130,10 @@ fn bad_files_are_reported_and_the_others_tagged() {
 
 #[test]
 fn a_path_that_is_not_there_is_reported_without_a_model() {
-    let output = tagmill(&["tag", "--models", "/nowhere", "/missing.jpg"]).output().expect("it runs");
+    let nowhere = tagmill(&["tag", "--models", "/nowhere", "/missing.jpg"]).output().expect("it runs");
+    assert_eq!(nowhere.status.code(), Some(2), "{}", said(&nowhere));
+    let output = command(&["/missing.jpg"]).output().expect("it runs");
+    assert!(!said(&output).contains("the model is ready"), "{}", said(&output));
     let lines = lines(&output.stdout);
     assert_eq!((output.status.code(), lines.len()), (Some(1), 1), "{}", said(&output));
     assert_eq!(lines["missing.jpg"]["error"]["code"], "image_not_found");
@@ -274,8 +277,9 @@ async fn images_of_a_bucket_are_tagged_where_they_are() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let full = repository("README.md");
-    let full = full.to_str().expect("UTF-8");
+    let full = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(full.path(), "{}\n").expect("written");
+    let path = full.path().to_str().expect("UTF-8");
     for (arguments, named) in [
         (vec![], "PATH|LOCATION"),
         (vec!["ftp://host/a.jpg"], "`ftp://host/a.jpg` is neither a path here nor a location"),
@@ -285,13 +289,14 @@ fn wrong_usage_is_exit_code_2() {
         (vec!["--batch-size", "0", "a.jpg"], "--batch-size"),
         (vec!["--output", "/no/such/folder/x", "a.jpg"], "/no/such/folder/x"),
         (vec!["--output", "/", "a.jpg"], "`/` can't be used (--output)"),
-        (vec!["--output", full, "a.jpg"], "is not empty (--output)"),
+        (vec!["--output", path, "a.jpg"], "it is not empty; go on with it (--skip-existing)"),
         (vec!["--skip-existing", "a.jpg"], "--output FILE"),
     ] {
         let output = command(&arguments).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
         assert!(said(&output).contains(named), "{arguments:?}: {}", said(&output));
     }
+    assert_eq!(fs::read(full.path()).expect("a file"), b"{}\n", "nothing of it is lost");
 }
 
 #[test]

@@ -86,9 +86,10 @@ impl Report {
         self.together(&mut out)?;
         writeln!(out, "\nbound by {}\n\nrecommended: {}", self.advice.bound, self.advice.flags())?;
         let rate = self.whole.iter().find(|whole| whole.batch == self.advice.batch_size).map(|whole| whole.rate);
-        let time = rate.and_then(|rate| Duration::try_from_secs_f64(100_000.0 / rate).ok()).unwrap_or_default();
-        let time = humantime::format_duration(Duration::from_secs(time.as_secs()));
-        writeln!(out, "(the smallest batch within 5 % of the fastest; 100,000 such images take about {time})")
+        let time = rate.and_then(|rate| Duration::try_from_secs_f64(100_000.0 / rate).ok());
+        let time = time.map(|time| humantime::format_duration(Duration::from_mins(time.as_secs() / 60 + 1)));
+        let time = time.map(|time| format!("; 100,000 such images take about {time}")).unwrap_or_default();
+        writeln!(out, "(the smallest batch within 5 % of the fastest{time})")
     }
 
     fn parts(&self, out: &mut impl Write) -> io::Result<()> {

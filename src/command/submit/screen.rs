@@ -1,11 +1,11 @@
 //! What a person sees of a run, on standard error: progress where that is a terminal, and a line where something is to be said.
 
-use std::fmt::Write;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::checkpoint::Count;
+use crate::command::bar;
 use crate::telemetry::say;
 
 /// One line that is written again and again.
@@ -25,11 +25,7 @@ impl Screen {
         };
         // Draws nothing where there is no terminal.
         let bar = if answers { ProgressBar::new(0) } else { ProgressBar::new_spinner() };
-        let style = ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar());
-        let bar = bar.with_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
-            // Nothing to do where a terminal can't be written to.
-            let _ = write!(text, "{:.1}/s", state.per_sec());
-        }));
+        let bar = bar.with_style(bar::style(style, ""));
         bar.enable_steady_tick(Duration::from_millis(100));
         Self { bar, answers }
     }

@@ -1,15 +1,18 @@
 //! Answers as people or programs read them.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufWriter, Write, stdout};
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::Deserialize;
 
 use super::follow::Kind;
 use super::screen::Screen;
+use crate::command::{lines, plain};
 
 /// How wide the column of images is.
 const COLUMN: usize = 28;
@@ -18,7 +21,13 @@ const COLUMN: usize = 28;
 pub(super) enum Show {
     Table,
     Json,
-    File { path: String, lines: BufWriter<File> },
+    File {
+        path: String,
+        lines: BufWriter<File>,
+        /// Hashes of the lines there were.
+        there: HashSet<u64>,
+        hash: RandomState,
+    },
 }
 
 /// What is shown of a result.
@@ -51,17 +60,19 @@ struct Error {
 }
 
 impl Show {
-    /// A file that is not empty is written `anew`, or not at all.
+    /// A file is added to: of a run that is gone on with all answers come again, and those that it has are left out.
     ///
     /// # Errors
     /// Where the file can't be written.
-    pub(super) fn new(output: Option<&Path>, json: bool, anew: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(output: Option<&Path>, json: bool) -> anyhow::Result<Self> {
         let Some(path) = output else { return Ok(if json { Self::Json } else { Self::Table }) };
-        if !anew && path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0) {
-            bail!("`{}` is not empty (--output); remove it, or write to another", path.display());
-        }
-        let file = File::create(path).with_context(|| format!("`{}` can't be written (--output)", path.display()))?;
-        Ok(Self::File { path: path.display().to_string(), lines: BufWriter::new(file) })
+        let (hash, mut there) = (RandomState::new(), HashSet::new());
+        let file = lines::open(path, |line| {
+            there.insert(hash.hash_one(line.trim_ascii_end()));
+            Ok(())
+        });
+        let file = file.with_context(|| format!("`{}` can't be written (--output)", path.display()))?;
+        Ok(Self::File { path: path.display().to_string(), lines: BufWriter::new(file), there, hash })
     }
 
     /// What comes before the first answer.
@@ -76,7 +87,10 @@ impl Show {
         match self {
             Self::Table => print(screen, row(kind, payload).as_bytes()),
             Self::Json => print(screen, &one_line(payload)),
-            Self::File { path, lines } => {
+            Self::File { there, hash, .. } if there.contains(&hash.hash_one(one_line(payload).trim_ascii_end())) => {
+                Ok(())
+            }
+            Self::File { path, lines, .. } => {
                 let written = lines.write_all(&one_line(payload)).and_then(|()| lines.write_all(b"\n"));
                 written.with_context(|| format!("`{path}` can't be written (--output)"))
             }
@@ -87,7 +101,7 @@ impl Show {
     pub(super) fn end(&mut self) -> anyhow::Result<()> {
         match self {
             Self::Table | Self::Json => Ok(()),
-            Self::File { path, lines } => {
+            Self::File { path, lines, .. } => {
                 lines.flush().with_context(|| format!("`{path}` can't be written (--output)"))
             }
         }
@@ -117,10 +131,10 @@ fn row(kind: Kind, payload: &[u8]) -> String {
         Kind::Result => serde_json::from_slice(payload).map(|Tagged { id, tags }| {
             let tags: Vec<_> = tags.iter().map(|tag| format!("{} {:.2}", tag.name, tag.score)).collect();
             let tags = if tags.is_empty() { "(none over the thresholds)".to_owned() } else { tags.join("  ") };
-            format!("{id:COLUMN$}  {tags}")
+            plain(&format!("{id:COLUMN$}  {tags}"))
         }),
         Kind::Dead => serde_json::from_slice(payload)
-            .map(|Dead { id, error }| format!("{id:COLUMN$}  FAILED {}: {}", error.code, error.message)),
+            .map(|Dead { id, error }| plain(&format!("{id:COLUMN$}  FAILED {}: {}", error.code, error.message))),
     };
     row.unwrap_or_else(|error| format!("{:COLUMN$}  unreadable answer: {error}", "?"))
 }

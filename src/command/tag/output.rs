@@ -1,6 +1,5 @@
 //! Where results go: a line each, or a file beside each image, or both.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write, stdout};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,11 +7,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::super::Failed;
 use super::existing::Existing;
 use super::sidecar::{self, Claims};
 use crate::cli::tag::Sidecar;
 use crate::command::images::Found;
+use crate::command::lines;
 use crate::door::local::Image;
 use crate::failure::{Code, ErrorBody, Failure};
 use crate::tags::TagResult;
@@ -37,29 +36,9 @@ struct FailedLine<'a> {
     error: ErrorBody,
 }
 
-/// Sees whether lines can be written to a file, before a model is loaded; what it holds stays.
-///
-/// # Errors
-/// Where they can't, or it holds something that is not to be gone on with.
-pub(super) fn check(file: &Path, skip_existing: bool) -> Result<(), Failed> {
-    let found = file.metadata();
-    if is_stdout(file) || found.as_ref().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        // A pipe is opened once.
-        return Ok(());
-    }
-    if found.is_ok_and(|found| found.is_file() && found.len() > 0) && !skip_existing {
-        return Err(Failed::settings(anyhow::anyhow!(
-            "`{}` is not empty (--output); go on with it with --skip-existing, or remove it to begin anew",
-            file.display()
-        )));
-    }
-    let opened = OpenOptions::new().append(true).create(true).open(file).with_context(|| unusable(file));
-    opened.map(drop).map_err(Failed::Settings)
-}
-
 impl Output {
-    /// Lines go to a file, or where there are no sidecars to standard output. With `skip_existing`, what is there by this
-    /// model is gone on with.
+    /// Lines go to a file, or where there are no sidecars to standard output. With `skip_existing`, what earlier runs have
+    /// done is gone on with; without, a file that is not empty is refused.
     ///
     /// # Errors
     /// Where the file can't be written, or read again.
@@ -68,16 +47,13 @@ impl Output {
         sidecar: Option<Sidecar>,
         skip_existing: bool,
         append: bool,
-        model: Option<&str>,
-    ) -> Result<Self, Failed> {
+    ) -> anyhow::Result<Self> {
         let mut existing = Existing::of(sidecar.filter(|_| skip_existing));
         let lines = match file.filter(|file| !is_stdout(file)) {
             Some(path) => {
-                let opened =
-                    if skip_existing { existing.read(path, model) } else { File::create(path).map_err(Into::into) };
-                let file = opened.with_context(|| unusable(path));
-                let name = path.display().to_string();
-                Some(Lines { to: Box::new(file.map_err(Failed::Running)?), name })
+                let opened = if skip_existing { existing.read(path) } else { lines::open(path, |_| Err(not_empty())) };
+                let file = opened.with_context(|| format!("`{}` can't be used (--output)", path.display()))?;
+                Some(Lines { to: Box::new(file), name: path.display().to_string() })
             }
             None if sidecar.is_none() || file.is_some() => {
                 Some(Lines { to: Box::new(stdout()), name: "standard output".to_owned() })
@@ -85,6 +61,11 @@ impl Output {
             None => None,
         };
         Ok(Self { lines, sidecar, append, existing: Arc::new(existing) })
+    }
+
+    /// What earlier runs have done.
+    pub(super) fn existing(&self) -> &Existing {
+        &self.existing
     }
 
     /// Leaves out images that need not be tagged again.
@@ -154,12 +135,17 @@ impl Output {
     }
 }
 
-fn unusable(file: &Path) -> String {
-    format!("`{}` can't be used (--output)", file.display())
+fn not_empty() -> anyhow::Error {
+    anyhow::anyhow!("it is not empty; go on with it (--skip-existing), or remove it to begin anew")
+}
+
+/// Whether what is written to this file is there for the next run.
+pub(super) fn is_kept(file: &Path) -> bool {
+    !is_stdout(file) && file.metadata().map_or(true, |found| found.is_file())
 }
 
 /// Whether this is how programs are told to write where they would without it.
-pub(super) fn is_stdout(file: &Path) -> bool {
+fn is_stdout(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 

@@ -1,13 +1,12 @@
 //! What a person sees of a run, on standard error: a bar where that is a terminal, what fails at once, and a summary.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
-use super::super::{Failed, how_many};
+use super::super::{Failed, bar, how_many};
 use crate::command::images::Found;
 use crate::failure::Failure;
 use crate::store::suffix::Suffixes;
@@ -27,12 +26,7 @@ impl Progress {
     pub(super) fn new() -> Self {
         // Draws nothing where there is no terminal.
         let bar = ProgressBar::new(0);
-        let template = "{bar:30} {human_pos} of {human_len}, {rate}, {eta} left {msg}";
-        let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-        bar.set_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
-            // Nothing to do where a terminal can't be written to.
-            let _ = write!(text, "{:.1} images/s", state.per_sec());
-        }));
+        bar.set_style(bar::style("{bar:30} {human_pos} of {human_len}, {rate}, {eta} left {msg}", " images"));
         bar.enable_steady_tick(Duration::from_millis(200));
         Self { bar, began: Instant::now(), tagged: 0, skipped: 0, failures: BTreeMap::new(), stopping: false }
     }

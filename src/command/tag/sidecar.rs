@@ -45,23 +45,12 @@ impl Claims {
 /// # Errors
 /// Where the folder can't be written to.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace(path, |file| file.write_all(bytes))
-}
-
-/// The same of what `write` writes.
-///
-/// # Errors
-/// As `write`, and where the folder can't be written to.
-pub(super) fn replace<E: From<io::Error>>(
-    path: &Path,
-    write: impl FnOnce(&mut File) -> Result<(), E>,
-) -> Result<(), E> {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{:08x}.part", rand::random::<u32>()));
     let part = path.with_file_name(name);
-    let mut file = File::create_new(&part)?;
-    let written = write(&mut file).and_then(|()| Ok(fs::rename(&part, path)?));
+    let written =
+        File::create_new(&part).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&part, path));
     if written.is_err() {
         let _ = fs::remove_file(&part);
     }

@@ -26,7 +26,15 @@ fn what_was_done_before_is_left_out() {
     let output = run(folder.path(), &go_on);
     assert!(said(&output).contains("1 tagged, 2 skipped"), "{}", said(&output));
     let text = fs::read_to_string(&file).expect("lines");
-    assert_eq!((text.lines().count(), lines(text.as_bytes()).len()), (3, 3), "one line an image: {text}");
+    assert_eq!((text.lines().count(), lines(text.as_bytes()).len()), (4, 4), "nothing else is lost: {text}");
+
+    // What can't be looked at can't be gone on with, and is not waited for.
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+    for nowhere in [pipe.to_str().expect("UTF-8"), "-"] {
+        let refused = run(folder.path(), &["--output", nowhere, "--skip-existing"]);
+        assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    }
 }
 
 #[test]
@@ -79,7 +87,7 @@ fn results_of_an_earlier_run_outlive_one_that_does_not_begin() {
     let text = String::from_utf8(whole).expect("UTF-8").replacen("\"name\":\"demo\"", "\"name\":\"other\"", 1);
     fs::write(&file, text).expect("written");
     let again = run(folder.path(), &[&output[..], &["--skip-existing"]].concat());
-    assert!(said(&again).contains("0 tagged, 3 skipped") && said(&again).contains("others=1"), "{}", said(&again));
+    assert!(said(&again).contains("0 tagged, 3 skipped") && said(&again).contains("results=1"), "{}", said(&again));
 }
 
 #[test]

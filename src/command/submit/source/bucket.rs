@@ -24,25 +24,33 @@ pub(super) async fn feed(store: &Store, feed: &Feed, after: Option<Place>) -> Re
         Some(Place::Key(key)) => Some(Path::parse(key)?),
         _ => None,
     };
-    // What is no bucket, or refuses, is not waited for.
-    if let Err(failure) = store.probe().await
-        && failure.code != Code::StorageUnavailable
-    {
-        return Err(unlisted(store, &failure));
+    let mut said = None;
+    match store.probe().await {
+        Err(failure) if failure.code == Code::StorageUnavailable => {
+            tracing::warn!(error = %failure, "the bucket can't be listed yet; trying again");
+            said = Some(failure);
+        }
+        // What is no bucket, or refuses, is not waited for.
+        Err(failure) => return Err(unlisted(store, &failure)),
+        Ok(()) => {}
     }
     let mut patience = PATIENCE.iter();
     loop {
         let before = last.clone();
         let Some(broken) = list(store, feed, &mut last).await? else { return Ok(()) };
         if last != before {
-            patience = PATIENCE.iter();
+            (patience, said) = (PATIENCE.iter(), None);
         }
         match patience.next() {
             Some(&delay) if broken.code == Code::StorageUnavailable => {
-                tracing::warn!(error = %broken, "the list of objects broke off; going on with it");
+                if said.is_none() {
+                    tracing::warn!(error = %broken, "the list of objects broke off; going on with it");
+                    said = Some(broken);
+                }
                 tokio::time::sleep(delay).await;
             }
-            _ => return Err(unlisted(store, &broken)),
+            // What the bucket says of itself tells more than what it says of a list.
+            _ => return Err(unlisted(store, &store.probe().await.err().unwrap_or(broken))),
         }
     }
 }
