@@ -56,8 +56,8 @@ pub(crate) struct Nats {
 /// What the server has said last against what was sent, and when.
 type Complaint = Arc<Mutex<Option<(Instant, String)>>>;
 
-/// How long after a complaint what fails may be for its sake: requests are waited for that long.
-const SILENCE: Duration = Duration::from_secs(15);
+/// How long after a complaint what fails may be for its sake: no request is waited for longer.
+const SILENCE: Duration = Duration::from_mins(2);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Connection {

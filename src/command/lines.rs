@@ -7,14 +7,14 @@ use std::path::Path;
 use anyhow::bail;
 use serde::de::IgnoredAny;
 
-/// What lines of ours begin with.
+/// What results, dead letters and failures begin with.
 const BEGINNINGS: [&[u8]; 2] = [b"{\"id\":", b"{\"image\":"];
 
 /// Opens a file for more lines, and shows `see` those that are there. A last line that was never finished goes. Nobody else
 /// adds to the file while it is open.
 ///
 /// # Errors
-/// Where it can't be read and written, another run has it, or it ends with something else; and what `see` says.
+/// Where it can't be read and written, another run has it, or it holds something else; and what `see` says.
 pub(super) fn open(path: &Path, mut see: impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<File> {
     if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         // As a pipe: nothing that it held can be seen again.
@@ -29,27 +29,36 @@ pub(super) fn open(path: &Path, mut see: impl FnMut(&[u8]) -> anyhow::Result<()>
     while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
         whole += line.len() as u64;
         if !line.trim_ascii().is_empty() {
+            if !is_ours(&line) {
+                bail!(FOREIGN);
+            }
             see(&line)?;
         }
         line.clear();
     }
     drop(reader);
-    match serde_json::from_slice::<IgnoredAny>(&line) {
-        _ if line.is_empty() => {}
+    if is_ours(&line) && serde_json::from_slice::<IgnoredAny>(&line).is_ok() {
         // Only its end is missing.
-        Ok(_) => {
-            see(&line)?;
-            file.write_all(b"\n")?;
-        }
-        Err(error) if error.is_eof() && is_ours(&line) => file.set_len(whole)?,
-        Err(_) => bail!("it ends with something else than lines of JSON"),
+        see(&line)?;
+        file.write_all(b"\n")?;
+    } else if is_begun(&line) {
+        file.set_len(whole)?;
+    } else {
+        bail!(FOREIGN);
     }
     Ok(file)
 }
 
-/// Whether this may be a line of ours, as far as it goes.
+/// Why a file is left alone.
+const FOREIGN: &str = "it holds something else than results, one line of JSON each";
+
 fn is_ours(line: &[u8]) -> bool {
-    BEGINNINGS.iter().any(|beginning| line.starts_with(beginning) || beginning.starts_with(line))
+    BEGINNINGS.iter().any(|beginning| line.starts_with(beginning))
+}
+
+/// Whether this may be a line of ours, as far as it goes; a machine that lost its power may have left zeros of it.
+fn is_begun(line: &[u8]) -> bool {
+    is_ours(line) || BEGINNINGS.iter().any(|ours| ours.starts_with(line)) || line.iter().all(|byte| *byte == 0)
 }
 
 #[cfg(test)]
@@ -83,15 +92,18 @@ mod tests {
         assert_eq!(added(""), Ok((seen(0), "new\n".to_owned())));
         assert_eq!(added(&format!("{line}\n\n{line}\n")), Ok((seen(2), format!("{line}\n\n{line}\nnew\n"))));
         assert_eq!(added(&format!("{line}\n{line}")), Ok((seen(2), format!("{line}\n{line}\nnew\n"))));
-        for torn in [r#"{"id":"b","im"#, r#"{"image":"#, "{"] {
+        for torn in [r#"{"id":"b","im"#, r#"{"id":"b","tags":[{"score":0."#, r#"{"id":"\"#, r#"{"image":"#, "{", "\0\0"]
+        {
             assert_eq!(added(&format!("{line}\n{torn}")), Ok((seen(1), format!("{line}\nnew\n"))), "{torn}");
         }
     }
 
     #[test]
     fn what_is_not_ours_is_left_alone() {
-        for other in ["no lines", "{\"name\":", "GIF89a", "{\"id\":\"a\"}\nmore text"] {
-            assert!(added(other).is_err_and(|error| error.contains("something else")), "{other}");
+        for other in
+            ["no lines", "lines\n", "42", "{\"name\":", "{\"tagmill_submit\":1}\n", "{\"id\":\"a\"}\nmore text"]
+        {
+            assert!(added(other).is_err_and(|error| error == FOREIGN), "{other}");
         }
     }
 

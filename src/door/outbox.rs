@@ -95,13 +95,14 @@ impl Outbox {
 
     /// Publishes a dead letter and sees it confirmed, with as much of the job and its headers as the server takes.
     pub(crate) async fn letter(&self, subject: &str, mut headers: HeaderMap, mut letter: DeadLetter, payload: &Bytes) {
-        let code = letter.error.code;
+        let (code, mut waiting) = (letter.error.code, None);
         while let Err(too_large) = self.until_confirmed(subject, &headers, written(&letter)).await {
             let omitted = matches!(letter.job, OriginalJob::Omitted { .. });
             if headers.len() > 1 && (omitted || too_large == TooLarge::Headers) {
                 headers = id_alone(&headers);
             } else if omitted {
                 tracing::error!(subject, "the server takes no message even of this size; the dead letter waits");
+                waiting.get_or_insert_with(|| self.wait());
                 tokio::time::sleep(REPUBLISH.after(u64::MAX)).await;
             } else {
                 let (job_bytes, job_sha256) = (payload.len(), hex::encode(Sha256::digest(payload)));

@@ -200,7 +200,7 @@ async fn what_is_malformed_is_exit_code_2() {
     let cases: [(&[&str], (&str, &str), &str); 8] = [
         (&["tagger"], ("HF_ENDPOINT", &url), "OWNER/NAME"),
         (&["someone/../tagger"], ("HF_ENDPOINT", &url), "OWNER/NAME"),
-        (&["https://huggingface.co/someone/tagger"], ("HF_ENDPOINT", &url), "OWNER/NAME"),
+        (&["https://elsewhere.example/someone/tagger"], ("HF_ENDPOINT", &url), "OWNER/NAME"),
         (&[REPOSITORY, "--name", "../tagger"], ("HF_ENDPOINT", &url), "--name"),
         (&[REPOSITORY, "--revision", "../main"], ("HF_ENDPOINT", &url), "--revision"),
         (&[REPOSITORY], ("HF_ENDPOINT", "huggingface.co"), "HF_ENDPOINT"),

@@ -264,6 +264,21 @@ async fn a_bucket_that_does_not_exist_or_refuses_is_named() {
     assert!(message.contains("AWS_ALLOW_HTTP"), "{message}");
 }
 
+#[test]
+fn credentials_that_can_not_be_had_are_named_and_waited_for() {
+    let nats = NatsServer::start();
+    let (url, models) = (nats.url(), repository("models").display().to_string());
+    let arguments =
+        ["worker", "--listen", "127.0.0.1:0", "--store", "s3://images", "--models", &models, "--nats-url", &url];
+    let mut command = tagmill(&arguments);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command.env("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1").env("AWS_ALLOW_HTTP", "true");
+    let worker = Worker::run(command);
+    worker.logged("no credentials can be had (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_waited_for_hides_no_other() {
     let (nats, s3) = (NatsServer::start(), S3Server::start("away").await);

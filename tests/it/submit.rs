@@ -179,7 +179,7 @@ async fn what_cannot_be_read_is_said_before_anything_is_published() {
     let path = folder.path().display().to_string();
     let checkpoint = format!("{path}/checkpoint");
     std::fs::write(&checkpoint, "[]").expect("a file");
-    let other = format!("{path}/other");
+    let [other, both] = ["other", "both"].map(|name| format!("{path}/{name}"));
     std::fs::write(&other, "mine").expect("a file");
     for (arguments, said) in [
         (vec!["/no/such/folder"], "`/no/such/folder` can't be read"),
@@ -189,7 +189,8 @@ async fn what_cannot_be_read_is_said_before_anything_is_published() {
         (vec![&path, "--meta", "{"], "--meta"),
         (vec![&path, "--output", "x"], "--follow"),
         (vec![&path, "--follow", "--output", "/no/such/folder/x"], "can't be written (--output)"),
-        (vec![&path, "--follow", "--output", &other], "something else than lines of JSON"),
+        (vec![&path, "--follow", "--output", &other], "something else than results"),
+        (vec![&path, "--follow", "--output", &both, "--checkpoint", &both], "something else than results"),
         (vec![&path, "--checkpoint", "/no/such/folder/x"], "can't be written (--checkpoint)"),
         (vec![&path, "--checkpoint", &checkpoint], "is no checkpoint"),
     ] {

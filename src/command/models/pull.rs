@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::models::ModelsPullArgs;
-use crate::command::Failed;
+use crate::command::{Failed, how_many};
 use crate::model::hub::{self, File, Order, Settings, Step, Watch};
 use crate::model::source::Source;
 use crate::settings;
@@ -33,7 +33,8 @@ pub(super) async fn run(args: ModelsPullArgs) -> Result<(), Failed> {
     };
     let files = files.with_context(|| format!("can't pull {}", order.repository)).map_err(Failed::Running)?;
     let size = ByteSize(files.iter().map(|file| file.size).sum());
-    say(format_args!("{} is in {}: {} files, {size}", order.repository, order.folder.display(), files.len()));
+    let count = how_many(files.len(), "file");
+    say(format_args!("{} is in {}: {count}, {size}", order.repository, order.folder.display()));
     Ok(())
 }
 

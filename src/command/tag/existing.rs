@@ -53,7 +53,7 @@ impl Existing {
         let mut results = HashSet::new();
         let file = lines::open(path, |line| {
             let Line { image, model, error } = serde_json::from_slice(line)
-                .context("--skip-existing adds to results of an earlier run, and this holds something else")?;
+                .context("--skip-existing adds to results of an earlier run, and it holds something else")?;
             if error.is_none() && results.insert(self.hash.hash_one(&image)) {
                 *self.models.entry(model.map(|model| model.name).unwrap_or_default()).or_default() += 1;
             }

@@ -51,7 +51,11 @@ impl Output {
         let mut existing = Existing::of(sidecar.filter(|_| skip_existing));
         let lines = match file.filter(|file| !is_stdout(file)) {
             Some(path) => {
-                let opened = if skip_existing { existing.read(path) } else { lines::open(path, |_| Err(not_empty())) };
+                let opened = match path.metadata() {
+                    Ok(found) if found.is_file() && found.len() > 0 && !skip_existing => Err(not_empty()),
+                    _ if skip_existing && is_kept(path) => existing.read(path),
+                    _ => lines::open(path, |_| Ok(())),
+                };
                 let file = opened.with_context(|| format!("`{}` can't be used (--output)", path.display()))?;
                 Some(Lines { to: Box::new(file), name: path.display().to_string() })
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
-use super::super::{Failed, bar, how_many};
+use super::super::{Failed, bar, how_many, plain};
 use crate::command::images::Found;
 use crate::failure::Failure;
 use crate::store::suffix::Suffixes;
@@ -56,7 +56,7 @@ impl Progress {
             return;
         };
         *self.failures.entry(failure.code.as_str()).or_default() += 1;
-        self.bar.suspend(|| say(format_args!("tagmill: {name}: {}: {failure}", failure.code)));
+        self.bar.suspend(|| say(plain(&format!("tagmill: {name}: {}: {failure}", failure.code))));
     }
 
     /// An image was done before.

@@ -24,11 +24,11 @@ pub(super) async fn feed(store: &Store, feed: &Feed, after: Option<Place>) -> Re
         Some(Place::Key(key)) => Some(Path::parse(key)?),
         _ => None,
     };
-    let mut said = None;
+    let mut said = false;
     match store.probe().await {
         Err(failure) if failure.code == Code::StorageUnavailable => {
             tracing::warn!(error = %failure, "the bucket can't be listed yet; trying again");
-            said = Some(failure);
+            said = true;
         }
         // What is no bucket, or refuses, is not waited for.
         Err(failure) => return Err(unlisted(store, &failure)),
@@ -39,13 +39,12 @@ pub(super) async fn feed(store: &Store, feed: &Feed, after: Option<Place>) -> Re
         let before = last.clone();
         let Some(broken) = list(store, feed, &mut last).await? else { return Ok(()) };
         if last != before {
-            (patience, said) = (PATIENCE.iter(), None);
+            (patience, said) = (PATIENCE.iter(), false);
         }
         match patience.next() {
             Some(&delay) if broken.code == Code::StorageUnavailable => {
-                if said.is_none() {
+                if !std::mem::replace(&mut said, true) {
                     tracing::warn!(error = %broken, "the list of objects broke off; going on with it");
-                    said = Some(broken);
                 }
                 tokio::time::sleep(delay).await;
             }
