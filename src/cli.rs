@@ -215,8 +215,8 @@ pub struct TaggingArgs {
         help_heading = "Model"
     )]
     pub(crate) devices: Vec<Device>,
-    /// Bytes each model may take of each GPU's memory for what it computes with [default: what is free when it is loaded, but
-    /// for a sixteenth of all or 512MiB].
+    /// Bytes each model may take of each GPU's memory for what it computes with [default: what is free when it is loaded, less
+    /// a sixteenth of all, at least 512MiB].
     #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_DEVICE_MEMORY", help_heading = "Model")]
     pub(crate) device_memory: Option<ByteSize>,
     /// Where TensorRT keeps the engines it builds of models [default: the folder engines where copies of models are kept].

@@ -2,13 +2,20 @@
 
 use std::fmt::Write;
 
-use indicatif::{ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, ProgressState, ProgressStyle};
 
-/// A line of this template, whose `{rate}` is in so many of the unit a second.
+/// A line of this template, whose `{rate}` is in so many of the unit a second; `{left}` is how long it still takes.
 pub(super) fn style(template: &str, unit: &'static str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-    style.with_key("rate", move |state: &ProgressState, text: &mut dyn Write| {
-        // Nothing to do where a terminal can't be written to.
-        let _ = write!(text, "{:.1}{unit}/s", state.per_sec());
-    })
+    // Nothing to do where a terminal can't be written to.
+    style
+        .with_key("rate", move |state: &ProgressState, text: &mut dyn Write| {
+            let _ = write!(text, "{:.1}{unit}/s", state.per_sec());
+        })
+        .with_key("left", |state: &ProgressState, text: &mut dyn Write| {
+            let _ = match state.pos() {
+                0 => write!(text, "? left"),
+                _ => write!(text, "{} left", HumanDuration(state.eta())),
+            };
+        })
 }

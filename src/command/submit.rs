@@ -43,6 +43,9 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
         nats = Nats::connect(&settings, "tagmill submit") => nats.map_err(Failed::running)?,
         () = stop.cancelled() => return Err(Failed::running(Interrupted)),
     };
+    for list in submit.sources.iter().filter(|source| source.is_list()) {
+        submit.screen.say(&format!("{} is taken as a list: a job for each of its lines", list.name()));
+    }
     let jobs = source::jobs(submit.sources, submit.maker, submit.checkpoint.after());
     let publishing = Publishing {
         publisher: Publisher::new(&nats, submit.subject.clone(), submit.names, submit.screen.clone(), stop.clone()),
@@ -201,11 +204,17 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
     match (dead, missing) {
         (0, 0) => Ok(()),
         (dead, 0) => Err(anyhow::anyhow!("{} failed; `tagmill dead` keeps their jobs", how_many(dead, "job"))),
-        (_, missing) => Err(anyhow::anyhow!("{} left the queue without an answer", how_many(missing, "job"))),
+        (_, missing) => Err(anyhow::anyhow!(
+            "{} left the queue without an answer, or with one that its stream no longer has",
+            how_many(missing, "job")
+        )),
     }
 }
 
 fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {
+    if checkpoint.count().jobs == 0 {
+        return anyhow::anyhow!("interrupted; nothing was published");
+    }
     let then = if checkpoint.is_kept() {
         "the same command goes on from here"
     } else {

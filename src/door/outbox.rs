@@ -1,7 +1,7 @@
 //! What doors publish: results and dead letters, again and again until their streams have confirmed them.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
@@ -40,11 +40,25 @@ pub(crate) struct Outbox {
 }
 
 /// An answer that waits, as long as this is held.
-struct Waiting<'a>(&'a Outbox);
+struct Waiting<'a> {
+    outbox: &'a Outbox,
+    since: Instant,
+}
+
+impl Waiting<'_> {
+    /// It is stored. That no answer waits any more is told, as it was told that some do.
+    fn ended(self) {
+        let (outbox, waited) = (self.outbox, self.since.elapsed());
+        drop(self);
+        if *outbox.waiting.borrow() == 0 {
+            tracing::info!(?waited, "answers are stored again");
+        }
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.count(|waiting| waiting - 1);
+        self.outbox.count(|waiting| waiting - 1);
     }
 }
 
@@ -72,7 +86,7 @@ impl Outbox {
 
     fn wait(&self) -> Waiting<'_> {
         self.count(|waiting| waiting + 1);
-        Waiting(self)
+        Waiting { outbox: self, since: Instant::now() }
     }
 
     fn count(&self, change: impl FnOnce(usize) -> usize) {
@@ -117,7 +131,7 @@ impl Outbox {
         if !self.fits(headers, body.len()) {
             return Err(TooLarge::Message);
         }
-        let (mut tries, mut waiting) = (0, None);
+        let (mut tries, mut waiting) = (0, None::<Waiting<'_>>);
         loop {
             let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
             let sent = self.jetstream.send_publish(subject.to_owned(), message).await;
@@ -125,7 +139,12 @@ impl Outbox {
                 Ok(confirmation) => confirmation.await,
                 Err(error) => Err(error),
             };
-            let Err(error) = confirmed else { return Ok(()) };
+            let Err(error) = confirmed else {
+                if let Some(waiting) = waiting {
+                    waiting.ended();
+                }
+                return Ok(());
+            };
             if let Some(too_large) = too_large(&error) {
                 return Err(too_large);
             }

@@ -76,7 +76,7 @@ impl Stream {
             let version = nats.client.server_info().version;
             tracing::warn!(
                 version,
-                "this NATS server may keep jobs for ever that were in work when it was killed; 2.10 and later don't"
+                "this NATS server may keep jobs for ever that were in work when it was killed: use 2.10 or later"
             );
         }
         let claims = Arc::new(Claims::new(nats.client.clone()));

@@ -91,6 +91,12 @@ fn object_path(key: &str) -> Option<Path> {
 fn forbidden(image: &str, stores: &[Store]) -> Failure {
     let allowed = stores.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let shown: String = image.chars().take(200).collect();
+    if image.starts_with("http://") || image.starts_with("https://") {
+        let message = format!(
+            "`{shown}` can't be read: no URL of a web server is; bring the image itself, or a location under a --store"
+        );
+        return Failure::new(Code::ForbiddenLocation, message);
+    }
     if stores.is_empty() {
         let message =
             format!("`{shown}` can't be read: there is no store; bring the image itself, or start with --store");
@@ -130,6 +136,12 @@ mod tests {
                 None
             }
         }
+    }
+
+    #[test]
+    fn a_url_of_a_web_server_is_in_no_store_that_there_could_be() {
+        let failure = Location::find(&mut "https://example.com/a.jpg".to_owned(), &[bucket("s3://images")]);
+        assert!(failure.is_err_and(|failure| failure.message.contains("no URL of a web server")));
     }
 
     #[test]

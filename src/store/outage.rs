@@ -114,7 +114,9 @@ impl Store {
         let failure = match self.read(path, limit, room).await {
             Err(failure) if is_storage(failure.code) => failure,
             // No object can be found in a bucket or folder that is gone.
-            Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => failure,
+            Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => {
+                Failure::new(Code::StorageUnavailable, format!("{self} is not there any more"))
+            }
             answered => {
                 self.outage.failed_in_a_row.store(0, Ordering::Relaxed);
                 return Some(answered);
@@ -214,7 +216,7 @@ impl Store {
         if newly {
             // What the store says of itself tells more than what it says of one object.
             let reason = asked.as_ref().err().unwrap_or(failure);
-            tracing::error!(store = %self, code = %reason.code, error = %reason, "the store is in trouble; waiting for it");
+            tracing::error!(store = %self, code = %failure.code, error = %reason, "the store is in trouble; waiting for it");
             tokio::spawn(self.clone().recover(in_a_row));
         }
         true

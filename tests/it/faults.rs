@@ -126,6 +126,7 @@ async fn a_store_whose_bucket_goes_away_is_waited_for() {
     client.submit("one", "sunset.jpg").await;
     let said = worker.logged("the store is in trouble");
     assert!(said.contains("error=s3://images does not exist"), "not what it says of one object: {said}");
+    assert!(said.contains("code=storage_unavailable"), "not the object: {said}");
     std::fs::rename(&away, &bucket).expect("it is there");
     s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
     client.results(1).await;

@@ -141,10 +141,15 @@ impl Publisher {
             format!("published {} on {} in {:.1} s", how_many(published, "job"), self.subject, time.as_secs_f64());
         let duplicates = after.jobs - before.jobs - published;
         if duplicates > 0 {
-            let _ = write!(text, "; {duplicates} more had been published a moment before");
+            let _ =
+                write!(text, "; {duplicates} more not again, for the stream took the same within its duplicate window");
         }
         if before.jobs > 0 {
-            let _ = write!(text, "; {} by earlier runs of the checkpoint", before.jobs);
+            let _ = write!(
+                text,
+                "; {} by earlier runs of the checkpoint, which goes on after what was there then",
+                before.jobs
+            );
         }
         self.screen.aside(|| say(text));
     }
@@ -210,9 +215,11 @@ impl Publisher {
                 (&self.said[0], format!("the jobs stream is full ({reason}); publishing goes on as workers make room"))
             }
             Refused::Away(reason) => (&self.said[1], format!("jobs are not confirmed ({reason}); trying again")),
-            Refused::Nobody => {
-                (&self.said[1], "no stream takes jobs at the moment; a worker makes it; trying again".to_owned())
-            }
+            Refused::Nobody => (
+                &self.said[1],
+                "no stream takes jobs at the moment; a worker makes it, where the server has JetStream; trying again"
+                    .to_owned(),
+            ),
             Refused::Never(_) => return,
         };
         if !said.swap(true, Ordering::Relaxed) {

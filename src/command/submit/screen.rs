@@ -19,7 +19,7 @@ impl Screen {
     /// Shows answers, or else jobs.
     pub(super) fn new(answers: bool) -> Self {
         let style = if answers {
-            "{spinner} {human_pos} of {human_len} answered, {rate}, {eta} left"
+            "{spinner} {human_pos} of {human_len} answered, {rate}, {left}"
         } else {
             "{spinner} {human_pos} published, {rate}, {elapsed}"
         };

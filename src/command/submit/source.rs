@@ -110,6 +110,11 @@ impl Source {
         matches!(self, Self::Folder(_) | Self::Bucket(_))
     }
 
+    /// Whether it is a file of lines.
+    pub(super) const fn is_list(&self) -> bool {
+        matches!(self, Self::List { .. })
+    }
+
     /// As checkpoints and messages name it, wherever the command is run.
     pub(super) fn name(&self) -> String {
         match self {

@@ -26,7 +26,7 @@ impl Progress {
     pub(super) fn new() -> Self {
         // Draws nothing where there is no terminal.
         let bar = ProgressBar::new(0);
-        bar.set_style(bar::style("{bar:30} {human_pos} of {human_len}, {rate}, {eta} left {msg}", " images"));
+        bar.set_style(bar::style("{bar:30} {human_pos} of {human_len}, {rate}, {left} {msg}", " images"));
         bar.enable_steady_tick(Duration::from_millis(200));
         Self { bar, began: Instant::now(), tagged: 0, skipped: 0, failures: BTreeMap::new(), stopping: false }
     }
@@ -107,7 +107,7 @@ impl Progress {
         }
         if let Some(is_kept) = interrupted {
             let then = if is_kept {
-                "run the same again with --skip-existing to go on"
+                "the same with --skip-existing goes on"
             } else {
                 "with --output FILE and --skip-existing, the next run could go on"
             };
