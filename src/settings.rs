@@ -24,6 +24,7 @@ use crate::model::threshold::Thresholds;
 use crate::pipeline::publish::caption;
 use crate::pipeline::tag::onnx;
 use crate::pipeline::{self, batch, decode, fetch, lanes, publish};
+use crate::store::bucket::Bucket;
 use crate::store::suffix::Suffixes;
 use crate::store::{InvalidStore, Store};
 use nats::filter;
@@ -293,7 +294,7 @@ pub(crate) fn models(url: &str, folder: Option<&FilePath>) -> Result<Source, Inv
     let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
     let hash = Sha256::digest(format!("{endpoint} {}", url.trim_end_matches('/')));
     let cache = root.join(format!("models-{}", &hex::encode(hash)[..16]));
-    Ok(Source::Bucket { store: Store::of_models(url.trim_end_matches('/'))?, cache })
+    Ok(Source::Bucket { bucket: Bucket::of_models(url.trim_end_matches('/'))?, cache })
 }
 
 /// Where TensorRT's engines are kept.

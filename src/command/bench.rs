@@ -62,7 +62,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
         let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
         together.lanes.onnx.batch = parts.prepared(batch, &together.lanes.onnx.devices);
         let time = time.max(Duration::from_secs(1));
-        whole.push(whole::measure(&together, catalog.clone(), sources.stores(), &images, time).await?);
+        whole.push(whole::measure(&together, catalog.clone(), sources.stores().to_vec(), &images, time).await?);
     }
     steps.end();
     let advice = parts.advice(split, &whole);
@@ -93,7 +93,7 @@ async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Im
                 return Err(Failed::running(anyhow::anyhow!("{name}: {failure}")));
             }
         };
-        let bytes = read(&image, &stores, limit).await.map_err(Failed::running)?;
+        let bytes = read(&image, stores, limit).await.map_err(Failed::running)?;
         total += bytes.len() as u64;
         images.push(image);
         encoded.push(bytes);

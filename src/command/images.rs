@@ -1,6 +1,6 @@
 //! The images of files, folders and buckets. They are found as they are asked for, however many there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use walkdir::WalkDir;
 
 use crate::door::local::Image;
 use crate::failure::Failure;
+use crate::store::bucket::Bucket;
 use crate::store::suffix::Suffixes;
 use crate::store::{InvalidStore, Store, file};
 
@@ -19,15 +20,19 @@ const AHEAD: usize = 128;
 
 /// What is on the command line.
 #[derive(Clone)]
-pub(super) struct Sources(Arc<[Source]>);
+pub(super) struct Sources {
+    sources: Arc<[Source]>,
+    /// The buckets that are read.
+    stores: Vec<Store>,
+}
 
 enum Source {
     /// A file, a folder, or nothing at all.
     Path(PathBuf),
     /// An object that is named as an image is.
-    Object { location: String, bucket: Store },
+    Object(String),
     /// All images below a prefix.
-    Bucket(Store),
+    Bucket(Bucket),
 }
 
 /// What is found on the way.
@@ -51,9 +56,9 @@ impl Sources {
     /// Where a bucket's name or settings are wrong.
     pub(super) fn open(names: &[OsString], stores: &[String]) -> Result<Self, InvalidStore> {
         let names = names.iter().map(|name| located(name, stores.first()).unwrap_or_else(|| name.clone()));
-        let mut stores = HashMap::new();
+        let mut buckets = BTreeMap::new();
         let mut open = |name: OsString| match name.to_str() {
-            Some(location) if location.starts_with("s3://") => Source::of_bucket(location, &mut stores),
+            Some(location) if location.starts_with("s3://") => Source::of_bucket(location, &mut buckets),
             Some(url) if url.starts_with("file://") => {
                 let path = url::Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
                 path.map(Source::Path).ok_or_else(|| InvalidStore::Location(url.to_owned()))
@@ -61,7 +66,8 @@ impl Sources {
             Some(url) if url.contains("://") => Err(InvalidStore::Location(url.to_owned())),
             _ => Ok(Source::Path((&name).into())),
         };
-        Ok(Self(names.map(&mut open).collect::<Result<_, _>>()?))
+        let sources = names.map(&mut open).collect::<Result<_, _>>()?;
+        Ok(Self { sources, stores: buckets.into_values().map(Store::from).collect() })
     }
 
     /// What is named, where all of it is files and folders that are not there; `None` where anything is.
@@ -71,25 +77,20 @@ impl Sources {
                 let error = path.symlink_metadata().err()?;
                 Some((path.to_string_lossy().into_owned(), file::failure(path, &error)))
             }
-            Source::Object { .. } | Source::Bucket(_) => None,
+            Source::Object(_) | Source::Bucket(_) => None,
         };
-        self.0.iter().map(missing).collect()
+        self.sources.iter().map(missing).collect()
     }
 
     /// The buckets that are read.
-    pub(super) fn stores(&self) -> Vec<Store> {
-        let store = |source: &Source| match source {
-            Source::Path(_) => None,
-            Source::Object { bucket: store, .. } | Source::Bucket(store) => Some(store.clone()),
-        };
-        let stores: BTreeMap<_, _> = self.0.iter().filter_map(store).map(|store| (store.to_string(), store)).collect();
-        stores.into_values().collect()
+    pub(super) fn stores(&self) -> &[Store] {
+        &self.stores
     }
 
     /// What there is, one after another, each image as `look` takes it.
     pub(super) fn found(&self, look: impl Fn(Image) -> Found + Send + Sync + 'static) -> mpsc::Receiver<Found> {
         let (sender, found) = mpsc::channel(AHEAD);
-        let sources = Arc::clone(&self.0);
+        let sources = Arc::clone(&self.sources);
         tokio::spawn(async move {
             let finder = Finder { found: sender, look: Arc::new(look) };
             for source in sources.iter() {
@@ -99,8 +100,8 @@ impl Sources {
                         let walk = tokio::task::spawn_blocking(move || finder.walk(&path));
                         walk.await.unwrap_or(Err(Closed))
                     }
-                    Source::Object { location, .. } => finder.object(location.clone()).await,
-                    Source::Bucket(store) => finder.list(store).await,
+                    Source::Object(location) => finder.object(location.clone()).await,
+                    Source::Bucket(bucket) => finder.list(bucket).await,
                 };
                 if ended.is_err() {
                     return;
@@ -124,18 +125,19 @@ fn located(name: &OsString, store: Option<&String>) -> Option<OsString> {
 }
 
 impl Source {
-    fn of_bucket(location: &str, stores: &mut HashMap<String, Store>) -> Result<Self, InvalidStore> {
-        // Each store has connections of its own, so those of many objects share one.
-        let mut store = |url: &str| match stores.get(url) {
-            Some(store) => Ok::<_, InvalidStore>(store.clone()),
-            None => Ok(stores.entry(url.to_owned()).or_insert(url.parse()?).clone()),
+    fn of_bucket(location: &str, buckets: &mut BTreeMap<String, Bucket>) -> Result<Self, InvalidStore> {
+        // Each has connections of its own, so many objects share one.
+        let mut open = |url: &str| match buckets.get(url) {
+            Some(bucket) => Ok::<_, InvalidStore>(bucket.clone()),
+            None => Ok(buckets.entry(url.to_owned()).or_insert(url.parse()?).clone()),
         };
         let rest = location.trim_start_matches("s3://");
         match rest.split_once('/') {
             Some((bucket, key)) if Suffixes::of_images().has(key) => {
-                Ok(Self::Object { location: location.to_owned(), bucket: store(&format!("s3://{bucket}"))? })
+                open(&format!("s3://{bucket}"))?;
+                Ok(Self::Object(location.to_owned()))
             }
-            _ => Ok(Self::Bucket(store(location.trim_end_matches('/'))?)),
+            _ => open(location.trim_end_matches('/')).map(Self::Bucket),
         }
     }
 }
@@ -171,17 +173,17 @@ impl Finder {
         self.found.send(found).await.map_err(|_| Closed)
     }
 
-    async fn list(&self, store: &Store) -> Result<(), Closed> {
+    async fn list(&self, bucket: &Bucket) -> Result<(), Closed> {
         let suffixes = Suffixes::of_images();
-        let mut listing = std::pin::pin!(store.listing(None));
+        let mut listing = std::pin::pin!(bucket.listing(None));
         while let Some(object) = listing.next().await {
             match object {
                 Ok(object) if suffixes.has(object.path.as_ref()) => {
-                    self.object(store.location_of(&object.path)).await?;
+                    self.object(bucket.location_of(&object.path)).await?;
                 }
                 Ok(_) => {}
                 Err(failure) => {
-                    let broken = Found::Broken { name: store.to_string(), failure };
+                    let broken = Found::Broken { name: bucket.to_string(), failure };
                     self.found.send(broken).await.map_err(|_| Closed)?;
                 }
             }

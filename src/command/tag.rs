@@ -91,7 +91,7 @@ async fn tag(
     (lanes, outlets): (Arc<Lanes>, Outlets),
     stop: Stop,
 ) -> Result<Progress, Failed> {
-    let stores = sources.stores();
+    let stores = sources.stores().to_vec();
     let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets);
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let mut progress = Progress::new();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::catalog::{Alias, Catalog, NoModel};
 use crate::failure::{Code, Failure};
-use crate::store::Store;
+use crate::store::bucket::Bucket;
 use crate::store::list::Listed;
 
 /// What the files of a model are called: graphs, their weights, labels and manifests.
@@ -26,7 +26,7 @@ pub(crate) enum Source {
     /// A bucket, or a part of it, and the folder its copy is kept in.
     Bucket {
         /// What is copied.
-        store: Store,
+        bucket: Bucket,
         /// Where to.
         cache: PathBuf,
     },
@@ -40,8 +40,8 @@ impl Source {
     pub(crate) async fn catalog(&self, aliases: &[Alias]) -> Result<Catalog, NoModel> {
         let folder = match self {
             Self::Folder(folder) => folder,
-            Self::Bucket { store, cache } => {
-                copy(store, cache).await?;
+            Self::Bucket { bucket, cache } => {
+                copy(bucket, cache).await?;
                 cache
             }
         };
@@ -52,25 +52,25 @@ impl Source {
 /// The files of one model, by name.
 type Files = BTreeMap<String, Listed>;
 
-/// Makes `cache` hold the models that the store holds; what it already has is not read again.
-async fn copy(store: &Store, cache: &Path) -> Result<(), Failure> {
+/// Makes `cache` hold the models that the bucket holds; what it already has is not read again.
+async fn copy(bucket: &Bucket, cache: &Path) -> Result<(), Failure> {
     // A bucket that is not there, or refuses, says so itself.
-    store.probe().await?;
+    bucket.probe().await?;
     let mut models: BTreeMap<String, Files> = BTreeMap::new();
-    for object in store.list().await? {
+    for object in bucket.list().await? {
         if let Some((model, file)) = model_file(&object.name) {
             models.entry(model).or_default().insert(file, object);
         }
     }
     if models.is_empty() {
-        return Err(Failure::new(Code::ImageNotFound, format!("{store} holds no models")));
+        return Err(Failure::new(Code::ImageNotFound, format!("{bucket} holds no models")));
     }
     let failed = |error: io::Error| not_written(cache, &error);
     tokio::fs::create_dir_all(cache).await.map_err(failed)?;
     for (model, files) in &models {
         if versions(&cache.join(model)).await != listed_versions(files) {
-            tracing::info!(model, from = %store, "copying");
-            replace(store, cache, model, files).await?;
+            tracing::info!(model, from = %bucket, "copying");
+            replace(bucket, cache, model, files).await?;
         }
     }
     prune(cache, |name| models.contains_key(name)).await.map_err(failed)
@@ -95,13 +95,13 @@ fn listed_versions(files: &Files) -> BTreeMap<String, String> {
 }
 
 /// Copies a model beside the one there is, and puts it in its place.
-async fn replace(store: &Store, cache: &Path, model: &str, files: &Files) -> Result<(), Failure> {
+async fn replace(bucket: &Bucket, cache: &Path, model: &str, files: &Files) -> Result<(), Failure> {
     let place = cache.join(model);
     let aside = |what: &str| cache.join(format!(".{what}-{}-{:08x}", std::process::id(), rand::random::<u32>()));
     let (new, old) = (aside("new"), aside("old"));
     let failed = |error: io::Error| not_written(&new, &error);
     tokio::fs::create_dir(&new).await.map_err(failed)?;
-    let copied = fill(store, &new, &place, files).await;
+    let copied = fill(bucket, &new, &place, files).await;
     if let Err(failure) = copied {
         let _ = tokio::fs::remove_dir_all(&new).await;
         return Err(failure);
@@ -113,8 +113,8 @@ async fn replace(store: &Store, cache: &Path, model: &str, files: &Files) -> Res
     Ok(())
 }
 
-/// Fills a folder with a model's files: those that have not changed from the present copy, the others from the store.
-async fn fill(store: &Store, new: &Path, present: &Path, files: &Files) -> Result<(), Failure> {
+/// Fills a folder with a model's files: those that have not changed from the present copy, the others from the bucket.
+async fn fill(bucket: &Bucket, new: &Path, present: &Path, files: &Files) -> Result<(), Failure> {
     let (had, wanted) = (versions(present).await, listed_versions(files));
     for (name, object) in files {
         let unchanged = had.get(name) == wanted.get(name);
@@ -122,7 +122,7 @@ async fn fill(store: &Store, new: &Path, present: &Path, files: &Files) -> Resul
             continue;
         }
         tracing::info!(file = object.path.as_ref(), bytes = object.size, "copying");
-        store.copy_to(&object.path, &new.join(name), object.size).await?;
+        bucket.copy_to(&object.path, &new.join(name), object.size).await?;
     }
     let json = serde_json::to_vec(&wanted).unwrap_or_default();
     tokio::fs::write(new.join(VERSIONS), json).await.map_err(|error| not_written(new, &error))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use object_store::path::Path;
 
 use super::file::{Source, read_from};
-use super::{Read, Store, io_failure, what};
+use super::{Read, Store, denied, not_found, unavailable, what};
 use crate::failure::{Code, Failure};
 use crate::memory::Share;
 
@@ -29,6 +29,21 @@ pub(super) async fn read(
     room: &Share,
 ) -> Result<Read, Failure> {
     read_from(InFolder { store: store.clone(), folder: Arc::clone(folder), path: path.clone() }, limit, room).await
+}
+
+/// Asks whether the folder of `store` is there, as [`Store::probe`].
+pub(super) async fn probe(store: &Store, folder: &FilePath) -> Result<(), Failure> {
+    let listed = tokio::fs::read_dir(folder).await;
+    listed.map(drop).map_err(|error| failure(&Path::default(), store, &error))
+}
+
+fn failure(path: &Path, store: &Store, error: &io::Error) -> Failure {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => not_found(path, store),
+        ErrorKind::PermissionDenied => denied(path, store, error),
+        _ => unavailable(path, store, error),
+    }
 }
 
 impl InFolder {
@@ -64,7 +79,7 @@ impl Source for InFolder {
     }
 
     fn failure(&self, error: &io::Error) -> Failure {
-        io_failure(&self.path, &self.store, error)
+        failure(&self.path, &self.store, error)
     }
 }
 
@@ -111,6 +126,14 @@ mod tests {
         std::fs::write(folder.path().join("b.jpg"), b"image").expect("written");
         std::os::unix::fs::symlink(folder.path().join("b.jpg"), folder.path().join("a.jpg")).expect("a link");
         assert_eq!(source.open().expect("it is inside").metadata().expect("its size").len(), 5);
+    }
+
+    #[test]
+    fn what_may_not_be_read_is_denied_and_not_the_folders_trouble() {
+        let (_folder, source) = store();
+        let code = |kind: io::ErrorKind| source.failure(&kind.into()).code;
+        assert_eq!(code(io::ErrorKind::PermissionDenied), Code::StorageDenied);
+        assert_eq!(code(io::ErrorKind::InvalidData), Code::StorageUnavailable);
     }
 
     #[test]

@@ -1,21 +1,22 @@
-//! What a store holds, and copies of it on disk.
+//! What a bucket holds, and copies of it on disk.
 
 use std::path::Path as FilePath;
 
 use futures_util::{Stream, TryStreamExt};
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncWriteExt;
 
-use super::{Place, Store, failure, unavailable};
+use super::bucket::{Bucket, failure};
+use super::unavailable;
 use crate::failure::Failure;
 
-/// An object of a store.
+/// An object of a bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
     /// Its key.
     pub path: Path,
-    /// Its key below the store's prefix.
+    /// Its key below the bucket's prefix.
     pub name: String,
     /// In bytes.
     pub size: u64,
@@ -23,8 +24,8 @@ pub(crate) struct Listed {
     pub version: String,
 }
 
-impl Store {
-    /// Everything in the store, below its prefix.
+impl Bucket {
+    /// Everything in the bucket, below its prefix.
     ///
     /// # Errors
     /// `storage_denied` or `storage_unavailable`.
@@ -32,15 +33,12 @@ impl Store {
         self.listing(None).try_collect().await
     }
 
-    /// The same as it is listed, a page at a time; of a bucket in the order of its keys, those after `after` alone.
+    /// The same as it is listed, a page at a time, in the order of keys; with `after`, those after that one alone.
     ///
     /// # Errors
     /// `storage_denied` or `storage_unavailable`, once, and then no more comes.
     pub(crate) fn listing(&self, after: Option<&Path>) -> impl Stream<Item = Result<Listed, Failure>> + Send + '_ {
-        let prefix = match &self.place {
-            Place::Bucket { prefix, .. } => prefix.clone(),
-            Place::Folder { .. } => Path::default(),
-        };
+        let prefix = self.prefix.clone();
         let objects = match after {
             Some(after) => self.objects.list_with_offset(Some(&prefix), after),
             None => self.objects.list(Some(&prefix)),
@@ -65,16 +63,13 @@ impl Store {
     /// As a job names an object.
     #[must_use]
     pub(crate) fn location_of(&self, path: &Path) -> String {
-        match &self.place {
-            Place::Bucket { bucket, .. } => format!("s3://{bucket}/{path}"),
-            Place::Folder { root, .. } => format!("file://{}/{path}", root.display()),
-        }
+        format!("s3://{}/{path}", self.name)
     }
 
     /// Writes an object of `size` bytes to a file, which must not be there.
     ///
     /// # Errors
-    /// As [`Store::read`]; and `storage_unavailable` where the file can't be written or the object has another size.
+    /// As for reading; and `storage_unavailable` where the file can't be written or the object has another size.
     pub(crate) async fn copy_to(&self, path: &Path, file: &FilePath, size: u64) -> Result<(), Failure> {
         let not_written = |error: std::io::Error| unavailable(path, self, &format_args!("{}: {error}", file.display()));
         let mut copy = tokio::fs::File::create_new(file).await.map_err(not_written)?;

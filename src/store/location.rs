@@ -6,6 +6,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use url::Url;
 
+use super::bucket::Bucket;
 use super::inline::Inline;
 use super::{Place, Store};
 use crate::failure::{Code, Failure};
@@ -54,8 +55,8 @@ impl Location {
 
 impl Store {
     fn holds_object(&self, bucket_and_key: &str) -> Option<(&Self, Path)> {
-        let Place::Bucket { bucket, prefix, .. } = &self.place else { return None };
-        let key = bucket_and_key.strip_prefix(bucket.as_str())?.strip_prefix('/')?;
+        let Place::Bucket(Bucket { name, prefix, .. }) = &self.place else { return None };
+        let key = bucket_and_key.strip_prefix(name.as_str())?.strip_prefix('/')?;
         let path = object_path(key)?;
         // By whole segments: the prefix `a/b` holds `a/b/c` but not `a/bc`.
         let inside = path.prefix_match(prefix)?.next().is_some();
@@ -73,7 +74,7 @@ impl Store {
     fn holds_key(&self, key: &str) -> Option<(&Self, Path)> {
         let path = object_path(key)?;
         let path = match &self.place {
-            Place::Bucket { prefix, .. } if !prefix.as_ref().is_empty() => {
+            Place::Bucket(Bucket { prefix, .. }) if !prefix.as_ref().is_empty() => {
                 Path::parse(format!("{prefix}/{path}")).ok()?
             }
             _ => path,

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::make::Maker;
-use crate::store::Store;
+use crate::store::bucket::Bucket;
 use crate::store::suffix::Suffixes;
 
 /// Jobs that are ready to be published.
@@ -62,7 +62,7 @@ pub(super) enum Source {
         name: String,
         url: String,
     },
-    Bucket(Store),
+    Bucket(Bucket),
     List {
         path: PathBuf,
         file: File,
@@ -120,7 +120,7 @@ impl Source {
         match self {
             Self::Folder(path) | Self::List { path, .. } => path.display().to_string(),
             Self::Image { url, .. } => url.clone(),
-            Self::Bucket(store) => store.to_string(),
+            Self::Bucket(bucket) => bucket.to_string(),
             Self::Input => "standard input".to_owned(),
         }
     }
@@ -128,7 +128,7 @@ impl Source {
     async fn feed(self, feed: Feed, after: Option<Place>) -> Result<(), Stopped> {
         let name = self.name();
         let blocking: Box<dyn FnOnce() -> Result<(), Stopped> + Send> = match self {
-            Self::Bucket(store) => return bucket::feed(&store, &feed, after).await,
+            Self::Bucket(bucket) => return bucket::feed(&bucket, &feed, after).await,
             Self::Image { name, url } => Box::new(move || feed.image(&name, url, after.as_ref())),
             Self::Folder(root) => Box::new(move || folder::feed(&root, &feed, after)),
             Self::List { file, .. } => Box::new(move || lines::feed(reader(file), &name, &feed, after)),

@@ -8,7 +8,7 @@ use object_store::path::Path;
 
 use super::{Feed, Place, Stopped};
 use crate::failure::{Code, Failure};
-use crate::store::Store;
+use crate::store::bucket::Bucket;
 
 /// Waits between two attempts at a listing that breaks off; then it is given up.
 const PATIENCE: [Duration; 5] = [
@@ -19,25 +19,25 @@ const PATIENCE: [Duration; 5] = [
     Duration::from_secs(16),
 ];
 
-pub(super) async fn feed(store: &Store, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
+pub(super) async fn feed(bucket: &Bucket, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
     let mut last = match after {
         Some(Place::Key(key)) => Some(Path::parse(key)?),
         _ => None,
     };
     let mut said = false;
-    match store.probe().await {
+    match bucket.probe().await {
         Err(failure) if failure.code == Code::StorageUnavailable => {
             tracing::warn!(error = %failure, "the bucket can't be listed yet; trying again");
             said = true;
         }
         // What is no bucket, or refuses, is not waited for.
-        Err(failure) => return Err(unlisted(store, &failure)),
+        Err(failure) => return Err(unlisted(bucket, &failure)),
         Ok(()) => {}
     }
     let mut patience = PATIENCE.iter();
     loop {
         let before = last.clone();
-        let Some(broken) = list(store, feed, &mut last).await? else { return Ok(()) };
+        let Some(broken) = list(bucket, feed, &mut last).await? else { return Ok(()) };
         if last != before {
             (patience, said) = (PATIENCE.iter(), false);
         }
@@ -49,27 +49,27 @@ pub(super) async fn feed(store: &Store, feed: &Feed, after: Option<Place>) -> Re
                 tokio::time::sleep(delay).await;
             }
             // What the bucket says of itself tells more than what it says of a list.
-            _ => return Err(unlisted(store, &store.probe().await.err().unwrap_or(broken))),
+            _ => return Err(unlisted(bucket, &bucket.probe().await.err().unwrap_or(broken))),
         }
     }
 }
 
-fn unlisted(store: &Store, failure: &Failure) -> Stopped {
-    anyhow!("{store} can't be listed: {failure}").into()
+fn unlisted(bucket: &Bucket, failure: &Failure) -> Stopped {
+    anyhow!("{bucket} can't be listed: {failure}").into()
 }
 
 /// Lists what comes after `last`, which moves along; why it ended before its end, where it did.
-async fn list(store: &Store, feed: &Feed, last: &mut Option<Path>) -> Result<Option<Failure>, Stopped> {
-    let mut objects = std::pin::pin!(store.listing(last.clone().as_ref()));
+async fn list(bucket: &Bucket, feed: &Feed, last: &mut Option<Path>) -> Result<Option<Failure>, Stopped> {
+    let mut objects = std::pin::pin!(bucket.listing(last.clone().as_ref()));
     while let Some(object) = objects.next().await {
         let object = match object {
             Ok(object) => object,
             Err(broken) => return Ok(Some(broken)),
         };
-        check_order(store, last.as_ref(), &object.path)?;
+        check_order(bucket, last.as_ref(), &object.path)?;
         let key = object.path.to_string();
         if feed.maker.wants(&key) {
-            let job = feed.maker.job(&key, &store.location_of(&object.path));
+            let job = feed.maker.job(&key, &bucket.location_of(&object.path));
             feed.send(job, object.version, Place::Key(key)).await?;
         }
         *last = Some(object.path);
@@ -78,11 +78,11 @@ async fn list(store: &Store, feed: &Feed, last: &mut Option<Path>) -> Result<Opt
 }
 
 /// Going on after a key would leave out others where a server has an order of its own.
-fn check_order(store: &Store, last: Option<&Path>, next: &Path) -> anyhow::Result<()> {
+fn check_order(bucket: &Bucket, last: Option<&Path>, next: &Path) -> anyhow::Result<()> {
     match last {
         Some(last) if last.as_ref() >= next.as_ref() => {
             bail!(
-                "{store} does not list its keys in their order (`{next}` after `{last}`); submit a list of them instead"
+                "{bucket} does not list its keys in their order (`{next}` after `{last}`); submit a list of them instead"
             )
         }
         _ => Ok(()),

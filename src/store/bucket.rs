@@ -1,0 +1,162 @@
+//! Objects of a bucket. S3 settings come from the standard `AWS_*` variables.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key};
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, ObjectStoreExt, RetryConfig};
+use url::Url;
+
+use super::head::HeadBucket;
+use super::{InvalidStore, Read, denied, not_found, too_large, unavailable};
+use crate::failure::Failure;
+use crate::memory::Share;
+
+/// Objects of a bucket whose keys start with the prefix.
+#[derive(Clone)]
+pub(crate) struct Bucket {
+    pub(super) name: String,
+    pub(super) prefix: Path,
+    pub(super) objects: Arc<AmazonS3>,
+    head: HeadBucket,
+}
+
+/// How long reads may take.
+struct Patience {
+    /// All of one, where that is limited.
+    whole: Option<Duration>,
+    /// Tries again after an error, all together.
+    retry: Duration,
+}
+
+/// Objects of some megabytes, with a queue that has better ways to wait.
+const IMAGES: Patience = Patience { whole: Some(Duration::from_mins(1)), retry: Duration::from_secs(10) };
+
+/// Objects of some gigabytes, and nobody else to read them.
+const MODELS: Patience = Patience { whole: None, retry: Duration::from_hours(24) };
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, prefix, .. } = self;
+        if prefix.as_ref().is_empty() { write!(f, "s3://{name}") } else { write!(f, "s3://{name}/{prefix}") }
+    }
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bucket({self})")
+    }
+}
+
+impl FromStr for Bucket {
+    type Err = InvalidStore;
+
+    fn from_str(url: &str) -> Result<Self, InvalidStore> {
+        Self::open(url, &IMAGES)
+    }
+}
+
+impl Bucket {
+    /// One of large objects, whose reads take as long as they take.
+    ///
+    /// # Errors
+    /// As for one of images.
+    pub(crate) fn of_models(url: &str) -> Result<Self, InvalidStore> {
+        Self::open(url, &MODELS)
+    }
+
+    fn open(url: &str, patience: &Patience) -> Result<Self, InvalidStore> {
+        let malformed = || InvalidStore::Url(url.to_owned());
+        let rest = url.strip_prefix("s3://").ok_or_else(malformed)?;
+        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = Path::parse(prefix).map_err(|_| malformed())?;
+        if name.is_empty() || name.contains(['?', '#', '@', ':']) {
+            return Err(malformed());
+        }
+        let wrong = |source| InvalidStore::S3 { url: url.to_owned(), source };
+        let objects = builder(patience)?.with_bucket_name(name).build().map(Arc::new).map_err(wrong)?;
+        let head = HeadBucket::new(Arc::clone(&objects))
+            .map_err(|error| wrong(object_store::Error::Generic { store: "S3", source: error.into() }))?;
+        Ok(Self { name: name.to_owned(), prefix, objects, head })
+    }
+
+    /// Asks whether it is there and lets us in.
+    ///
+    /// # Errors
+    /// `image_not_found` where it does not exist, `storage_denied` or `storage_unavailable`.
+    pub(crate) async fn probe(&self) -> Result<(), Failure> {
+        self.head.ask(self).await
+    }
+
+    /// Reads an object, as [`super::Store::read`].
+    pub(super) async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+        let failed = |error| failure(path, self, &error);
+        let asked = Instant::now();
+        let object = self.objects.get(path).await.map_err(failed)?;
+        let first_byte = asked.elapsed();
+        let size = object.meta.size;
+        if size > limit {
+            return Err(too_large(size, limit));
+        }
+        if let Some(reserved) = room.try_reserve(size) {
+            return Ok(Read { bytes: object.bytes().await.map_err(failed)?, reserved, first_byte });
+        }
+        // An open read would be given up meanwhile, by us or by the store.
+        drop(object);
+        let reserved = room.reserve(size).await?;
+        let object = self.objects.get(path).await.map_err(failed)?;
+        if object.meta.size > size {
+            return Err(unavailable(path, self, &"it has grown while it was waited for"));
+        }
+        Ok(Read { bytes: object.bytes().await.map_err(failed)?, reserved, first_byte })
+    }
+}
+
+fn builder(patience: &Patience) -> Result<AmazonS3Builder, InvalidStore> {
+    let builder = AmazonS3Builder::from_env();
+    let endpoint = [Key::S3Endpoint, Key::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key).filter(|endpoint| !endpoint.is_empty()));
+    let endpoint = endpoint.unwrap_or_default();
+    let allowed =
+        std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on"));
+    let is_one = |url: Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    if !endpoint.is_empty() && !Url::parse(&endpoint).is_ok_and(is_one) {
+        return Err(InvalidStore::Endpoint);
+    }
+    if endpoint.starts_with("http://") && !allowed {
+        return Err(InvalidStore::PlainHttp);
+    }
+    let retry = RetryConfig {
+        max_retries: 2,
+        retry_timeout: patience.retry,
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(2),
+            base: 2.0,
+        },
+    };
+    let client = ClientOptions::new()
+        .with_connect_timeout(Duration::from_secs(5))
+        // A read that stands still is given up; one that moves has time.
+        .with_read_timeout(Duration::from_secs(10))
+        .with_allow_http(allowed);
+    let client = match patience.whole {
+        Some(whole) => client.with_timeout(whole),
+        None => client.with_timeout_disabled(),
+    };
+    Ok(builder.with_retry(retry).with_client_options(client))
+}
+
+/// What the object store crate's error means.
+pub(super) fn failure(path: &Path, bucket: &Bucket, error: &object_store::Error) -> Failure {
+    use object_store::Error;
+    match error {
+        Error::NotFound { .. } => not_found(path, bucket),
+        Error::PermissionDenied { source, .. } | Error::Unauthenticated { source, .. } => denied(path, bucket, source),
+        other => unavailable(path, bucket, other),
+    }
+}
