@@ -15,6 +15,7 @@ mod event;
 pub(crate) mod part;
 mod places;
 pub(crate) mod pull;
+mod refusals;
 mod suspect;
 mod topology;
 
@@ -29,6 +30,7 @@ use crate::nats::subjects::Subjects;
 use crate::store::suffix::Suffixes;
 use claims::Claims;
 use part::Filter;
+use refusals::Refusals;
 use topology::{Topology, Unusable};
 
 /// How long the servers of a cluster may take to find each other and choose a leader.
@@ -62,6 +64,7 @@ pub(crate) struct Stream {
     outbox: Outbox,
     topology: Topology,
     claims: Arc<Claims>,
+    refusals: Refusals,
 }
 
 impl Stream {
@@ -80,7 +83,7 @@ impl Stream {
             );
         }
         let claims = Arc::new(Claims::new(nats.client.clone()));
-        Ok(Arc::new(Self { settings, nats, outbox, topology, claims }))
+        Ok(Arc::new(Self { settings, nats, outbox, topology, claims, refusals: Refusals::default() }))
     }
 
     /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.

@@ -123,3 +123,18 @@ async fn headers_that_no_answer_can_carry_are_left_out_of_the_dead_letter() {
 async fn the_same_on_a_current_server() {
     large_headers(NatsServer::start_current()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_refuses_all_jobs_says_that_it_may_be_its_own_fault() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let empty = tempfile::tempdir().expect("a folder");
+    let worker = Worker::start_with(&nats, &format!("file://{}", empty.path().display()), &[], &[]);
+    for number in 0..40 {
+        client.submit(&number.to_string(), "orange-sunset.jpg").await;
+    }
+    client.dead(40).await;
+    let said = worker.logged("see that this worker has the stores and models of the others");
+    assert!(said.contains("ERROR") && said.contains("code=image_not_found"), "{said}");
+    assert_eq!(worker.log().matches("see that this worker").count(), 1, "once");
+}

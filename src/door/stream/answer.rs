@@ -118,7 +118,10 @@ impl StreamReply {
     async fn published(&self, id: String, answer: Answer) -> (Verdict, Outcome) {
         let failure = match answer {
             Answer::Tagged(result) => match self.publish_result(&result).await {
-                Ok(()) => return (Verdict::Done, Outcome::Tagged),
+                Ok(()) => {
+                    self.held.stream.refusals.tagged();
+                    return (Verdict::Done, Outcome::Tagged);
+                }
                 Err(failure) => {
                     metrics::failed(Stage::Publish, failure.code);
                     failure
@@ -148,6 +151,7 @@ impl StreamReply {
     /// Writes the dead letter and sees it confirmed.
     async fn bury(&self, id: String, failure: &Failure) {
         let Held { stream, message, attempt, .. } = &*self.held;
+        stream.refusals.refused(failure.code);
         seldom!("a job becomes a dead letter", failure.code, id, error = %failure, attempts = attempt);
         let payload = &self.payload;
         let letter = dead_letter(id, &message.subject, payload, (failure, *attempt), &stream.settings.worker);
