@@ -216,7 +216,7 @@ pub struct TaggingArgs {
     )]
     pub(crate) devices: Vec<Device>,
     /// Bytes each model may take of each GPU's memory for what it computes with [default: what is free when it is loaded, less
-    /// a sixteenth of all, at least 512MiB].
+    /// a sixteenth of all (512MiB if that is more), but at least half of what is free].
     #[arg(long, value_name = "SIZE", value_parser = size, env = "TAGMILL_DEVICE_MEMORY", help_heading = "Model")]
     pub(crate) device_memory: Option<ByteSize>,
     /// Where TensorRT keeps the engines it builds of models [default: the folder engines where copies of models are kept].

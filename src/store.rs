@@ -5,9 +5,8 @@ pub(crate) mod file;
 mod folder;
 mod head;
 pub(crate) mod inline;
-pub(crate) mod list;
+mod invalid;
 pub(crate) mod location;
-mod open;
 pub(crate) mod outage;
 pub(crate) mod suffix;
 
@@ -23,7 +22,7 @@ use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
 
 use bucket::Bucket;
-pub(crate) use open::InvalidStore;
+pub(crate) use invalid::InvalidStore;
 use outage::Outage;
 
 /// One store: a bucket, or a folder.
@@ -62,7 +61,8 @@ impl FromStr for Store {
     type Err = InvalidStore;
 
     fn from_str(url: &str) -> Result<Self, InvalidStore> {
-        open::place(url).map(|place| Self { place, outage: Outage::default() })
+        let place = if url.starts_with("s3://") { Place::Bucket(url.parse()?) } else { folder::open(url)? };
+        Ok(Self { place, outage: Outage::default() })
     }
 }
 

@@ -13,9 +13,11 @@ pub(super) fn style(template: &str, unit: &'static str) -> ProgressStyle {
             let _ = write!(text, "{:.1}{unit}/s", state.per_sec());
         })
         .with_key("left", |state: &ProgressState, text: &mut dyn Write| {
-            let _ = match state.pos() {
-                0 => write!(text, "? left"),
-                _ => write!(text, "{} left", HumanDuration(state.eta())),
+            // Where all that is known of is done, more may be found.
+            let _ = if state.pos() == 0 || state.len() == Some(state.pos()) {
+                write!(text, "? left")
+            } else {
+                write!(text, "{} left", HumanDuration(state.eta()))
             };
         })
 }

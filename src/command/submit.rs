@@ -213,7 +213,7 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
 
 fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {
     if checkpoint.count().jobs == 0 {
-        return anyhow::anyhow!("interrupted; nothing was published");
+        return anyhow::anyhow!("interrupted; no job was confirmed");
     }
     let then = if checkpoint.is_kept() {
         "the same command goes on from here"

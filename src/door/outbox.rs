@@ -36,29 +36,23 @@ pub(crate) struct Outbox {
     jetstream: Context,
     health: Health,
     /// Answers that wait to be confirmed, after one try.
-    waiting: Arc<watch::Sender<usize>>,
+    waiting: Arc<watch::Sender<Backlog>>,
+}
+
+/// Answers that wait.
+#[derive(Clone, Copy, Debug, Default)]
+struct Backlog {
+    count: usize,
+    /// When the first of them began to.
+    since: Option<Instant>,
 }
 
 /// An answer that waits, as long as this is held.
-struct Waiting<'a> {
-    outbox: &'a Outbox,
-    since: Instant,
-}
-
-impl Waiting<'_> {
-    /// It is stored. That no answer waits any more is told, as it was told that some do.
-    fn ended(self) {
-        let (outbox, waited) = (self.outbox, self.since.elapsed());
-        drop(self);
-        if *outbox.waiting.borrow() == 0 {
-            tracing::info!(?waited, "answers are stored again");
-        }
-    }
-}
+struct Waiting<'a>(&'a Outbox);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.outbox.count(|waiting| waiting - 1);
+        self.0.count(|waiting| waiting - 1);
     }
 }
 
@@ -81,19 +75,24 @@ impl Outbox {
     /// Ends when answers wait to be confirmed, or none does.
     pub(crate) async fn until_some_wait(&self, some: bool) {
         // It fails only where the sender is gone, which is held here.
-        let _ = self.waiting.subscribe().wait_for(|waiting| (*waiting > 0) == some).await;
+        let _ = self.waiting.subscribe().wait_for(|waiting| (waiting.count > 0) == some).await;
     }
 
     fn wait(&self) -> Waiting<'_> {
         self.count(|waiting| waiting + 1);
-        Waiting { outbox: self, since: Instant::now() }
+        Waiting(self)
     }
 
     fn count(&self, change: impl FnOnce(usize) -> usize) {
         self.waiting.send_modify(|waiting| {
-            *waiting = change(*waiting);
-            metrics::waiting_answers(*waiting);
-            self.health.set_answers(*waiting == 0);
+            waiting.count = change(waiting.count);
+            metrics::waiting_answers(waiting.count);
+            self.health.set_answers(waiting.count == 0);
+            if waiting.count > 0 {
+                waiting.since.get_or_insert_with(Instant::now);
+            } else if let Some(since) = waiting.since.take() {
+                tracing::info!(after = ?since.elapsed(), "all answers are stored");
+            }
         });
     }
 
@@ -131,7 +130,7 @@ impl Outbox {
         if !self.fits(headers, body.len()) {
             return Err(TooLarge::Message);
         }
-        let (mut tries, mut waiting) = (0, None::<Waiting<'_>>);
+        let (mut tries, mut waiting) = (0, None);
         loop {
             let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
             let sent = self.jetstream.send_publish(subject.to_owned(), message).await;
@@ -139,12 +138,7 @@ impl Outbox {
                 Ok(confirmation) => confirmation.await,
                 Err(error) => Err(error),
             };
-            let Err(error) = confirmed else {
-                if let Some(waiting) = waiting {
-                    waiting.ended();
-                }
-                return Ok(());
-            };
+            let Err(error) = confirmed else { return Ok(()) };
             if let Some(too_large) = too_large(&error) {
                 return Err(too_large);
             }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::catalog::{Alias, Catalog, NoModel};
 use crate::failure::{Code, Failure};
 use crate::store::bucket::Bucket;
-use crate::store::list::Listed;
+use crate::store::bucket::list::Listed;
 
 /// What the files of a model are called: graphs, their weights, labels and manifests.
 const FILES: [&str; 7] = ["onnx", "onnx_data", "data", "csv", "json", "txt", "toml"];

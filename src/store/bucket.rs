@@ -1,5 +1,7 @@
 //! Objects of a bucket. S3 settings come from the standard `AWS_*` variables.
 
+pub(crate) mod list;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use crate::memory::Share;
 pub(crate) struct Bucket {
     pub(super) name: String,
     pub(super) prefix: Path,
-    pub(super) objects: Arc<AmazonS3>,
+    objects: Arc<AmazonS3>,
     head: HeadBucket,
 }
 
@@ -152,7 +154,7 @@ fn builder(patience: &Patience) -> Result<AmazonS3Builder, InvalidStore> {
 }
 
 /// What the object store crate's error means.
-pub(super) fn failure(path: &Path, bucket: &Bucket, error: &object_store::Error) -> Failure {
+fn failure(path: &Path, bucket: &Bucket, error: &object_store::Error) -> Failure {
     use object_store::Error;
     match error {
         Error::NotFound { .. } => not_found(path, bucket),

@@ -6,9 +6,10 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use object_store::path::Path;
+use url::Url;
 
 use super::file::{Source, read_from};
-use super::{Read, Store, denied, not_found, unavailable, what};
+use super::{InvalidStore, Place, Read, Store, denied, not_found, unavailable, what};
 use crate::failure::{Code, Failure};
 use crate::memory::Share;
 
@@ -29,6 +30,18 @@ pub(super) async fn read(
     room: &Share,
 ) -> Result<Read, Failure> {
     read_from(InFolder { store: store.clone(), folder: Arc::clone(folder), path: path.clone() }, limit, room).await
+}
+
+/// The folder at a URL.
+pub(super) fn open(url: &str) -> Result<Place, InvalidStore> {
+    let malformed = || InvalidStore::Url(url.to_owned());
+    let folder = Url::parse(url).map_err(|_| malformed())?;
+    let folder = if folder.scheme() == "file" { folder.to_file_path().ok() } else { None };
+    let named = folder.ok_or_else(malformed)?;
+    let unusable = |source| InvalidStore::Folder { url: url.to_owned(), source };
+    let root = named.canonicalize().map_err(unusable)?;
+    std::fs::read_dir(&root).map_err(unusable)?;
+    Ok(Place::Folder { root: root.into(), named: named.into() })
 }
 
 /// Asks whether the folder of `store` is there, as [`Store::probe`].

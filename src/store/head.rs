@@ -27,25 +27,25 @@ impl HeadBucket {
         Ok(Self { signer, http })
     }
 
-    /// Asks; `asked` is for the error's text.
-    pub(super) async fn ask(&self, asked: &Bucket) -> Result<(), Failure> {
-        let bucket = Path::default();
-        let signed = self.signer.signed_url(Method::HEAD, &bucket, Duration::from_mins(1)).await;
-        let url = signed.map_err(|error| unavailable(&bucket, asked, &no_credentials(&error)))?;
+    /// Asks; `bucket` is for the error's text.
+    pub(super) async fn ask(&self, bucket: &Bucket) -> Result<(), Failure> {
+        let itself = Path::default();
+        let signed = self.signer.signed_url(Method::HEAD, &itself, Duration::from_mins(1)).await;
+        let url = signed.map_err(|error| unavailable(&itself, bucket, &no_credentials(&error)))?;
         // Not the whole URL, which holds the signature.
         let server = url.origin().ascii_serialization();
         let answer = self.http.head(url).send().await.map_err(|error| {
-            unavailable(&bucket, asked, &format!("{server}: {:#}", anyhow::Error::new(error.without_url())))
+            unavailable(&itself, bucket, &format!("{server}: {:#}", anyhow::Error::new(error.without_url())))
         })?;
         let status = answer.status();
         let said = format!("{server} answers {status}");
         match status {
             status if status.is_success() => Ok(()),
-            StatusCode::NOT_FOUND => Err(not_found(&bucket, asked)),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(unavailable(&bucket, asked, &said)),
+            StatusCode::NOT_FOUND => Err(not_found(&itself, bucket)),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(unavailable(&itself, bucket, &said)),
             // Moved permanently and bad request are what a wrong region looks like.
-            status if status.is_redirection() || status.is_client_error() => Err(denied(&bucket, asked, &said)),
-            _ => Err(unavailable(&bucket, asked, &said)),
+            status if status.is_redirection() || status.is_client_error() => Err(denied(&itself, bucket, &said)),
+            _ => Err(unavailable(&itself, bucket, &said)),
         }
     }
 }

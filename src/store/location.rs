@@ -94,7 +94,8 @@ fn forbidden(image: &str, stores: &[Store]) -> Failure {
     let shown: String = image.chars().take(200).collect();
     if image.starts_with("http://") || image.starts_with("https://") {
         let message = format!(
-            "`{shown}` can't be read: no URL of a web server is; bring the image itself, or a location under a --store"
+            "`{shown}` is a web address, and none is ever fetched; bring the image itself, or name it as s3://bucket/key or \
+             file:///path in a store ({allowed})"
         );
         return Failure::new(Code::ForbiddenLocation, message);
     }
@@ -142,7 +143,7 @@ mod tests {
     #[test]
     fn a_url_of_a_web_server_is_in_no_store_that_there_could_be() {
         let failure = Location::find(&mut "https://example.com/a.jpg".to_owned(), &[bucket("s3://images")]);
-        assert!(failure.is_err_and(|failure| failure.message.contains("no URL of a web server")));
+        assert!(failure.is_err_and(|failure| failure.message.contains("is a web address")));
     }
 
     #[test]

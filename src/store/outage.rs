@@ -55,6 +55,14 @@ pub(super) struct Outage {
     abandoned: Arc<AtomicBool>,
 }
 
+/// Whose fault it may be that a read failed.
+enum Fault {
+    /// The object's.
+    Objects(Failure),
+    /// The store's, which may be `gone` altogether.
+    Stores { failure: Failure, gone: bool },
+}
+
 impl Default for Outage {
     fn default() -> Self {
         let state = Arc::new(watch::channel(State::Well).0);
@@ -111,18 +119,12 @@ impl Store {
         room: &Share,
         recoveries: &mut u32,
     ) -> Option<Result<Read, Failure>> {
-        let failure = match self.read(path, limit, room).await {
-            Err(failure) if is_storage(failure.code) => failure,
-            // No object can be found in a bucket or folder that is gone.
-            Err(failure) if failure.code == Code::ImageNotFound && !self.is_there().await => {
-                Failure::new(Code::StorageUnavailable, format!("{self} is not there any more"))
-            }
-            answered => {
-                self.outage.failed_in_a_row.store(0, Ordering::Relaxed);
-                return Some(answered);
-            }
+        let (failure, gone) = match self.read_once(path, limit, room).await {
+            Err(Fault::Stores { failure, gone }) => (failure, gone),
+            Err(Fault::Objects(failure)) => return Some(Err(failure)),
+            Ok(read) => return Some(Ok(read)),
         };
-        let hopeless = is_storage(failure.code) && *recoveries == RECOVERIES;
+        let hopeless = !gone && *recoveries == RECOVERIES;
         if hopeless || !self.is_troubled(&failure).await {
             return Some(Err(failure));
         }
@@ -142,14 +144,30 @@ impl Store {
                 format!("{self} does not answer; it is being waited for"),
             ));
         }
-        let read = self.read(path, limit, room).await;
-        match &read {
-            Err(failure) if is_storage(failure.code) => {
-                self.is_troubled(failure).await;
+        match self.read_once(path, limit, room).await {
+            Ok(read) => Ok(read),
+            Err(Fault::Objects(failure)) => Err(failure),
+            Err(Fault::Stores { failure, .. }) => {
+                self.is_troubled(&failure).await;
+                Err(failure)
             }
-            _ => self.outage.failed_in_a_row.store(0, Ordering::Relaxed),
         }
-        read
+    }
+
+    /// Reads, and sees whose fault it may be where that fails: no object can be found in a bucket or folder that is gone.
+    async fn read_once(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Fault> {
+        let read = self.read(path, limit, room).await;
+        let fault = match read {
+            Ok(read) => Ok(read),
+            Err(failure) if is_storage(failure.code) => return Err(Fault::Stores { failure, gone: false }),
+            Err(failure) if failure.code == Code::ImageNotFound => match self.is_there().await {
+                Ok(()) => Err(Fault::Objects(failure)),
+                Err(failure) => return Err(Fault::Stores { failure, gone: true }),
+            },
+            Err(failure) => Err(Fault::Objects(failure)),
+        };
+        self.outage.failed_in_a_row.store(0, Ordering::Relaxed);
+        fault
     }
 
     /// Ends when the store can be read from.
@@ -184,15 +202,23 @@ impl Store {
         });
     }
 
-    /// Whether the bucket or folder exists, as far as can be told: asked at most once a second.
-    async fn is_there(&self) -> bool {
+    /// Whether the bucket or folder exists, and if not, why: asked at most once a second.
+    async fn is_there(&self) -> Result<(), Failure> {
         let mut seen = self.outage.seen.lock().await;
         if seen.is_some_and(|time| time.elapsed() < BELIEVED) {
-            return true;
+            return Ok(());
         }
-        let there = self.probe().await.is_ok();
-        *seen = there.then(Instant::now);
+        let there = self.asked().await;
+        *seen = there.is_ok().then(Instant::now);
         there
+    }
+
+    /// Asks whether the store is there. One that was, and is not any more, may come back.
+    async fn asked(&self) -> Result<(), Failure> {
+        self.probe().await.map_err(|failure| match failure.code {
+            Code::ImageNotFound => Failure::new(Code::StorageUnavailable, failure.message),
+            _ => failure,
+        })
     }
 
     /// Whether a failed read is the store's fault; if so, somebody waits for the store from now on.
@@ -201,7 +227,7 @@ impl Store {
         if *self.outage.state.borrow() != State::Well {
             return true;
         }
-        let asked = self.probe().await;
+        let asked = self.asked().await;
         if in_a_row < IN_A_ROW && asked.is_ok() {
             return false;
         }
@@ -216,7 +242,7 @@ impl Store {
         if newly {
             // What the store says of itself tells more than what it says of one object.
             let reason = asked.as_ref().err().unwrap_or(failure);
-            tracing::error!(store = %self, code = %failure.code, error = %reason, "the store is in trouble; waiting for it");
+            tracing::error!(store = %self, code = %reason.code, error = %reason, "the store is in trouble; waiting for it");
             tokio::spawn(self.clone().recover(in_a_row));
         }
         true

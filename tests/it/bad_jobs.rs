@@ -134,7 +134,7 @@ async fn a_worker_that_refuses_all_jobs_says_that_it_may_be_its_own_fault() {
         client.submit(&number.to_string(), "orange-sunset.jpg").await;
     }
     client.dead(40).await;
-    let said = worker.logged("see that this worker has the stores and models of the others");
+    let said = worker.logged("is this worker set up as the others are");
     assert!(said.contains("ERROR") && said.contains("code=image_not_found"), "{said}");
-    assert_eq!(worker.log().matches("see that this worker").count(), 1, "once");
+    assert_eq!(worker.log().matches("is this worker set up").count(), 1, "once");
 }

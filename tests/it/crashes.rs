@@ -298,7 +298,7 @@ async fn requests_are_answered_while_answers_of_the_queue_can_not_be() {
     client.results(3).await;
     let stored = async || worker.get("/readyz").await.1.contains(r#""answers":true"#).then_some(());
     until("the answers to be stored", stored).await;
-    worker.logged("answers are stored again");
+    worker.logged("all answers are stored");
     client.queue_is_empty().await;
 }
 

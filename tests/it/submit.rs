@@ -161,7 +161,7 @@ async fn jobs_say_what_the_flags_say_and_are_stored_once_per_version_of_their_im
     std::fs::write(folder.path().join("b/2.png"), "changed").expect("a file");
     let (code, _, log) = ended(submit(&nats, &arguments));
     assert_eq!(code, 0, "{log}");
-    assert!(log.contains("published 1 job on") && log.contains("1 more not again"), "{log}");
+    assert!(log.contains("published 1 job on") && log.contains("1 more were in the stream already"), "{log}");
     let jobs = client.queued().await;
     assert_eq!((jobs.len(), &jobs[2].json["id"]), (3, &"b/2.png".into()));
     assert_ne!(jobs[1].message_id(), jobs[2].message_id());

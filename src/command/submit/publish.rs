@@ -141,13 +141,12 @@ impl Publisher {
             format!("published {} on {} in {:.1} s", how_many(published, "job"), self.subject, time.as_secs_f64());
         let duplicates = after.jobs - before.jobs - published;
         if duplicates > 0 {
-            let _ =
-                write!(text, "; {duplicates} more not again, for the stream took the same within its duplicate window");
+            let _ = write!(text, "; {duplicates} more were in the stream already (its duplicate window)");
         }
         if before.jobs > 0 {
             let _ = write!(
                 text,
-                "; {} by earlier runs of the checkpoint, which goes on after what was there then",
+                "; {} by earlier runs of the checkpoint, which goes on after the last name of theirs",
                 before.jobs
             );
         }

@@ -119,7 +119,7 @@ impl StreamReply {
         let failure = match answer {
             Answer::Tagged(result) => match self.publish_result(&result).await {
                 Ok(()) => {
-                    self.held.stream.refusals.tagged();
+                    self.held.stream.refusals.end();
                     return (Verdict::Done, Outcome::Tagged);
                 }
                 Err(failure) => {
@@ -151,7 +151,7 @@ impl StreamReply {
     /// Writes the dead letter and sees it confirmed.
     async fn bury(&self, id: String, failure: &Failure) {
         let Held { stream, message, attempt, .. } = &*self.held;
-        stream.refusals.refused(failure.code);
+        stream.refusals.count(failure.code);
         seldom!("a job becomes a dead letter", failure.code, id, error = %failure, attempts = attempt);
         let payload = &self.payload;
         let letter = dead_letter(id, &message.subject, payload, (failure, *attempt), &stream.settings.worker);

@@ -4,29 +4,32 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::failure::Code;
+use crate::telemetry::seldom;
 
-/// So many in a row are said to be odd.
+/// So many in a row are odd.
 const ODD: u32 = 32;
+
+const SAID: &str = "the last jobs all became dead letters for want of their image, store or model: is this worker set up as \
+                    the others are (--store, --models), or do publishers name what is not there?";
 
 /// How many there were in a row.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(AtomicU32);
 
 impl Refusals {
-    /// A job was tagged.
-    pub(super) fn tagged(&self) {
+    /// A job was tagged, or its image at least was there.
+    pub(super) fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
     /// A job became a dead letter.
-    pub(super) fn refused(&self, code: Code) {
-        let elsewhere = matches!(code, Code::ForbiddenLocation | Code::ImageNotFound | Code::UnknownModel);
-        if elsewhere && self.0.fetch_add(1, Ordering::Relaxed) + 1 == ODD {
-            tracing::error!(
-                jobs = ODD,
-                %code,
-                "all of the last jobs became dead letters; see that this worker has the stores and models of the others (--store, --models)"
-            );
+    pub(super) fn count(&self, code: Code) {
+        if !matches!(code, Code::ForbiddenLocation | Code::ImageNotFound | Code::UnknownModel) {
+            return self.end();
+        }
+        let many = (self.0.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(ODD);
+        if many && seldom::is_new(SAID, Some(code)) {
+            tracing::error!(jobs = ODD, %code, "{SAID}");
         }
     }
 }

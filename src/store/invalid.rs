@@ -1,8 +1,4 @@
-//! From a `--store` URL to a place.
-
-use url::Url;
-
-use super::Place;
+//! Why what is named can't be read from.
 
 /// Why a `--store` URL can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,19 +38,4 @@ pub enum InvalidStore {
         "AWS_ENDPOINT_URL is plain http, which sends images unencrypted: set AWS_ALLOW_HTTP=true to allow it, or use https"
     )]
     PlainHttp,
-}
-
-/// The place at a URL.
-pub(super) fn place(url: &str) -> Result<Place, InvalidStore> {
-    if url.starts_with("s3://") {
-        return url.parse().map(Place::Bucket);
-    }
-    let malformed = || InvalidStore::Url(url.to_owned());
-    let folder = Url::parse(url).map_err(|_| malformed())?;
-    let folder = if folder.scheme() == "file" { folder.to_file_path().ok() } else { None };
-    let named = folder.ok_or_else(malformed)?;
-    let unusable = |source| InvalidStore::Folder { url: url.to_owned(), source };
-    let root = named.canonicalize().map_err(unusable)?;
-    std::fs::read_dir(&root).map_err(unusable)?;
-    Ok(Place::Folder { root: root.into(), named: named.into() })
 }

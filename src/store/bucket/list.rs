@@ -7,8 +7,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncWriteExt;
 
-use super::bucket::{Bucket, failure};
-use super::unavailable;
+use super::super::unavailable;
+use super::{Bucket, failure};
 use crate::failure::Failure;
 
 /// An object of a bucket.
@@ -33,7 +33,8 @@ impl Bucket {
         self.listing(None).try_collect().await
     }
 
-    /// The same as it is listed, a page at a time, in the order of keys; with `after`, those after that one alone.
+    /// The same as it is listed, a page at a time, in the server's order, which should be that of keys; only what comes after
+    /// `after`, if that is said.
     ///
     /// # Errors
     /// `storage_denied` or `storage_unavailable`, once, and then no more comes.
