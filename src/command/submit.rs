@@ -203,7 +203,7 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
     published?;
     match (dead, missing) {
         (0, 0) => Ok(()),
-        (dead, 0) => Err(anyhow::anyhow!("{} failed; `tagmill dead` keeps their jobs", how_many(dead, "job"))),
+        (dead, 0) => Err(anyhow::anyhow!("{} failed; see `tagmill dead list`", how_many(dead, "job"))),
         (_, missing) => Err(anyhow::anyhow!(
             "{} left the queue without an answer, or with one that its stream no longer has",
             how_many(missing, "job")

@@ -16,12 +16,14 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::backoff::Backoff;
+use crate::delivery::Answer;
 use crate::failure::{Code, ErrorBody, Failure};
 use crate::job::LONGEST_ID;
 use crate::nats::{Nats, is_full, reply};
 use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
 use crate::telemetry::health::Health;
-use crate::telemetry::{metrics, seldom};
+use crate::telemetry::metrics::{self, Stage};
+use crate::telemetry::seldom;
 
 /// A client's id for its job, where the job itself has none.
 pub(crate) const ID_HEADER: &str = "Tagmill-Id";
@@ -96,11 +98,25 @@ impl Outbox {
         });
     }
 
+    /// Publishes the result that a job came to, if it did.
+    ///
+    /// # Errors
+    /// The failure it came to instead, or `result_too_large`.
+    pub(crate) async fn answer(&self, subject: &str, headers: &HeaderMap, answer: Answer) -> Result<(), Failure> {
+        match answer {
+            Answer::Tagged(result) => {
+                let stored = self.result(subject, headers, &result).await;
+                stored.inspect_err(|failure| metrics::failed(Stage::Publish, failure.code))
+            }
+            Answer::Failed(failure) => Err(failure),
+        }
+    }
+
     /// Publishes a result and sees it confirmed.
     ///
     /// # Errors
     /// `result_too_large` where the server will never take it.
-    pub(crate) async fn result(&self, subject: &str, headers: &HeaderMap, result: &TagResult) -> Result<(), Failure> {
+    async fn result(&self, subject: &str, headers: &HeaderMap, result: &TagResult) -> Result<(), Failure> {
         let body = written_result(result)?;
         let (size, tags) = (body.len(), result.tags.tags.len());
         self.until_confirmed(subject, headers, body).await.map_err(|_| result_too_large(tags, size))

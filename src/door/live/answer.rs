@@ -93,15 +93,11 @@ impl Reply for LiveReply {
 impl Live {
     pub(super) async fn settle(&self, open: Open, id: String, answer: Answer) -> Outcome {
         let Open { message, began, .. } = open;
-        let tagged = matches!(answer, Answer::Tagged(_));
         let failure = match (&message.reply, answer) {
             (Some(caller), Answer::Tagged(result)) => self.reply(caller, &message, &id, &result).await,
             (Some(caller), Answer::Failed(failure)) => self.reply_failed(caller, &message, &id, failure).await,
             (None, answer) => self.publish(&message, id, answer).await.err(),
         };
-        if let (true, Some(failure)) = (tagged, &failure) {
-            metrics::failed(Stage::Publish, failure.code);
-        }
         self.service.count(began.elapsed(), failure.as_ref());
         if failure.is_some() { Outcome::Rejected } else { Outcome::Tagged }
     }
@@ -110,16 +106,20 @@ impl Live {
     async fn reply(&self, caller: &Subject, message: &Message, id: &str, result: &TagResult) -> Option<Failure> {
         let mut headers = HeaderMap::new();
         carry(message, &mut headers);
-        let body = match written_result(result) {
-            Ok(body) if self.outbox.fits(&headers, body.len()) => body,
+        let body = written_result(result).and_then(|body| {
+            let fits = self.outbox.fits(&headers, body.len());
+            if fits { Ok(body) } else { Err(result_too_large(result.tags.tags.len(), body.len())) }
+        });
+        match body {
             Ok(body) => {
-                let failure = result_too_large(result.tags.tags.len(), body.len());
-                return self.reply_failed(caller, message, id, failure).await;
+                self.send(caller, headers, body).await;
+                None
             }
-            Err(failure) => return self.reply_failed(caller, message, id, failure).await,
-        };
-        self.send(caller, headers, body).await;
-        None
+            Err(failure) => {
+                metrics::failed(Stage::Publish, failure.code);
+                self.reply_failed(caller, message, id, failure).await
+            }
+        }
     }
 
     async fn reply_failed(&self, caller: &Subject, message: &Message, id: &str, failure: Failure) -> Option<Failure> {
@@ -155,14 +155,8 @@ impl Live {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, random_id().as_str());
         carry(message, &mut headers);
-        let failure = match answer {
-            Answer::Tagged(result) => {
-                match self.outbox.result(&subjects.result_for(&message.subject), &headers, &result).await {
-                    Ok(()) => return Ok(()),
-                    Err(failure) => failure,
-                }
-            }
-            Answer::Failed(failure) => failure,
+        let Err(failure) = self.outbox.answer(&subjects.result_for(&message.subject), &headers, answer).await else {
+            return Ok(());
         };
         seldom!("a request that nobody waits for becomes a dead letter", failure.code, id, error = %failure);
         let letter = dead_letter(id, &message.subject, &message.payload, (&failure, 1), &self.settings.worker);

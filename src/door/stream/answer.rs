@@ -18,8 +18,6 @@ use crate::backoff::Backoff;
 use crate::delivery::{Answer, Outcome, Reply};
 use crate::door::outbox::{carry, dead_letter, id_in};
 use crate::failure::{Class, Code, Failure};
-use crate::tags::TagResult;
-use crate::telemetry::metrics::{self, Stage};
 use crate::telemetry::seldom::seldom;
 
 /// The stream's side of one job.
@@ -116,18 +114,11 @@ impl StreamReply {
     }
 
     async fn published(&self, id: String, answer: Answer) -> (Verdict, Outcome) {
-        let failure = match answer {
-            Answer::Tagged(result) => match self.publish_result(&result).await {
-                Ok(()) => {
-                    self.held.stream.refusals.end();
-                    return (Verdict::Done, Outcome::Tagged);
-                }
-                Err(failure) => {
-                    metrics::failed(Stage::Publish, failure.code);
-                    failure
-                }
-            },
-            Answer::Failed(failure) => failure,
+        let Held { stream, message, .. } = &*self.held;
+        let subject = stream.settings.subjects.result_for(&message.subject);
+        let Err(failure) = stream.outbox.answer(&subject, &self.headers(), answer).await else {
+            stream.refusals.end();
+            return (Verdict::Done, Outcome::Tagged);
         };
         if failure.code == Code::ShuttingDown {
             // No error of the job's: however often it was handed back, it is for the next worker.
@@ -140,12 +131,6 @@ impl StreamReply {
         }
         self.bury(id, &failure).await;
         (Verdict::Dead, Outcome::Rejected)
-    }
-
-    async fn publish_result(&self, result: &TagResult) -> Result<(), Failure> {
-        let Held { stream, message, .. } = &*self.held;
-        let subject = stream.settings.subjects.result_for(&message.subject);
-        stream.outbox.result(&subject, &self.headers(), result).await
     }
 
     /// Writes the dead letter and sees it confirmed.
