@@ -37,6 +37,9 @@ pub(super) fn open(path: &Path, mut see: impl FnMut(&[u8]) -> anyhow::Result<()>
         line.clear();
     }
     drop(reader);
+    if line.is_empty() {
+        return Ok(file);
+    }
     if is_ours(&line) && serde_json::from_slice::<IgnoredAny>(&line).is_ok() {
         // Only its end is missing.
         see(&line)?;
