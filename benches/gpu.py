@@ -62,10 +62,13 @@ def bench(model, device, sizes, seconds, images, work):
     """What `tagmill bench` measures, and how long the model took to load, building included."""
     command = [TAGMILL, "bench", "--json", "--models", alone(model, work), "--device", device]
     command += ["--batch-sizes", ",".join(map(str, sizes)), "--time", f"{seconds}s"]
-    done = subprocess.run([*map(str, command), str(images)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # How long a model took to load is said at this level.
+    environment = os.environ | {"RUST_LOG": "info"}
+    done = subprocess.run([*map(str, command), str(images)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     log = done.stderr
     if done.returncode:
-        return {"error": log.strip().splitlines()[-1] if log.strip() else f"exit code {done.returncode}"}
+        said = [line for line in log.splitlines() if line.startswith(("tagmill: ", "error: "))]
+        return {"error": said[-1] if said else f"exit code {done.returncode}"}
     return json.loads(done.stdout) | {"loading": loading_seconds(log)}
 
 
