@@ -1,4 +1,5 @@
-//! A model on a device: rows go there as bytes, from page-locked memory, and scores come back to such memory.
+//! A model on a device: rows go there as bytes, from page-locked memory, and scores come back to ordinary memory. Not to
+//! page-locked memory: ONNX Runtime 1.31 with CUDA fails there (`dst_data != src_data was false`), however it is bound.
 //!
 //! Several turns share a session. `ort` lets one thread run it at a time, since ONNX Runtime's `Run` is not safe to call
 //! twice at once with every provider. But binding an input is a call of its own, so one turn sends its batch while another's
@@ -13,7 +14,7 @@ use std::thread::ThreadId;
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
-use ort::value::{PrimitiveTensorElementType, Tensor};
+use ort::value::Tensor;
 
 use super::fault::RunError;
 use super::front::INPUT;
@@ -70,7 +71,7 @@ impl Turn {
         // The device's copy goes back to the arena.
         buffers.binding.clear_inputs();
         run?;
-        head.read(values(&buffers.scores), batch, rows.len(), scores)
+        head.read(buffers.scores.extract_tensor().1, batch, rows.len(), scores)
     }
 }
 
@@ -94,8 +95,8 @@ fn lock(session: &Mutex<Session>) -> std::sync::MutexGuard<'_, Session> {
 impl Buffers {
     fn new(session: &Session, head: &Head, gpu: Option<i32>, batch: usize) -> ort::Result<Self> {
         let side = head.interface.side as usize;
-        let rows = allocate(session, gpu, MemoryType::CPUInput, [batch, side, side, CHANNELS])?;
-        let mut scores = allocate(session, gpu, MemoryType::CPUOutput, [batch, head.labels()])?;
+        let rows = allocate(session, gpu, [batch, side, side, CHANNELS])?;
+        let mut scores = Tensor::new(&Allocator::default(), [batch, head.labels()])?;
         let mut binding = session.create_binding()?;
         binding.bind_output(head.interface.output.as_str(), &mut scores)?;
         Ok(Self { batch, rows, scores, binding })
@@ -118,17 +119,12 @@ impl Buffers {
     }
 }
 
-/// Memory of this machine: page-locked where there is a GPU, which copies from and to it by itself; else any.
-fn allocate<T: PrimitiveTensorElementType + std::fmt::Debug, const N: usize>(
-    session: &Session,
-    gpu: Option<i32>,
-    memory: MemoryType,
-    shape: [usize; N],
-) -> ort::Result<Tensor<T>> {
+/// Memory of this machine: page-locked where there is a GPU, which copies from it by itself; else any.
+fn allocate(session: &Session, gpu: Option<i32>, shape: [usize; 4]) -> ort::Result<Tensor<u8>> {
     let Some(gpu) = gpu else { return Tensor::new(&Allocator::default(), shape) };
     // Before 1.23 the runtime knew this memory by the number 0, whatever the device's was.
     let pinned = |number| {
-        let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, number, AllocatorType::Device, memory)?;
+        let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, number, AllocatorType::Device, MemoryType::CPUInput)?;
         Tensor::new(&Allocator::new(session, info)?, shape)
     };
     pinned(gpu).or_else(|_| pinned(0)).or_else(|error| {
@@ -149,14 +145,6 @@ fn fill(tensor: &mut Tensor<u8>, rows: &[&[u8]]) {
         left = rest;
     }
     // What fills up the batch is left as it was: nobody reads its scores.
-}
-
-#[expect(unsafe_code, reason = "as above")]
-fn values(tensor: &Tensor<f32>) -> &[f32] {
-    let count = tensor.shape().num_elements();
-    // SAFETY: the tensor was made by `allocate`: it has so many numbers in this machine's memory, all set before first use,
-    // and nothing writes to them while it is borrowed.
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), count) }
 }
 
 impl Runtime for Turn {

@@ -157,9 +157,7 @@ fn reason(device: Device, error: &str, library: &str, kind: &str) -> String {
         Some(34 | 803 | 804) => "the NVIDIA driver does not fit this machine or this CUDA: install 580 or later on \
                                  the host, and let the container have the host's libcuda.so.1"
             .to_owned(),
-        Some(100) => "there is no NVIDIA device: see whether `nvidia-smi` lists one, whether CUDA_VISIBLE_DEVICES \
-                      hides it, and whether the container was given it (`--gpus all`)"
-            .to_owned(),
+        Some(100) => no_such_device(number, Some(0)),
         Some(101) => no_such_device(number, device::count()),
         Some(209) => "the device is too old for this ONNX Runtime, which has no code for it".to_owned(),
         Some(802) => "the devices of this machine are not connected yet: start nvidia-fabricmanager, of the driver's \
@@ -176,7 +174,12 @@ fn reason(device: Device, error: &str, library: &str, kind: &str) -> String {
 
 /// What is wrong with a number where the process sees so many devices, if that is known.
 fn no_such_device(number: i32, count: Option<usize>) -> String {
-    let seen = count.map(|count| format!(": this process sees {count}, counted from 0")).unwrap_or_default();
+    if count == Some(0) {
+        return "there is no NVIDIA device: see whether `nvidia-smi` lists one, whether CUDA_VISIBLE_DEVICES hides it, and \
+                whether the container was given it (`--gpus all`)"
+            .to_owned();
+    }
+    let seen = count.map(|count| format!(": this process sees {count}, the first of which is 0")).unwrap_or_default();
     format!("there is no device {number}{seen} (`nvidia-smi -L`; CUDA_VISIBLE_DEVICES hides the others)")
 }
 
@@ -251,6 +254,7 @@ mod tests {
         );
         assert!(text.contains("only in parts"), "{text}");
         assert!(!no_such_device(1, None).contains("sees"), "nothing is known of how many there are");
+        assert!(no_such_device(0, Some(0)).starts_with("there is no NVIDIA device"), "not one");
     }
 
     #[test]
