@@ -22,7 +22,6 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::lanes::{Lanes, Outlets};
 use crate::settings;
 use crate::store::Store;
-use crate::telemetry::health::Health;
 use output::Output;
 use progress::Progress;
 
@@ -51,9 +50,8 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
         // Loading a model takes seconds.
         return say_missing(missing, output);
     }
-    let (of_lanes, of_captions) = (&settings.lanes, &settings.pipeline.publish.caption);
-    let (model, health) = (settings.model.as_deref(), Health::default());
-    let (lanes, outlets, _) = load(of_lanes, catalog, model, of_captions, &health).await?;
+    let (captions, model) = (&settings.pipeline.publish.caption, settings.model.as_deref());
+    let (lanes, outlets, _) = load(&settings.lanes, catalog, model, captions).await?;
     let progress = tag(&settings, sources, output, (lanes, outlets), stop.clone()).await?;
     progress.end(stop.soon.is_cancelled().then_some(is_kept))
 }

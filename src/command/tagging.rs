@@ -50,10 +50,9 @@ pub(super) async fn load(
     catalog: Catalog,
     model: Option<&str>,
     captions: &caption::Settings,
-    health: &Health,
 ) -> Result<(Arc<Lanes>, Outlets, Arc<Lane>), Failed> {
     let default = catalog.choose(model)?.name.clone();
-    let (lanes, outlets) = Lanes::new(settings.clone(), catalog, &default, health.clone());
+    let (lanes, outlets) = Lanes::new(settings.clone(), catalog, &default);
     let lane = lanes.load_default().await?;
     captions.check(&lane.model.id.name, &lane.model.labels);
     Ok((lanes, outlets, lane))
@@ -63,11 +62,13 @@ pub(super) async fn load(
 pub(super) async fn models(settings: &settings::Tagging, health: &Health) -> Result<(Arc<Lanes>, Outlets), Failed> {
     let captions = &settings.pipeline.publish.caption;
     let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
-    let (lanes, outlets, lane) = load(&settings.lanes, catalog, settings.model.as_deref(), captions, health).await?;
+    let (lanes, outlets, lane) = load(&settings.lanes, catalog, settings.model.as_deref(), captions).await?;
     let library = library::load().map_err(Failed::running)?;
     tracing::debug!(path = %library.path.display(), "ONNX Runtime");
     metrics::running(&library.version);
     health.set_model_ready(&lane.model.devices);
+    let told = health.clone();
+    tokio::spawn(lanes.scoring().follow(move |fine| told.set_inference(fine)));
     tokio::spawn(watch_devices(lane.model.devices.clone()));
     Ok((lanes, outlets))
 }

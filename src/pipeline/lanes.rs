@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use super::Ended;
 use super::batch::{self, limit::Limit};
 use super::tag::onnx::{self, CannotLoad};
+use super::tag::scoring::Scoring;
 use super::tag::{self, Loaded, Model};
 use crate::failure::{Code, Failure};
 use crate::model::catalog::{Alias, Catalog, NoModel};
 use crate::model::source::Source;
 use crate::model::threshold::Thresholds;
 use crate::model::{ModelFiles, Stamp, Unusable};
-use crate::telemetry::health::Health;
 use crate::telemetry::metrics;
 use lane::{Heading, Lane};
 use loading::Load;
@@ -52,7 +52,7 @@ pub(crate) struct Lanes {
     settings: Settings,
     /// The model of jobs that name none.
     default: Arc<str>,
-    health: Health,
+    scoring: Scoring,
     state: Mutex<State>,
     load: Load,
     /// One model is loaded at a time.
@@ -84,24 +84,24 @@ pub(crate) struct Listed {
 impl Lanes {
     /// With no model loaded yet.
     #[must_use]
-    pub(crate) fn new(settings: Settings, catalog: Catalog, default: &str, health: Health) -> (Arc<Self>, Outlets) {
-        Self::loading_by(onnx::load, settings, catalog, default, health)
+    pub(crate) fn new(settings: Settings, catalog: Catalog, default: &str) -> (Arc<Self>, Outlets) {
+        Self::loading_by(onnx::load, settings, catalog, default)
     }
 
-    fn loading_by(
-        load: Load,
-        settings: Settings,
-        catalog: Catalog,
-        default: &str,
-        health: Health,
-    ) -> (Arc<Self>, Outlets) {
+    fn loading_by(load: Load, settings: Settings, catalog: Catalog, default: &str) -> (Arc<Self>, Outlets) {
         // Only answers get room, so that no stage waits for the broker.
         let (publish, finished) = mpsc::channel(256);
         let (parts, opened) = mpsc::unbounded_channel();
         let state = Mutex::new(State::new(catalog, Open { finished: publish.clone(), parts }));
-        let loading = tokio::sync::Mutex::default();
-        let lanes = Self { settings, default: default.into(), health, state, load, loading };
+        let (scoring, loading) = (Scoring::default(), tokio::sync::Mutex::default());
+        let lanes = Self { settings, default: default.into(), scoring, state, load, loading };
         (Arc::new(lanes), Outlets { finished, publish, parts: opened })
+    }
+
+    /// Whether the loaded models score.
+    #[must_use]
+    pub(crate) const fn scoring(&self) -> &Scoring {
+        &self.scoring
     }
 
     /// The own name of the model that goes by this name or alias, or of the default one.
@@ -212,7 +212,7 @@ impl Lanes {
 
     /// Ends the pipeline: what is wrong gets well in another process only.
     fn break_off(&self, reason: &CannotLoad) {
-        self.health.set_inference(false);
+        self.scoring.set(false);
         let reason = reason.to_string();
         // No other model is loaded meanwhile.
         if let Some(open) = self.state().open.take() {
@@ -239,7 +239,7 @@ impl Lanes {
         let mut state = self.state();
         let Open { finished, parts } = state.open.clone().ok_or(CannotLoad::Stopped)?;
         let batching = batch::run(self.settings.batch, model.id.name.clone(), rows, lane.traffic(), tag);
-        let tagging = tag::run(loaded, work, lane.traffic(), finished, self.health.clone());
+        let tagging = tag::run(loaded, work, lane.traffic(), finished, self.scoring.clone());
         let ended = gone.clone().drop_guard();
         metrics::model_loaded(&model.id, &model.devices);
         let tagging = async move {
@@ -337,7 +337,7 @@ mod tests {
     async fn nothing_is_loaded_for_those_who_have_left() {
         let (settings, catalog) = demo();
         let load = |_: &ModelFiles, _: &onnx::Settings| panic!("it is loaded");
-        let (lanes, _outlets) = Lanes::loading_by(load, settings, catalog, "demo", Health::default());
+        let (lanes, _outlets) = Lanes::loading_by(load, settings, catalog, "demo");
         let left = || Err(Failure::new(Code::Overloaded, "nobody waits"));
         assert_eq!(lanes.load(&"demo".into(), left).await.err().map(|failure| failure.code), Some(Code::Overloaded));
     }

@@ -5,6 +5,7 @@
 pub(crate) mod device;
 pub(crate) mod library;
 pub mod onnx;
+pub(crate) mod scoring;
 mod share;
 pub(crate) mod sizes;
 mod split;
@@ -27,8 +28,8 @@ use crate::failure::Failure;
 use crate::model::labels::Labels;
 use crate::model::threshold::Thresholds;
 use crate::tags::ModelId;
-use crate::telemetry::health::Health;
 use onnx::interface::Interface;
+use scoring::Scoring;
 use share::Dealer;
 use tagger::Tagger;
 use watchdog::Watched;
@@ -117,7 +118,7 @@ pub(crate) async fn run(
     work: Receiver<Work>,
     traffic: Arc<Traffic>,
     publish: Sender<Finished>,
-    health: Health,
+    scoring: Scoring,
 ) -> Result<(), Ended> {
     let Loaded { model, runners, oddity, .. } = loaded;
     let (mut threads, mut pulses, mut dealer) = (FuturesUnordered::new(), Vec::new(), Dealer::default());
@@ -132,8 +133,8 @@ pub(crate) async fn run(
         };
         let name = format!("tag-{}-{device}-{number}", model.id.name);
         let (model, traffic, queue) = (Arc::clone(&model), Arc::clone(&traffic), dealer.queue(&device));
-        let (publish, health) = (publish.clone(), health.clone());
-        let tagger = Tagger { model, device, runtime, looked: oddity.is_some(), queue, traffic, publish, health };
+        let (publish, scoring) = (publish.clone(), scoring.clone());
+        let tagger = Tagger { model, device, runtime, looked: oddity.is_some(), queue, traffic, publish, scoring };
         threads.push(tagger.start(name)?);
     }
     drop(publish);
@@ -148,7 +149,7 @@ pub(crate) async fn run(
                 None => return Ok(()),
             },
             reason = &mut hung => {
-                health.set_inference(false);
+                scoring.set(false);
                 return Err(Ended::Broken(reason));
             }
         }

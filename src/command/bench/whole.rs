@@ -17,7 +17,6 @@ use crate::pipeline::lanes::Lanes;
 use crate::settings;
 use crate::store::Store;
 use crate::tags::{Seconds, TagResult};
-use crate::telemetry::health::Health;
 
 /// What the whole came to.
 #[derive(Clone, Debug, Serialize)]
@@ -49,7 +48,7 @@ pub(super) async fn measure(
     time: Duration,
 ) -> Result<Measured, Failed> {
     let default = catalog.choose(settings.model.as_deref())?.name.clone();
-    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default, Health::default());
+    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default);
     let lane = lanes.load_default().await?;
     let device = lane.model.devices.first().cloned().unwrap_or_default();
     drop(lane);

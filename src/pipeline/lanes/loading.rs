@@ -69,7 +69,6 @@ mod tests {
     use crate::pipeline::Ended;
     use crate::pipeline::lanes::{Lanes, Outlets, tests};
     use crate::pipeline::tag::device::Device;
-    use crate::telemetry::health::Health;
 
     /// As a driver that never answers.
     fn forever(_: &ModelFiles, _: &Settings) -> Result<Loaded, CannotLoad> {
@@ -85,7 +84,7 @@ mod tests {
         runtime.block_on(async {
             let (mut settings, catalog) = tests::demo();
             settings.onnx.devices = vec![Device::Cuda(0)];
-            let (lanes, outlets) = Lanes::loading_by(forever, settings, catalog, "demo", Health::default());
+            let (lanes, outlets) = Lanes::loading_by(forever, settings, catalog, "demo");
             let (_, _, parts) = outlets.split();
             let broken = tokio::spawn(Outlets::run(parts));
             let loading = tokio::spawn(async move { lanes.load(&"demo".into(), || Ok(())).await.map(drop) });

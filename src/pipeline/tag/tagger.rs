@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
+use super::scoring::Scoring;
 use super::share::Queue;
 use super::split::{Fit, run_or_split};
 use super::work::{Trial, Work};
@@ -19,7 +20,6 @@ use crate::pipeline::batch::{Batch, Row};
 use crate::pipeline::decode::fit::CHANNELS;
 use crate::pipeline::publish::{Finished, Scored};
 use crate::pipeline::{Ended, panicked};
-use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{self, Stage};
 
 /// How long a device whose memory others have taken is left alone before the next try: at first, and at most.
@@ -38,7 +38,7 @@ pub(super) struct Tagger {
     pub(super) queue: Arc<Queue>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) publish: Sender<Finished>,
-    pub(super) health: Health,
+    pub(super) scoring: Scoring,
 }
 
 impl Tagger {
@@ -76,11 +76,11 @@ impl Tagger {
             let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
             let tagged = self.tag(batch);
             if let Some(reason) = self.runtime.lost() {
-                self.health.set_inference(false);
+                self.scoring.set(false);
                 return Err(Ended::Broken(format!("the device {} is lost: {reason}", self.device)));
             }
             let fine = tagged > 0 || self.scores_a_blank();
-            self.health.set_inference(fine);
+            self.scoring.set(fine);
             match (tagged, fresh) {
                 (0, true) => failed_in_a_row += 1,
                 (0, false) => {}
@@ -172,7 +172,7 @@ impl Tagger {
                 Ok(_) => return tries > 0,
                 Err(failure) if failure.code == Code::OutOfMemory => {
                     if tries == 0 {
-                        self.health.set_inference(false);
+                        self.scoring.set(false);
                         tracing::warn!(device = &*self.device, error = %failure, "not one image fits the device's memory: waiting for others to give it back");
                     }
                 }

@@ -1,8 +1,10 @@
 //! Faults of devices, through runtimes that have them.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
@@ -76,7 +78,7 @@ async fn row(wanted: bool) -> Row {
 async fn rows_that_nobody_waits_for_do_not_run() {
     let (publish, mut finished) = mpsc::channel(8);
     let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
-    let (traffic, health) = (lane.traffic(), Health::default());
+    let (traffic, scoring) = (lane.traffic(), Scoring::default());
     let tagger = Tagger {
         model: Arc::new(model()),
         device: "cpu".into(),
@@ -85,7 +87,7 @@ async fn rows_that_nobody_waits_for_do_not_run() {
         queue: Dealer::default().queue(&"cpu".into()),
         traffic,
         publish,
-        health,
+        scoring,
     };
     let (mixed, unwanted) = (vec![row(false).await, row(true).await], vec![row(false).await]);
     let looking = tokio::task::spawn_blocking(move || {
@@ -119,7 +121,7 @@ async fn ended(
     runtime: impl Runtime + 'static,
     deadline: Option<Duration>,
     rows: usize,
-) -> (Result<(), Ended>, Vec<String>, Health) {
+) -> (Result<(), Ended>, Vec<String>, bool) {
     let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
     let runner = Runner { device: "cuda:7".into(), runtime: Box::new(runtime), deadline };
     let loaded =
@@ -127,7 +129,7 @@ async fn ended(
     let (work, batches) = mpsc::channel(1);
     let (publish, finished) = mpsc::channel(8);
     let (told, answers) = std::sync::mpsc::channel();
-    let health = Health::default();
+    let scoring = Scoring::default();
     let caption = crate::pipeline::publish::caption::Settings::default();
     let settings = crate::pipeline::publish::Settings { worker: "w".into(), caption };
     let publishing = tokio::spawn(crate::pipeline::publish::run(settings, finished, Arc::default()));
@@ -140,11 +142,18 @@ async fn ended(
     drop(told);
     assert!(work.send(Work::Batch(Batch { rows: batch })).await.is_ok());
     drop(work);
-    let ended = run(loaded, batches, lane.traffic(), publish, health.clone()).await;
+    let ended = run(loaded, batches, lane.traffic(), publish, scoring.clone()).await;
     if ended.is_ok() {
         publishing.await.expect("no panic").expect("it ends with its input");
     }
-    (ended, answers.try_iter().collect(), health)
+    (ended, answers.try_iter().collect(), scores(&scoring))
+}
+
+fn scores(scoring: &Scoring) -> bool {
+    let told = Cell::new(None);
+    // It ends with the models, which are still there.
+    assert!(scoring.follow(|fine| told.set(Some(fine))).now_or_never().is_none());
+    told.get().expect("it tells how it is")
 }
 
 fn reason(ended: Result<(), Ended>) -> String {
@@ -167,11 +176,11 @@ impl Runtime for Hung {
 
 #[tokio::test]
 async fn a_device_that_hangs_ends_the_stage_with_its_thread_still_in_it() {
-    let (ended, answers, health) = ended(Hung, Some(Duration::from_millis(50)), 2).await;
+    let (ended, answers, scores) = ended(Hung, Some(Duration::from_millis(50)), 2).await;
     let reason = reason(ended);
     assert!(reason.contains("cuda:7 hangs"), "{reason}");
     assert!(answers.is_empty(), "the jobs are still held, for the worker to hand back");
-    assert!(!health.readiness().ready);
+    assert!(!scores);
 }
 
 /// Works once, and is lost then.
@@ -199,10 +208,10 @@ impl Drop for Lost {
 #[tokio::test]
 async fn a_device_that_is_lost_ends_the_worker_and_costs_its_jobs_nothing() {
     let freed = Arc::new(AtomicBool::new(false));
-    let (ended, _, health) = ended(Lost(None, 0, Arc::clone(&freed)), Some(Duration::from_mins(1)), 4).await;
+    let (ended, _, scores) = ended(Lost(None, 0, Arc::clone(&freed)), Some(Duration::from_mins(1)), 4).await;
     let reason = reason(ended);
     assert!(reason.contains("cuda:7 is lost: CUDA failure 719"), "{reason}");
-    assert!(!health.readiness().inference);
+    assert!(!scores);
     assert!(!freed.load(Ordering::Acquire), "nothing of a lost device is freed");
 }
 
@@ -222,10 +231,10 @@ impl Runtime for Full {
 #[tokio::test]
 async fn memory_that_others_take_is_waited_for_with_the_jobs_in_hand() {
     // The batch of two, its halves, and a blank image.
-    let (ended, answers, health) = ended(Full(4), None, 2).await;
+    let (ended, answers, scores) = ended(Full(4), None, 2).await;
     assert!(ended.is_ok(), "{ended:?}");
     assert_eq!(answers, ["tagged on cuda:7"; 2]);
-    assert!(health.readiness().inference, "it is well again");
+    assert!(scores, "it is well again");
 }
 
 /// Panics over whatever it is given.
@@ -239,8 +248,8 @@ impl Runtime for Panics {
 
 #[tokio::test]
 async fn a_runtime_that_panics_over_a_blank_image_too_leaves_its_thread_alive() {
-    let (ended, told, health) = ended(Panics, None, 1).await;
-    assert!(ended.is_ok() && !health.readiness().inference, "{ended:?}");
+    let (ended, told, scores) = ended(Panics, None, 1).await;
+    assert!(ended.is_ok() && !scores, "{ended:?}");
     assert_eq!(told, ["inference_failed"]);
 }
 
