@@ -80,7 +80,7 @@ mod tests {
         assert!(shown("").ends_with(",info") && shown("").contains("ort=off"));
         assert!(shown("debug").ends_with(",debug") && shown("debug").contains("hyper_util=warn"));
         assert!(shown("warn,ort=info").contains("ort=info") && !shown("warn,ort=info").contains("ort=off"));
-        assert_eq!((shown("off").as_str(), shown("error").as_str()), ("off", "ort=off,async_nats=off,error"));
+        assert_eq!((shown("off").as_str(), shown("error").as_str()), ("off", "async_nats=off,ort=off,error"));
         assert!(shown("info,debug").ends_with(",debug"), "the last counts");
         assert_eq!(filter("info,a=b=c", LevelFilter::INFO).1, ["a=b=c"]);
     }
