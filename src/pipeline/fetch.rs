@@ -26,7 +26,7 @@ use crate::failure::{Code, Failure};
 use crate::memory::{Reservation, Share};
 use crate::store::inline::Inline;
 use crate::store::location::Location;
-use crate::store::outage::{all_well, any_troubled};
+use crate::store::outage::{Attempt, all_well, any_troubled};
 use crate::store::{Read, Store, file, too_large};
 use crate::telemetry::metrics::{self, Stage};
 
@@ -172,7 +172,7 @@ impl Fetch {
                 let read = if urgent {
                     store.read_promptly(&path, *limit, room).await?
                 } else {
-                    store.read_patiently(&path, *limit, room).await?
+                    self.read_patiently(&store, &path).await?
                 };
                 self.pace.first_byte(read.first_byte);
                 read
@@ -190,6 +190,29 @@ impl Fetch {
         Ok(read.into())
     }
 
+    /// Reads for a job that waits as long as its store is in trouble.
+    async fn read_patiently(&self, store: &Store, path: &Path) -> Result<Read, Failure> {
+        let mut recoveries = 0;
+        loop {
+            store.well().await?;
+            if let Some(read) = self.attempt(store, path, &mut recoveries).await {
+                return read;
+            }
+        }
+    }
+
+    /// What came of one read; `None` where the job is to wait and come again.
+    async fn attempt(&self, store: &Store, path: &Path, recoveries: &mut u32) -> Option<Result<Read, Failure>> {
+        let Settings { max_image_bytes: limit, room } = &self.settings;
+        match store.read_unless_troubled(path, *limit, room, recoveries).await {
+            Attempt::Ended(read) => Some(read),
+            Attempt::Waits(failure) => {
+                metrics::failed(Stage::Fetch, failure.code);
+                None
+            }
+        }
+    }
+
     /// Reads for a job that keeps all others waiting. It does not do so while it waits for a store in trouble: then it steps
     /// aside, and is alone again before it is read for once more. Nor does it keep its model loaded meanwhile: those that
     /// are let in may want another in its place.
@@ -200,10 +223,9 @@ impl Fetch {
         mut heading: Heading,
         flight: &mut Flight,
     ) -> Result<(Heading, Image), Failure> {
-        let Settings { max_image_bytes: limit, room } = &self.settings;
         let mut recoveries = 0;
         loop {
-            if let Some(read) = store.read_unless_troubled(path, *limit, room, &mut recoveries).await {
+            if let Some(read) = self.attempt(store, path, &mut recoveries).await {
                 let read = read?;
                 self.pace.first_byte(read.first_byte);
                 return Ok((heading, read.into()));

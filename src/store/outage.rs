@@ -19,7 +19,6 @@ use super::{Read, Store};
 use crate::backoff::Backoff;
 use crate::failure::{Code, Failure};
 use crate::memory::Share;
-use crate::telemetry::metrics::{self, Stage};
 
 /// Reads that fail in a row before the store is at fault, even where it answers when asked.
 const IN_A_ROW: u32 = 8;
@@ -53,6 +52,14 @@ pub(super) struct Outage {
     seen: Arc<tokio::sync::Mutex<Option<Instant>>>,
     /// Nobody waits any more, whatever becomes of it.
     abandoned: Arc<AtomicBool>,
+}
+
+/// What came of a read for somebody who waits as long as the store is in trouble.
+pub(crate) enum Attempt {
+    /// The object, or why there is none.
+    Ended(Result<Read, Failure>),
+    /// The store is in trouble, which showed in this: the object is to be read again once that is over.
+    Waits(Failure),
 }
 
 /// Whose fault it may be that a read failed.
@@ -95,42 +102,27 @@ pub(crate) async fn all_well(stores: &[Store]) -> Result<(), Failure> {
 }
 
 impl Store {
-    /// Reads an object of at most `limit` bytes whole, as [`Store::read`]; waits as long as the store is in trouble, but not
-    /// for an object that can't be read though the store answers.
-    ///
-    /// # Errors
-    /// As `read`; and `shutting_down` where the worker stops meanwhile.
-    pub(crate) async fn read_patiently(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
-        let mut recoveries = 0;
-        loop {
-            self.well().await?;
-            if let Some(read) = self.read_unless_troubled(path, limit, room, &mut recoveries).await {
-                return read;
-            }
-        }
-    }
-
-    /// Reads once for somebody who waits as long as the store is in trouble, and then comes again: `None` where it is. Not
-    /// for an object that can't be read though the store answered again some times, of which `recoveries` keeps count.
+    /// Reads an object of at most `limit` bytes whole, as [`Store::read`], once for somebody who waits as long as the store is
+    /// in trouble, and then comes again. Nobody waits for an object that can't be read though the store answered again some
+    /// times, of which `recoveries` keeps count.
     pub(crate) async fn read_unless_troubled(
         &self,
         path: &Path,
         limit: u64,
         room: &Share,
         recoveries: &mut u32,
-    ) -> Option<Result<Read, Failure>> {
+    ) -> Attempt {
         let (failure, gone) = match self.read_once(path, limit, room).await {
             Err(Fault::Stores { failure, gone }) => (failure, gone),
-            Err(Fault::Objects(failure)) => return Some(Err(failure)),
-            Ok(read) => return Some(Ok(read)),
+            Err(Fault::Objects(failure)) => return Attempt::Ended(Err(failure)),
+            Ok(read) => return Attempt::Ended(Ok(read)),
         };
         let hopeless = !gone && *recoveries == RECOVERIES;
         if hopeless || !self.is_troubled(&failure).await {
-            return Some(Err(failure));
+            return Attempt::Ended(Err(failure));
         }
         *recoveries = (*recoveries + 1).min(RECOVERIES);
-        metrics::failed(Stage::Fetch, failure.code);
-        None
+        Attempt::Waits(failure)
     }
 
     /// The same for somebody who waits for an answer: fails where the store is in trouble.
