@@ -9,13 +9,14 @@ mod session;
 mod spread;
 mod whole;
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Failed;
 use super::images::{Found, Sources};
+use super::{Failed, plain};
 use crate::cli::bench::BenchArgs;
 use crate::cli::tag::CaptionArgs;
 use crate::door::local::Image;
@@ -50,6 +51,9 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     steps.begin("loading the model".to_owned());
     let bench = Bench { files, settings, encoded, batch_sizes, time, steps: steps.clone() };
     let parts = tokio::task::spawn_blocking(move || bench.parts()).await.map_err(Failed::running)??;
+    for (place, failure) in &parts.unreadable {
+        steps.say(format_args!("{}: {}", plain(&images[*place].name), plain(&failure.to_string())));
+    }
     let mut whole = Vec::new();
     let split = parts.split()?;
     if parts.is_on_cpu() {
@@ -70,7 +74,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
         model: parts.model,
         device: parts.device,
         images: images.len(),
-        unreadable: parts.unreadable,
+        unreadable: parts.unreadable.len(),
         session: parts.session,
         decoding: parts.decoding,
         whole,
@@ -138,6 +142,10 @@ impl Steps {
             say(&step);
         }
         self.0.set_message(step);
+    }
+
+    fn say(&self, text: fmt::Arguments<'_>) {
+        self.0.suspend(|| say(text));
     }
 
     fn end(&self) {

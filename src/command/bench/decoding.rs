@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::spread::Spread;
+use crate::failure::Failure;
 use crate::pipeline::decode::decoder::Decoder;
 use crate::pipeline::decode::fit::Frame;
 use crate::pipeline::decode::picture;
@@ -22,11 +23,19 @@ pub(super) struct Measured {
     pub(super) seconds: Spread,
 }
 
-/// One row of the model's input from each image that can be read; and how many can't.
-pub(super) fn rows(images: &[Bytes], settings: &picture::Settings, frame: Frame) -> (Vec<Box<[u8]>>, usize) {
+/// The place of an image among those to measure with, and why it can't be decoded.
+pub(super) type Broken = (usize, Failure);
+
+/// One row of the model's input from each image that can be decoded; and the others.
+pub(super) fn rows(images: &[Bytes], settings: &picture::Settings, frame: Frame) -> (Vec<Box<[u8]>>, Vec<Broken>) {
     let mut decoder = Decoder::new(settings.clone(), frame);
-    let rows: Vec<_> = images.iter().filter_map(|image| decoder.row(image, &mut |_| Ok(())).ok()).collect();
-    let broken = images.len() - rows.len();
+    let (mut rows, mut broken) = (Vec::new(), Vec::new());
+    for (place, image) in images.iter().enumerate() {
+        match decoder.row(image, &mut |_| Ok(())) {
+            Ok(row) => rows.push(row),
+            Err(failure) => broken.push((place, failure)),
+        }
+    }
     (rows, broken)
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::advice::{self, Rates, Split};
+use super::decoding::Broken;
 use super::report::Advice;
 use super::{Steps, decoding, session, whole};
 use crate::command::{Failed, how_many};
@@ -34,7 +35,7 @@ pub(super) struct Bench {
 pub(super) struct Parts {
     pub(super) model: String,
     pub(super) device: String,
-    pub(super) unreadable: usize,
+    pub(super) unreadable: Vec<Broken>,
     pub(super) session: Vec<session::Measured>,
     /// On one thread, and on all.
     pub(super) decoding: Vec<decoding::Measured>,
@@ -44,7 +45,7 @@ pub(super) struct Parts {
 }
 
 /// A model, what its runs came to, and images that can't be read.
-type Alone = (Arc<Model>, Vec<session::Measured>, usize);
+type Alone = (Arc<Model>, Vec<session::Measured>, Vec<Broken>);
 
 impl Bench {
     /// Measures both; it blocks.

@@ -79,11 +79,8 @@ impl Report {
             serde_json::to_writer(&mut out, self)?;
             return writeln!(out);
         }
-        let unreadable = if self.unreadable > 0 {
-            format!(", {} of them unreadable (`tagmill tag` says which, and why)", self.unreadable)
-        } else {
-            String::new()
-        };
+        let unreadable =
+            if self.unreadable > 0 { format!(", {} of them unreadable", self.unreadable) } else { String::new() };
         writeln!(out, "model {} on {}, {} images{unreadable}\n", self.model, self.device, self.images)?;
         self.parts(&mut out)?;
         self.together(&mut out)?;
