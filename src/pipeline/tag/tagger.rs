@@ -28,6 +28,10 @@ const FULL: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_se
 /// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
 const SICK: u32 = 3;
 
+/// Runs of a thread on a device before its first batch. One makes what a thread has there for itself (cuBLAS's handle), the
+/// next what it takes to copy beside a run (a stream): with time, and with memory that others may have taken later.
+const SETTLING: usize = 2;
+
 /// The thread that owns one of a model's runtimes.
 pub(super) struct Tagger {
     pub(super) model: Arc<Model>,
@@ -60,6 +64,9 @@ impl Tagger {
     }
 
     fn work(&mut self) -> Result<(), Ended> {
+        if &*self.device != "cpu" {
+            self.settle()?;
+        }
         let mut failed_in_a_row = 0;
         loop {
             let batch = match self.queue.next() {
@@ -75,10 +82,7 @@ impl Tagger {
             // A job that comes again may be what fails.
             let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
             let tagged = self.tag(batch);
-            if let Some(reason) = self.runtime.lost() {
-                self.scoring.set(false);
-                return Err(Ended::Broken(format!("the device {} is lost: {reason}", self.device)));
-            }
+            self.not_lost()?;
             let fine = tagged > 0 || self.scores_a_blank();
             self.scoring.set(fine);
             match (tagged, fresh) {
@@ -92,6 +96,21 @@ impl Tagger {
                 )));
             }
         }
+    }
+
+    /// See [`SETTLING`]. What fails here fails again with a batch, which is told what to do then.
+    fn settle(&mut self) -> Result<(), Ended> {
+        for _ in 0..SETTLING {
+            let _ = self.blank();
+            self.not_lost()?;
+        }
+        Ok(())
+    }
+
+    fn not_lost(&self) -> Result<(), Ended> {
+        let Some(reason) = self.runtime.lost() else { return Ok(()) };
+        self.scoring.set(false);
+        Err(Ended::Broken(format!("the device {} is lost: {reason}", self.device)))
     }
 
     /// The batch without the rows that nobody waits for any more, where others are left.

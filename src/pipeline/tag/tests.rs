@@ -183,13 +183,19 @@ async fn a_device_that_hangs_ends_the_stage_with_its_thread_still_in_it() {
     assert!(!scores);
 }
 
-/// Works once, and is lost then.
+/// Runs that much before a batch.
+const BEFORE: usize = 2;
+
+/// Works until a batch comes, and is lost then.
 struct Lost(Option<String>, usize, Arc<AtomicBool>);
 
 impl Runtime for Lost {
-    fn run(&mut self, _: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+    fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
         self.1 += 1;
-        assert_eq!(self.1, 1, "nothing is tried on a lost device");
+        if self.1 <= BEFORE {
+            return Ok(rows.iter().map(|_| vec![]).collect());
+        }
+        assert_eq!(self.1, BEFORE + 1, "nothing is tried on a lost device");
         self.0 = Some("CUDA failure 719".into());
         Err(Failure::new(Code::ShuttingDown, "the device is lost"))
     }
@@ -215,12 +221,14 @@ async fn a_device_that_is_lost_ends_the_worker_and_costs_its_jobs_nothing() {
     assert!(!freed.load(Ordering::Acquire), "nothing of a lost device is freed");
 }
 
-/// Has no memory for so many runs.
-struct Full(u32);
+/// Has no memory for the first so many runs from the first batch on; tells how many rows each run had.
+struct Full(u32, std::sync::mpsc::Sender<usize>, usize);
 
 impl Runtime for Full {
     fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
-        if self.0 > 0 {
+        let _ = self.1.send(rows.len());
+        self.2 += 1;
+        if self.2 > BEFORE && self.0 > 0 {
             self.0 -= 1;
             return Err(Failure::new(Code::OutOfMemory, "another process has it"));
         }
@@ -230,11 +238,14 @@ impl Runtime for Full {
 
 #[tokio::test]
 async fn memory_that_others_take_is_waited_for_with_the_jobs_in_hand() {
-    // The batch of two, its halves, and a blank image.
-    let (ended, answers, scores) = ended(Full(4), None, 2).await;
+    let (told, runs) = std::sync::mpsc::channel();
+    let (ended, answers, scores) = ended(Full(4, told, 0), None, 2).await;
     assert!(ended.is_ok(), "{ended:?}");
     assert_eq!(answers, ["tagged on cuda:7"; 2]);
     assert!(scores, "it is well again");
+    // A thread has run on its device before its first batch. That fails, its halves do, and a blank image.
+    let runs: Vec<usize> = runs.try_iter().collect();
+    assert_eq!(runs[..7], [1, 1, 2, 1, 1, 1, 1], "{runs:?}");
 }
 
 /// Panics over whatever it is given.

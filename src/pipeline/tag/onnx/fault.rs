@@ -3,7 +3,7 @@
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
-    #[error(transparent)]
+    #[error("{}", said(.0.message()))]
     Runtime(#[from] ort::Error),
     #[error("{batch} images have {values} scores, with {labels} labels")]
     Width { batch: usize, values: usize, labels: usize },
@@ -44,11 +44,12 @@ pub(super) fn is_out_of_memory(message: &str) -> bool {
         "out of memory",
         "OUT_OF_MEMORY",
         "OutOfMemory",
-        // cuBLAS's, and cuDNN 9's.
+        // cuBLAS's before CUDA 13, and cuDNN 9's.
         "ALLOC_FAILED",
         "ALLOCATION_FAILED",
     ];
-    words.iter().any(|words| message.contains(words))
+    // cuBLAS of CUDA 13 has a sentence for it, and the number it always had.
+    number(message, "CUBLAS failure ") == Some(3) || words.iter().any(|words| message.contains(words))
 }
 
 /// Whether it is the device that fails, and no model.
@@ -62,8 +63,23 @@ fn is_lost(message: &str) -> bool {
 
 /// The number in `CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...`.
 pub(super) fn cuda_failure(message: &str) -> Option<u32> {
-    let (_, after) = message.split_once("CUDA failure ")?;
+    number(message, "CUDA failure ")
+}
+
+fn number(message: &str, words: &str) -> Option<u32> {
+    let (_, after) = message.split_once(words)?;
     after.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// What the runtime says, on one line. Of an error of a library of CUDA's that error, and what ran: the runtime's own source,
+/// with all types of the function, and the machine's name around it help nobody.
+pub(super) fn said(message: &str) -> String {
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let failures = ["CUDA failure ", "CUBLAS failure ", "CUDNN failure "];
+    let Some(at) = failures.iter().filter_map(|words| line.rfind(words)).max() else { return line };
+    let source = line[..at].find(".cc:").map_or(at, |file| line[..file].rfind(' ').map_or(0, |space| space + 1));
+    let failure = line[at..].split(" ; ").next().unwrap_or_default();
+    format!("{}{failure}", &line[..source])
 }
 
 #[cfg(test)]
@@ -78,6 +94,8 @@ mod tests {
         let limit = "Available memory of 1048576 is smaller than requested bytes of 77070336";
         assert!(is_out_of_memory(limit) && !is_lost(limit));
         assert!(is_out_of_memory("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0"));
+        assert!(is_out_of_memory("CUBLAS failure 3: the resource allocation failed ; GPU=0"));
+        assert!(!is_out_of_memory("CUBLAS failure 13: the function failed to launch on the GPU ; GPU=0"));
         assert!(is_out_of_memory("CUDNN failure 1003: CUDNN_STATUS_SUBLIBRARY_ALLOCATION_FAILED ; GPU=0"));
         let gone = "CUDA failure 719: unspecified launch failure ; GPU=0 ; hostname=h ; file=f ; line=1 ; expr=x";
         assert!(is_lost(gone) && !is_out_of_memory(gone));
@@ -86,5 +104,19 @@ mod tests {
         {
             assert!(!is_lost(other) && !is_out_of_memory(other), "{other}");
         }
+    }
+
+    #[test]
+    fn what_a_device_says_is_said_without_the_runtimes_source() {
+        let of_call = "/src/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, Status> CudaCall(ERRTYPE) [with \
+                       THRW = true] /src/core/providers/cuda/cuda_call.cc:146 CudaCall(ERRTYPE) [with THRW = true] CUBLAS \
+                       failure 3: the resource allocation failed ; GPU=0 ; hostname=h ; file=/src/x.cc ; line=79 ; \
+                       expr=cublasCreate(&handle); \n\n";
+        assert_eq!(said(of_call), "CUBLAS failure 3: the resource allocation failed");
+        let of_node = "Non-zero status code returned while running Conv node. Name:'a' Status Message: /src/conv.cc:7 void f() \
+                       CUDA failure 2: out of memory ; GPU=0 ; expr=x";
+        let node = "Non-zero status code returned while running Conv node. Name:'a' Status Message: ";
+        assert_eq!(said(of_node), format!("{node}CUDA failure 2: out of memory"));
+        assert_eq!(said("Got invalid\n dimensions "), "Got invalid dimensions");
     }
 }

@@ -10,7 +10,7 @@ use ort::value::{Outlet, Shape, SymbolicDimensions, TensorElementType, ValueType
 
 use super::diagnosis;
 use super::engines::Engines;
-use super::fault::{ARENA, IN_PARTS, cuda_failure, is_out_of_memory};
+use super::fault::{ARENA, IN_PARTS, cuda_failure, is_out_of_memory, said};
 use crate::memory::device;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::library::Library;
@@ -131,9 +131,7 @@ fn one_node() -> ort::Result<Model> {
 pub(super) fn explain(device: Device, error: &str, library: &str) -> String {
     let kind = if matches!(device, Device::TensorRt(_)) { "TensorRT" } else { "CUDA" };
     let mut text = reason(device, error, library, kind);
-    // One line, as the log is.
-    let error = error.split_whitespace().collect::<Vec<_>>().join(" ");
-    let _ = write!(text, " [{error}]");
+    let _ = write!(text, " [{}]", said(error));
     text
 }
 
