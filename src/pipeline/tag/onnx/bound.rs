@@ -1,5 +1,6 @@
-//! A model on a device: rows go there as bytes, from page-locked memory, and scores come back to ordinary memory. Not to
-//! page-locked memory: ONNX Runtime 1.31 with CUDA fails there (`dst_data != src_data was false`), however it is bound.
+//! A model on a device: rows go there as bytes, and scores come back. Both from and to ordinary memory: ONNX Runtime 1.31
+//! with CUDA can't copy scores to page-locked memory (`dst_data != src_data was false`), and rows are not sent any faster from
+//! there where another turn runs meanwhile.
 //!
 //! Several turns share a session. `ort` lets one thread run it at a time, since ONNX Runtime's `Run` is not safe to call
 //! twice at once with every provider. But binding an input is a call of its own, so one turn sends its batch while another's
@@ -12,7 +13,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ThreadId;
 
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::Allocator;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
@@ -30,8 +31,6 @@ pub(super) struct Turn {
     head: Arc<Head>,
     /// Buffers by the size of the batch, made when it comes for the first time.
     buffers: Vec<Buffers>,
-    /// The number of the GPU, for its page-locked memory.
-    gpu: Option<i32>,
     /// Whether the provider can wait for a copy.
     waits: bool,
     /// Rows of the largest batch: smaller ones are filled up to a few sizes.
@@ -51,14 +50,14 @@ struct Buffers {
 impl Turn {
     pub(super) const fn new(session: Arc<Mutex<Session>>, head: Arc<Head>, device: Device, most: usize) -> Self {
         let waits = !matches!(device, Device::TensorRt(_));
-        Self { session, head, buffers: Vec::new(), gpu: device.number(), waits, most, thread: None }
+        Self { session, head, buffers: Vec::new(), waits, most, thread: None }
     }
 
     fn run_chunk(&mut self, rows: &[&[u8]], batch: usize, scores: &mut Vec<Vec<f32>>) -> Result<(), RunError> {
-        let Self { session, head, buffers, gpu, waits, thread, .. } = self;
+        let Self { session, head, buffers, waits, thread, .. } = self;
         let place = buffers.iter().position(|buffers| buffers.batch == batch).unwrap_or(buffers.len());
         if place == buffers.len() {
-            buffers.push(Buffers::new(&lock(session), head, *gpu, batch)?);
+            buffers.push(Buffers::new(&lock(session), head, batch)?);
         }
         let buffers = &mut buffers[place];
         fill(&mut buffers.rows, rows);
@@ -93,9 +92,9 @@ fn lock(session: &Mutex<Session>) -> std::sync::MutexGuard<'_, Session> {
 }
 
 impl Buffers {
-    fn new(session: &Session, head: &Head, gpu: Option<i32>, batch: usize) -> ort::Result<Self> {
+    fn new(session: &Session, head: &Head, batch: usize) -> ort::Result<Self> {
         let side = head.interface.side as usize;
-        let rows = allocate(session, gpu, [batch, side, side, CHANNELS])?;
+        let rows = Tensor::new(&Allocator::default(), [batch, side, side, CHANNELS])?;
         let mut scores = Tensor::new(&Allocator::default(), [batch, head.labels()])?;
         let mut binding = session.create_binding()?;
         binding.bind_output(head.interface.output.as_str(), &mut scores)?;
@@ -119,26 +118,8 @@ impl Buffers {
     }
 }
 
-/// Memory of this machine: page-locked where there is a GPU, which copies from it by itself; else any.
-fn allocate(session: &Session, gpu: Option<i32>, shape: [usize; 4]) -> ort::Result<Tensor<u8>> {
-    let Some(gpu) = gpu else { return Tensor::new(&Allocator::default(), shape) };
-    // Before 1.23 the runtime knew this memory by the number 0, whatever the device's was.
-    let pinned = |number| {
-        let info = MemoryInfo::new(AllocationDevice::CUDA_PINNED, number, AllocatorType::Device, MemoryType::CPUInput)?;
-        Tensor::new(&Allocator::new(session, info)?, shape)
-    };
-    pinned(gpu).or_else(|_| pinned(0)).or_else(|error| {
-        tracing::warn!(%error, "the runtime gives no page-locked memory: copying to the device is slower");
-        Tensor::new(&Allocator::default(), shape)
-    })
-}
-
-#[expect(unsafe_code, reason = "ort takes page-locked memory for the device's since ONNX Runtime 1.23, and hides it")]
 fn fill(tensor: &mut Tensor<u8>, rows: &[&[u8]]) {
-    let bytes = tensor.shape().num_elements();
-    // SAFETY: the tensor was made by `allocate`: it has so many bytes of this machine's memory, and is borrowed for writing.
-    let place = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr_mut().cast::<u8>(), bytes) };
-    let mut left = place;
+    let mut left = tensor.extract_tensor_mut().1;
     for row in rows {
         let (place, rest) = left.split_at_mut(row.len());
         place.copy_from_slice(row);
