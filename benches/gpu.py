@@ -7,6 +7,7 @@ target and .runtime, and by ORT_DYLIB_PATH ONNX Runtime. Writes its section of b
 import argparse
 import datetime
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -33,12 +34,17 @@ def variants(device, model, work):
     if device == "cpu":
         return [("cpu, fp32", fp32, "cpu"), ("cpu, fp16", fp16, "cpu")]
     number = device.partition(":")[2] or "0"
+    providers = {"CUDA": "cuda", "TensorRT": "tensorrt"} if has_tensorrt() else {"CUDA": "cuda"}
     return [
-        ("CUDA, fp32", fp32, f"cuda:{number}"),
-        ("CUDA, fp16", fp16, f"cuda:{number}"),
-        ("TensorRT, fp32", fp32, f"tensorrt:{number}"),
-        ("TensorRT, fp16", fp16, f"tensorrt:{number}"),
+        (f"{shown}, {precision}", model, f"{provider}:{number}")
+        for shown, provider in providers.items()
+        for precision, model in (("fp32", fp32), ("fp16", fp16))
     ]
+
+
+def has_tensorrt():
+    """As scripts/bench-gpu.sh looks for it."""
+    return importlib.util.find_spec("tensorrt_libs") is not None
 
 
 def models(model, work):
@@ -131,11 +137,12 @@ def commit():
 def written(arguments, agreed, benched, fed):
     """The section."""
     sizes = arguments.batch_sizes
+    absent = "" if arguments.device == "cpu" or has_tensorrt() else " TensorRT was not at hand."
     lines = [
-        "## gpu\n",
+        f"## {arguments.name}\n",
         f"A model of {arguments.model}'s size ({make_models.MODELS[arguments.model]}), by device, precision and batch. The rate"
-        " of the model alone is of the turns that share a session, rows ready in memory. The worker reads photos of 1.6 megapixels from S3"
-        " and jobs from NATS on the same machine.\n",
+        " of the model alone is of the turns that share a session, rows ready in memory. The worker reads the pictures of"
+        f" {arguments.images.name} from S3 and jobs from NATS on the same machine.{absent}\n",
         f"{machine(arguments.device)}\n",
         "Against the CPU's scores in fp32, on the same images:\n",
         "| | largest difference of a score | mean | tags that are the same |",
@@ -210,6 +217,7 @@ def parsed():
     parser.add_argument("--seconds", type=float, default=2, help="for each batch size (%(default)s)")
     parser.add_argument("--worker-seconds", type=float, default=20, help="for each worker (%(default)s)")
     parser.add_argument("--images", type=pathlib.Path, default=ROOT / "target/bench/images/photos-1.6mp")
+    parser.add_argument("--name", default="gpu", help="the section's (%(default)s)")
     parser.add_argument("--section", type=pathlib.Path, help="where to write the section besides")
     parser.add_argument("--keep", type=pathlib.Path, help="a folder for the models and engines, kept for the next time")
     return parser.parse_args()
@@ -261,7 +269,7 @@ def keep(arguments, agreed, benched, fed):
     # A trial is no result.
     if arguments.device != "cpu":
         results = ROOT / "benches/RESULTS.md"
-        results.write_text(sections.put(results.read_text(), "gpu", section))
+        results.write_text(sections.put(results.read_text(), arguments.name, section))
 
 
 if __name__ == "__main__":
