@@ -67,3 +67,15 @@ fn without_an_image_to_measure_with_it_says_so() {
     let (code, _, log) = bench(&[&path]);
     assert!(code == Some(1) && log.contains("not one of the images can be read"), "{log}");
 }
+
+#[test]
+fn images_that_can_not_be_decoded_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("broken.png"), "no picture").expect("a file");
+    let sample = repository("samples/orange-sunset.jpg");
+    std::fs::copy(sample, folder.path().join("whole.jpg")).expect("a copy");
+    let (code, out, log) = bench(&[&folder.path().display().to_string()]);
+    assert!(code == Some(0) && out.contains("2 images, 1 of them unreadable"), "{out}{log}");
+    let named: Vec<_> = log.lines().filter(|line| line.contains("broken.png: ")).collect();
+    assert!(named.len() == 1 && !log.contains("whole.jpg"), "{log}");
+}
