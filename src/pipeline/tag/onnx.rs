@@ -272,7 +272,7 @@ fn session(
 
 /// What the runtime has against a model's graph, and where that is known what to do.
 fn refused(files: &ModelFiles, error: &ort::Error) -> Unusable {
-    let (file, said) = (files.onnx.display(), fault::said(error.message()));
+    let (file, said) = (files.onnx.display(), fault::brief(error.message()));
     if let Err(error) = std::fs::File::open(&files.onnx) {
         return files.unusable(format_args!("{file}: {error}"));
     }

@@ -28,9 +28,10 @@ const FULL: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_se
 /// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
 const SICK: u32 = 3;
 
-/// Runs of a thread on a device before its first batch. One makes what a thread has there for itself (cuBLAS's handle), the
-/// next what it takes to copy beside a run (a stream): with time, and with memory that others may have taken later.
-const SETTLING: usize = 2;
+/// Blank images that a thread runs on a device before its first batch, one after the other. The first makes what the thread has
+/// there for itself, such as cuBLAS's handle, which takes memory that others may have taken by the time a batch comes; the
+/// second runs as batches do, with its copy apart. On the CPU a thread has nothing for itself.
+pub(super) const SETTLING: usize = 2;
 
 /// The thread that owns one of a model's runtimes.
 pub(super) struct Tagger {
@@ -98,10 +99,12 @@ impl Tagger {
         }
     }
 
-    /// See [`SETTLING`]. What fails here fails again with a batch, which is told what to do then.
+    /// See [`SETTLING`]. What fails for another reason than memory fails again with a batch, which sees to it.
     fn settle(&mut self) -> Result<(), Ended> {
         for _ in 0..SETTLING {
-            let _ = self.blank();
+            if self.wait_for_memory() {
+                self.scoring.set(true);
+            }
             self.not_lost()?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::tagger::numbers;
+use super::tagger::{SETTLING, numbers};
 use super::*;
 use crate::delivery::{Answer, Answers, Delivery, Door, Outcome, Reply};
 use crate::failure::Code;
@@ -174,61 +174,77 @@ impl Runtime for Hung {
     }
 }
 
+/// Another runtime from the first batch on, whose thread has settled by then.
+struct Settled<R>(R, usize);
+
+impl<R: Runtime> Runtime for Settled<R> {
+    fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+        if self.1 < SETTLING {
+            self.1 += 1;
+            return Ok(rows.iter().map(|_| vec![]).collect());
+        }
+        self.0.run(rows)
+    }
+
+    fn lost(&self) -> Option<&str> {
+        self.0.lost()
+    }
+}
+
 #[tokio::test]
 async fn a_device_that_hangs_ends_the_stage_with_its_thread_still_in_it() {
-    let (ended, answers, scores) = ended(Hung, Some(Duration::from_millis(50)), 2).await;
+    let (ended, answers, scores) = ended(Settled(Hung, 0), Some(Duration::from_millis(50)), 2).await;
     let reason = reason(ended);
     assert!(reason.contains("cuda:7 hangs"), "{reason}");
     assert!(answers.is_empty(), "the jobs are still held, for the worker to hand back");
     assert!(!scores);
 }
 
-/// Runs that much before a batch.
-const BEFORE: usize = 2;
-
-/// Works until a batch comes, and is lost then.
-struct Lost(Option<String>, usize, Arc<AtomicBool>);
+/// Is lost in its first run.
+struct Lost {
+    reason: Option<String>,
+    freed: Arc<AtomicBool>,
+}
 
 impl Runtime for Lost {
-    fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
-        self.1 += 1;
-        if self.1 <= BEFORE {
-            return Ok(rows.iter().map(|_| vec![]).collect());
-        }
-        assert_eq!(self.1, BEFORE + 1, "nothing is tried on a lost device");
-        self.0 = Some("CUDA failure 719".into());
+    fn run(&mut self, _: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
+        assert!(self.reason.is_none(), "nothing is tried on a lost device");
+        self.reason = Some("CUDA failure 719".into());
         Err(Failure::new(Code::ShuttingDown, "the device is lost"))
     }
 
     fn lost(&self) -> Option<&str> {
-        self.0.as_deref()
+        self.reason.as_deref()
     }
 }
 
 impl Drop for Lost {
     fn drop(&mut self) {
-        self.2.store(true, Ordering::Release);
+        self.freed.store(true, Ordering::Release);
     }
 }
 
 #[tokio::test]
 async fn a_device_that_is_lost_ends_the_worker_and_costs_its_jobs_nothing() {
-    let freed = Arc::new(AtomicBool::new(false));
-    let (ended, _, scores) = ended(Lost(None, 0, Arc::clone(&freed)), Some(Duration::from_mins(1)), 4).await;
-    let reason = reason(ended);
-    assert!(reason.contains("cuda:7 is lost: CUDA failure 719"), "{reason}");
-    assert!(!scores);
-    assert!(!freed.load(Ordering::Acquire), "nothing of a lost device is freed");
+    // Before the first batch, and with it.
+    for settled in [0, SETTLING] {
+        let freed = Arc::new(AtomicBool::new(false));
+        let lost = Lost { reason: None, freed: Arc::clone(&freed) };
+        let (ended, answers, scores) = ended(Settled(lost, SETTLING - settled), Some(Duration::from_mins(1)), 4).await;
+        let reason = reason(ended);
+        assert!(reason.contains("cuda:7 is lost: CUDA failure 719"), "{reason}");
+        assert!(!scores && !answers.iter().any(|answer| answer.contains("tagged")), "{answers:?}");
+        assert!(!freed.load(Ordering::Acquire), "nothing of a lost device is freed");
+    }
 }
 
-/// Has no memory for the first so many runs from the first batch on; tells how many rows each run had.
-struct Full(u32, std::sync::mpsc::Sender<usize>, usize);
+/// Has no memory for the first so many runs; tells how many rows each had.
+struct Full(u32, std::sync::mpsc::Sender<usize>);
 
 impl Runtime for Full {
     fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure> {
         let _ = self.1.send(rows.len());
-        self.2 += 1;
-        if self.2 > BEFORE && self.0 > 0 {
+        if self.0 > 0 {
             self.0 -= 1;
             return Err(Failure::new(Code::OutOfMemory, "another process has it"));
         }
@@ -239,13 +255,24 @@ impl Runtime for Full {
 #[tokio::test]
 async fn memory_that_others_take_is_waited_for_with_the_jobs_in_hand() {
     let (told, runs) = std::sync::mpsc::channel();
-    let (ended, answers, scores) = ended(Full(4, told, 0), None, 2).await;
+    let (ended, answers, scores) = ended(Settled(Full(4, told), 0), None, 2).await;
     assert!(ended.is_ok(), "{ended:?}");
     assert_eq!(answers, ["tagged on cuda:7"; 2]);
     assert!(scores, "it is well again");
-    // A thread has run on its device before its first batch. That fails, its halves do, and a blank image.
+    // The batch of two, its halves, a blank image until that fits, and the batch again.
     let runs: Vec<usize> = runs.try_iter().collect();
-    assert_eq!(runs[..7], [1, 1, 2, 1, 1, 1, 1], "{runs:?}");
+    assert_eq!(runs, [2, 1, 1, 1, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_thread_settles_on_its_device_before_its_first_batch() {
+    let (told, runs) = std::sync::mpsc::channel();
+    let (ended, answers, scores) = ended(Full(3, told), None, 2).await;
+    assert!(ended.is_ok() && scores, "{ended:?}");
+    assert_eq!(answers, ["tagged on cuda:7"; 2]);
+    // Three find no memory, which is waited for with no batch in hand.
+    let runs: Vec<usize> = runs.try_iter().collect();
+    assert_eq!(runs, [1, 1, 1, 1, 1, 2]);
 }
 
 /// Panics over whatever it is given.

@@ -3,7 +3,7 @@
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
-    #[error("{}", said(.0.message()))]
+    #[error("{}", brief(.0.message()))]
     Runtime(#[from] ort::Error),
     #[error("{batch} images have {values} scores, with {labels} labels")]
     Width { batch: usize, values: usize, labels: usize },
@@ -71,15 +71,19 @@ fn number(message: &str, words: &str) -> Option<u32> {
     after.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// What the runtime says, on one line. Of an error of a library of CUDA's that error, and what ran: the runtime's own source,
-/// with all types of the function, and the machine's name around it help nobody.
-pub(super) fn said(message: &str) -> String {
+/// What the runtime says, on one line. Where a library of CUDA's or the arena fails: what ran, the failure, on which GPU and
+/// in which call; without the runtime's source and the types of its functions around it, which help nobody.
+pub(super) fn brief(message: &str) -> String {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let failures = ["CUDA failure ", "CUBLAS failure ", "CUDNN failure "];
-    let Some(at) = failures.iter().filter_map(|words| line.rfind(words)).max() else { return line };
+    let failures =
+        ["CUDA failure ", "CUBLAS failure ", "CUDNN failure ", "Available memory of ", "Failed to allocate memory"];
+    let Some(at) = failures.iter().filter_map(|words| line.find(words)).min() else { return line };
     let source = line[..at].find(".cc:").map_or(at, |file| line[..file].rfind(' ').map_or(0, |space| space + 1));
-    let failure = line[at..].split(" ; ").next().unwrap_or_default();
-    format!("{}{failure}", &line[..source])
+    let mut parts = line[at..].split(" ; ");
+    let failure = parts.next().unwrap_or_default();
+    let where_from = parts.filter(|part| part.starts_with("GPU=") || part.starts_with("expr="));
+    let failure: Vec<&str> = std::iter::once(failure).chain(where_from).collect();
+    format!("{}{}", &line[..source], failure.join(" ; ").trim_end_matches([' ', ';']))
 }
 
 #[cfg(test)]
@@ -107,16 +111,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_device_says_is_said_without_the_runtimes_source() {
+    fn what_a_device_says_is_told_without_the_runtimes_source() {
         let of_call = "/src/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, Status> CudaCall(ERRTYPE) [with \
                        THRW = true] /src/core/providers/cuda/cuda_call.cc:146 CudaCall(ERRTYPE) [with THRW = true] CUBLAS \
                        failure 3: the resource allocation failed ; GPU=0 ; hostname=h ; file=/src/x.cc ; line=79 ; \
                        expr=cublasCreate(&handle); \n\n";
-        assert_eq!(said(of_call), "CUBLAS failure 3: the resource allocation failed");
+        let brief_one = "CUBLAS failure 3: the resource allocation failed ; GPU=0 ; expr=cublasCreate(&handle)";
+        assert_eq!(brief(of_call), brief_one);
         let of_node = "Non-zero status code returned while running Conv node. Name:'a' Status Message: /src/conv.cc:7 void f() \
                        CUDA failure 2: out of memory ; GPU=0 ; expr=x";
         let node = "Non-zero status code returned while running Conv node. Name:'a' Status Message: ";
-        assert_eq!(said(of_node), format!("{node}CUDA failure 2: out of memory"));
-        assert_eq!(said("Got invalid\n dimensions "), "Got invalid dimensions");
+        assert_eq!(brief(of_node), format!("{node}CUDA failure 2: out of memory ; GPU=0 ; expr=x"));
+        let of_arena =
+            format!("{node}/src/bfc_arena.cc:360 void* BFCArena::AllocateRawInternal(size_t, bool) Available memory");
+        let limit = "Available memory of 1 is smaller than requested bytes of 2";
+        assert_eq!(brief(&format!("{of_arena} of 1 is smaller than requested bytes of 2")), format!("{node}{limit}"));
+        assert_eq!(brief("Got invalid\n dimensions "), "Got invalid dimensions");
     }
 }

@@ -10,7 +10,7 @@ use ort::value::{Outlet, Shape, SymbolicDimensions, TensorElementType, ValueType
 
 use super::diagnosis;
 use super::engines::Engines;
-use super::fault::{ARENA, IN_PARTS, cuda_failure, is_out_of_memory, said};
+use super::fault::{ARENA, IN_PARTS, brief, cuda_failure, is_out_of_memory};
 use crate::memory::device;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::library::Library;
@@ -131,7 +131,7 @@ fn one_node() -> ort::Result<Model> {
 pub(super) fn explain(device: Device, error: &str, library: &str) -> String {
     let kind = if matches!(device, Device::TensorRt(_)) { "TensorRT" } else { "CUDA" };
     let mut text = reason(device, error, library, kind);
-    let _ = write!(text, " [{}]", said(error));
+    let _ = write!(text, " [{}]", brief(error));
     text
 }
 
@@ -177,7 +177,7 @@ fn no_such_device(number: i32, count: Option<usize>) -> String {
                 whether the container was given it (`--gpus all`)"
             .to_owned();
     }
-    let seen = count.map(|count| format!(": this process sees {count}, the first of which is 0")).unwrap_or_default();
+    let seen = count.map(|count| format!(": this process sees {count} of them, counted from 0")).unwrap_or_default();
     format!("there is no device {number}{seen} (`nvidia-smi -L`; CUDA_VISIBLE_DEVICES hides the others)")
 }
 
