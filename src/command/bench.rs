@@ -49,7 +49,8 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     let (images, encoded) = images(&sources, &settings).await?;
 
     steps.begin("loading the model".to_owned());
-    let bench = Bench { files, settings, encoded, batch_sizes, time, steps: steps.clone() };
+    let names = images.iter().map(|image| image.name.clone()).collect();
+    let bench = Bench { files, settings, names, encoded, batch_sizes, time, steps: steps.clone() };
     let parts = tokio::task::spawn_blocking(move || bench.parts()).await.map_err(Failed::running)??;
     for (place, failure) in &parts.unreadable {
         steps.say(format_args!("{}: {}", plain(&images[*place].name), plain(&failure.to_string())));

@@ -10,7 +10,7 @@ use super::advice::{self, Rates, Split};
 use super::decoding::Broken;
 use super::report::Advice;
 use super::{Steps, decoding, session, whole};
-use crate::command::{Failed, how_many};
+use crate::command::{Failed, how_many, plain};
 use crate::memory;
 use crate::model::ModelFiles;
 use crate::pipeline::tag::device::Device;
@@ -24,6 +24,7 @@ const WORTH: f64 = 0.8;
 pub(super) struct Bench {
     pub(super) files: ModelFiles,
     pub(super) settings: settings::Local,
+    pub(super) names: Vec<String>,
     pub(super) encoded: Vec<Bytes>,
     /// In order.
     pub(super) batch_sizes: Vec<usize>,
@@ -94,8 +95,9 @@ impl Bench {
         runners.retain(|runner| runner.device == device);
         let picture = &self.settings.pipeline.decode.picture;
         let (rows, unreadable) = decoding::rows(&self.encoded, picture, model.frame);
-        if rows.is_empty() {
-            return Err(Failed::running(anyhow::anyhow!("not one of the images can be read; `tagmill tag` says why")));
+        if let (true, Some((place, failure))) = (rows.is_empty(), unreadable.first()) {
+            let first = plain(&format!("{}: {failure}", self.names[*place]));
+            return Err(Failed::running(anyhow::anyhow!("not one of the images can be read; the first is {first}")));
         }
         let mut session = Vec::new();
         for &batch in &self.batch_sizes {
