@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,18 +29,21 @@ import sections  # noqa: E402
 TAGMILL = os.environ.get("TAGMILL", str(ROOT / "target/release/tagmill"))
 
 
-def variants(device, model, work):
-    """What is measured: a name, the folder of the model, the device."""
+def variants(device, model, work, only):
+    """What is measured, of such a name: the name, the folder of the model, the device."""
     fp32, fp16 = work / model, work / f"{model}-fp16"
     if device == "cpu":
-        return [("cpu, fp32", fp32, "cpu"), ("cpu, fp16", fp16, "cpu")]
-    number = device.partition(":")[2] or "0"
-    providers = {"CUDA": "cuda", "TensorRT": "tensorrt"} if has_tensorrt() else {"CUDA": "cuda"}
-    return [
-        (f"{shown}, {precision}", model, f"{provider}:{number}")
-        for shown, provider in providers.items()
-        for precision, model in (("fp32", fp32), ("fp16", fp16))
-    ]
+        found = [("cpu, fp32", fp32, "cpu"), ("cpu, fp16", fp16, "cpu")]
+    else:
+        number = device.partition(":")[2] or "0"
+        # What is missing fails with the reason where it is asked for.
+        providers = {"CUDA": "cuda"} | ({"TensorRT": "tensorrt"} if has_tensorrt() or "TensorRT" in only else {})
+        found = [
+            (f"{shown}, {precision}", model, f"{provider}:{number}")
+            for shown, provider in providers.items()
+            for precision, model in (("fp32", fp32), ("fp16", fp16))
+        ]
+    return [one for one in found if only in one[0]] or sys.exit(f"nothing that is measured has {only!r} in its name")
 
 
 def has_tensorrt():
@@ -137,12 +141,13 @@ def commit():
 def written(arguments, agreed, benched, fed):
     """The section."""
     sizes = arguments.batch_sizes
-    absent = "" if arguments.device == "cpu" or has_tensorrt() else " TensorRT was not at hand."
+    absent = "" if arguments.device == "cpu" or has_tensorrt() else " TensorRT's wheel was not there."
     lines = [
         f"## {arguments.name}\n",
         f"A model of {arguments.model}'s size ({make_models.MODELS[arguments.model]}), by device, precision and batch. The rate"
         " of the model alone is of the turns that share a session, rows ready in memory. The worker reads the pictures of"
-        f" {arguments.images.name} from S3 and jobs from NATS on the same machine.{absent}\n",
+        f" {arguments.images.name} from S3 and jobs from NATS on the same machine. Each figure is of one run: {arguments.seconds:g} s"
+        f" a batch size, {arguments.worker_seconds:g} s a worker.{absent}\n",
         f"{machine(arguments.device)}\n",
         "Against the CPU's scores in fp32, on the same images:\n",
         "| | largest difference of a score | mean | tags that are the same |",
@@ -166,7 +171,7 @@ def written(arguments, agreed, benched, fed):
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [f"| {name} | {worker_row(run)} |" for name, run in fed.items()]
-    lines.append(f"\n`scripts/bench-gpu.sh run {' '.join(sys.argv[1:])}`\n")
+    lines.append(f"\n`scripts/bench-gpu.sh run {shlex.join(sys.argv[1:])}`\n")
     return "\n".join(lines)
 
 
@@ -227,12 +232,12 @@ def main():
     arguments = parsed()
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.keep or pathlib.Path(temporary)
+        those = variants(arguments.device, arguments.model, work, arguments.only)
         work.mkdir(parents=True, exist_ok=True)
         print(f"making {arguments.model}", flush=True)
         models(arguments.model, work)
         # Engines are built once: for the largest batch, whichever command is the first to need them.
         os.environ |= {"TAGMILL_ENGINE_CACHE": str(work / "engines"), "TAGMILL_BATCH_SIZE": str(max(arguments.batch_sizes))}
-        those = [one for one in variants(arguments.device, arguments.model, work) if arguments.only in one[0]]
         measure(arguments, those, work)
 
 

@@ -5,11 +5,11 @@
 # Python with numpy and onnx. Without a word, both. What `run` needs of `prepare`, for another machine with the same tree:
 # target/release/{tagmill,examples/s3-server}, target/bench/images/photos-1.6mp, .runtime/{nats-server-*,python}; and ONNX Runtime's GPU
 # build (.runtime/gpu, or ORT_DYLIB_PATH) with CUDA's libraries (LD_LIBRARY_PATH; those of Python packages are found).
-# TensorRT is taken from `tensorrt-cu13-libs` where that is installed; where it is not, its rows say what is missing.
+# TensorRT is measured where its wheel, `tensorrt-cu13-libs`, is installed.
 #
 # The section is written after each part of the measurement. On a machine whose tree is thrown away, write it where it is
 # fetched from, too: `scripts/bench-gpu.sh run --section "$OUT/gpu.md"`; COMMIT names the commit where there is no git.
-# It is written anew by each command: with --only in several commands, give each a --section of its own.
+# It is written anew by each command: in several commands, give each a --name and a --section of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

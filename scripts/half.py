@@ -57,8 +57,8 @@ def halve(source, target):
         node.name = node.name or f"node_{number}"
     blocked = float16.DEFAULT_OP_BLOCK_LIST + KEPT
     with warnings.catch_warnings():
-        # A line for each weight next to zero: what rounding does is what the comparison is for.
-        warnings.simplefilter("ignore")
+        # A line for each weight next to zero; those too large for fp16 are still told.
+        warnings.filterwarnings("ignore", message=".* will be truncated to -?1e-07")
         half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=blocked)
     onnx.save(half, target)
 
