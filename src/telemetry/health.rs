@@ -49,10 +49,10 @@ pub(crate) struct Readiness {
 }
 
 impl Health {
-    /// The model is warmed up on these devices, and inference thereby proven.
+    /// The model is warmed up on these devices.
     pub(crate) fn set_model_ready(&self, devices: &[String]) {
         self.set(|state| {
-            (state.model, state.inference) = (true, true);
+            state.model = true;
             // The first model's: a later one runs on the same.
             if state.devices.is_empty() {
                 state.devices = devices.to_vec();
