@@ -67,8 +67,7 @@ equals() { [[ $(query "$1") == "$2" ]]; }
 over() { awk -v value="$(query "$1")" -v least="$2" 'BEGIN { exit !(value != "" && value > least) }'; }
 workers() { "${compose[@]}" up -d --no-recreate --scale "worker=$1" worker >/dev/null 2>&1; }
 address() { "${compose[@]}" port "$1" "$2"; }
-# run as often as wanted without starting, or scaling, what is there already
-submit() { "${compose[@]}" run --rm --no-deps -T submit "$@"; }
+submit() { "${compose[@]}" run --rm -T submit "$@"; }
 
 say "build"
 "${compose[@]}" build worker >"$work/build" 2>&1 || { tail -n 30 "$work/build"; fail "the image was not built"; }
@@ -128,6 +127,8 @@ workers 3
 await 120 "three workers are ready and scraped" equals 'sum(tagmill_ready)' 3
 await 60 "all three tag" equals 'count(tagmill_images_tagged_total > 0)' 3
 over 'max(tagmill_backlog_jobs)' 0 || fail "the load was over before three workers were at it: raise JOBS"
+head -n 1 "$work/keys" | submit - >"$work/one" 2>&1 || { cat "$work/one"; fail "a submit beside another failed"; }
+[[ $("${compose[@]}" ps -q worker | wc -l) == 3 ]] || fail "a submit changes the number of workers"
 say "three workers under load, backlog $(query 'max(tagmill_backlog_jobs)')"
 workers 1
 await 60 "one worker is left" equals 'sum(up{job="tagmill"})' 1

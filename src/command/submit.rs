@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Stopping;
-use super::{Failed, how_many};
+use super::{Failed, how_many, plain};
 use crate::cli::submit::{Pattern, SubmitArgs};
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
@@ -67,7 +67,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
     };
     submit.screen.clear();
     if done.is_ok() && submit.checkpoint.count().jobs == 0 {
-        submit.wanted.into_iter().for_each(say);
+        submit.nothing.into_iter().for_each(say);
     }
     done.map_err(|error| match error.downcast::<Interrupted>() {
         Ok(_) => interrupted(&submit.checkpoint),
@@ -83,8 +83,8 @@ struct Submit {
     sources: Vec<Source>,
     /// Of the sources.
     names: Vec<String>,
-    /// Which names are taken, where not all are.
-    wanted: Option<String>,
+    /// What is said where there is no job, and not all names are taken.
+    nothing: Option<String>,
     maker: Maker,
     checkpoint: Checkpoint,
     screen: Screen,
@@ -115,6 +115,8 @@ impl Submit {
                 format!("images are taken whose names end in {} (--match takes others)", Suffixes::of_images())
             }),
         };
+        let listed = plain(&names.join(", "));
+        let nothing = wanted.map(|wanted| format!("there is nothing to submit in {listed}: {wanted}"));
         let run = Run {
             sources: names.clone(),
             only: args.only.as_ref().map(|only| only.0.glob().to_string()),
@@ -138,7 +140,7 @@ impl Submit {
             None => subject,
         };
         let screen = Screen::new(args.follow);
-        Ok(Self { subjects, subject, sources, names, wanted, maker, checkpoint, screen, show })
+        Ok(Self { subjects, subject, sources, names, nothing, maker, checkpoint, screen, show })
     }
 }
 

@@ -238,7 +238,13 @@ async fn a_worker_that_starts_later_makes_the_stream() {
         [(vec![&*models], "jpeg, jpg,"), (vec![&*samples, "--match", "*.JPG"], "like `*.JPG` are")]
     {
         let (code, _, log) = ended(submit(&nats, &arguments));
-        assert!(code == 0 && log.contains("published 0 jobs") && log.contains(wanted), "{log}");
+        assert!(
+            code == 0
+                && log.contains("published 0 jobs")
+                && log.contains("nothing to submit in /")
+                && log.contains(wanted),
+            "{log}"
+        );
     }
 }
 
