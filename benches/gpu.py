@@ -146,8 +146,8 @@ def written(arguments, agreed, benched, fed):
         f"## {arguments.name}\n",
         f"A model of {arguments.model}'s size ({make_models.MODELS[arguments.model]}), by device, precision and batch. The rate"
         " of the model alone is of the turns that share a session, rows ready in memory. The worker reads the pictures of"
-        f" {arguments.images.name} from S3 and jobs from NATS on the same machine. Each figure is of one run: {arguments.seconds:g} s"
-        f" a batch size, {arguments.worker_seconds:g} s a worker.{absent}\n",
+        f" {arguments.images.name} from S3 and jobs from NATS on the same machine. Each figure is of one run:"
+        f" {arguments.seconds:g} s a batch size, {arguments.worker_seconds:g} s a worker.{absent}\n",
         f"{machine(arguments.device)}\n",
         "Against the CPU's scores in fp32, on the same images:\n",
         "| | largest difference of a score | mean | tags that are the same |",

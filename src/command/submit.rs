@@ -115,8 +115,7 @@ impl Submit {
                 format!("images are taken whose names end in {} (--match takes others)", Suffixes::of_images())
             }),
         };
-        let listed = plain(&names.join(", "));
-        let nothing = wanted.map(|wanted| format!("there is nothing to submit in {listed}: {wanted}"));
+        let nothing = wanted.map(|wanted| format!("there is nothing to submit in {}: {wanted}", shown(&names)));
         let run = Run {
             sources: names.clone(),
             only: args.only.as_ref().map(|only| only.0.glob().to_string()),
@@ -211,6 +210,13 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
             how_many(missing, "job")
         )),
     }
+}
+
+/// The first few of the sources, and how many more there are.
+fn shown(names: &[String]) -> String {
+    let (first, rest) = names.split_at(names.len().min(3));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    plain(&first.join(", ")) + &more
 }
 
 fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {

@@ -65,7 +65,7 @@ fn without_an_image_to_measure_with_it_says_so() {
     assert!(code == Some(0) && out.contains(r#""images":1"#), "{log}");
     std::fs::write(folder.path().join("broken.png"), "no picture").expect("a file");
     let (code, _, log) = bench(&[&path]);
-    assert!(code == Some(1) && log.contains("not one of the images can be read"), "{log}");
+    assert!(code == Some(1) && log.contains("can be read; the first is") && log.contains("broken.png: "), "{log}");
 }
 
 #[test]

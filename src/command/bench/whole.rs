@@ -83,7 +83,9 @@ pub(super) async fn measure(
     drop(open);
     pipeline.drained().await.map_err(Failed::running)?;
     if tally.each.is_empty() {
-        return Err(Failed::running(anyhow::anyhow!("not one of the images can be tagged; `tagmill tag` says why")));
+        return Err(Failed::running(anyhow::anyhow!(
+            "not one of the images can be tagged; `tagmill tag` names them, and why"
+        )));
     }
     Ok(tally.measured(settings.lanes.batch.limit, memory))
 }

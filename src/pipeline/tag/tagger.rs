@@ -28,9 +28,9 @@ const FULL: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_se
 /// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
 const SICK: u32 = 3;
 
-/// Blank images that a thread runs on a device before its first batch, one after the other. The first makes what the thread has
-/// there for itself, such as cuBLAS's handle, which takes memory that others may have taken by the time a batch comes; the
-/// second runs as batches do, with its copy apart. On the CPU a thread has nothing for itself.
+/// Blank images that a thread runs on a device before its first batch, one after the other. The first makes what the thread
+/// has there for itself, such as cuBLAS's handle, which takes memory that others may have taken by the time a batch comes;
+/// the second runs as batches do, with its copy apart. On the CPU a thread has nothing for itself.
 pub(super) const SETTLING: usize = 2;
 
 /// The thread that owns one of a model's runtimes.
@@ -99,13 +99,17 @@ impl Tagger {
         }
     }
 
-    /// See [`SETTLING`]. What fails for another reason than memory fails again with a batch, which sees to it.
+    /// See [`SETTLING`]. Nothing is waited for: there may be no batch to come, and one that fails sees to that itself.
     fn settle(&mut self) -> Result<(), Ended> {
         for _ in 0..SETTLING {
-            if self.wait_for_memory() {
-                self.scoring.set(true);
-            }
+            let run = self.blank();
             self.not_lost()?;
+            if let Err(failure) = run {
+                if failure.code != Code::ShuttingDown {
+                    tracing::warn!(device = &*self.device, error = %failure, "a thread can't run on its device yet; its first batch tries again");
+                }
+                break;
+            }
         }
         Ok(())
     }

@@ -140,7 +140,9 @@ async fn ended(
         batch.push(row);
     }
     drop(told);
-    assert!(work.send(Work::Batch(Batch { rows: batch })).await.is_ok());
+    if rows > 0 {
+        assert!(work.send(Work::Batch(Batch { rows: batch })).await.is_ok());
+    }
     drop(work);
     let ended = run(loaded, batches, lane.traffic(), publish, scoring.clone()).await;
     if ended.is_ok() {
@@ -265,14 +267,13 @@ async fn memory_that_others_take_is_waited_for_with_the_jobs_in_hand() {
 }
 
 #[tokio::test]
-async fn a_thread_settles_on_its_device_before_its_first_batch() {
-    let (told, runs) = std::sync::mpsc::channel();
-    let (ended, answers, scores) = ended(Full(3, told), None, 2).await;
-    assert!(ended.is_ok() && scores, "{ended:?}");
-    assert_eq!(answers, ["tagged on cuda:7"; 2]);
-    // Three find no memory, which is waited for with no batch in hand.
-    let runs: Vec<usize> = runs.try_iter().collect();
-    assert_eq!(runs, [1, 1, 1, 1, 1, 2]);
+async fn a_thread_runs_on_its_device_before_its_first_batch_and_waits_there_for_nothing() {
+    for (without_memory, batch, expected) in [(0, 2, &[1, 1, 2][..]), (1, 2, &[1, 2]), (u32::MAX, 0, &[1])] {
+        let (told, runs) = std::sync::mpsc::channel();
+        let (ended, answers, _) = ended(Full(without_memory, told), None, batch).await;
+        assert!(ended.is_ok() && answers.len() == batch, "{ended:?}");
+        assert_eq!(runs.try_iter().collect::<Vec<_>>(), expected);
+    }
 }
 
 /// Panics over whatever it is given.

@@ -75,8 +75,14 @@ fn number(message: &str, words: &str) -> Option<u32> {
 /// in which call; without the runtime's source and the types of its functions around it, which help nobody.
 pub(super) fn brief(message: &str) -> String {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let failures =
-        ["CUDA failure ", "CUBLAS failure ", "CUDNN failure ", "Available memory of ", "Failed to allocate memory"];
+    let failures = [
+        "CUDA failure ",
+        "CUBLAS failure ",
+        "CUDNN failure ",
+        "CUDNN_FE failure ",
+        "Available memory of ",
+        "Failed to allocate memory",
+    ];
     let Some(at) = failures.iter().filter_map(|words| line.find(words)).min() else { return line };
     let source = line[..at].find(".cc:").map_or(at, |file| line[..file].rfind(' ').map_or(0, |space| space + 1));
     let mut parts = line[at..].split(" ; ");

@@ -177,7 +177,7 @@ fn no_such_device(number: i32, count: Option<usize>) -> String {
                 whether the container was given it (`--gpus all`)"
             .to_owned();
     }
-    let seen = count.map(|count| format!(": this process sees {count} of them, counted from 0")).unwrap_or_default();
+    let seen = count.map(|count| format!(": devices this process sees: {count}, numbered from 0")).unwrap_or_default();
     format!("there is no device {number}{seen} (`nvidia-smi -L`; CUDA_VISIBLE_DEVICES hides the others)")
 }
 
