@@ -213,7 +213,7 @@ async fn a_default_model_that_is_gone_or_has_a_wrong_manifest_stays() {
 async fn a_model_that_can_not_be_loaded_fails_its_requests_alone() {
     let (nats, models) = (NatsServer::start(), families());
     std::fs::write(models.path().join("joytag/model.onnx"), "broken").expect("a file");
-    let worker = start(&nats, &models, &[]);
+    let mut worker = start(&nats, &models, &[]);
     let client = Client::connect(&nats).await;
     let ask = async |model: &str| -> Value {
         let job = json!({ "image": "night-sky.png", "model": model }).to_string();
@@ -224,9 +224,12 @@ async fn a_model_that_can_not_be_loaded_fails_its_requests_alone() {
     assert_eq!(first["error"]["code"], "inference_failed");
     assert!(first["error"]["message"].as_str().is_some_and(|text| text.contains("models check")), "{first}");
     assert_eq!(ask("joytag").await["error"]["message"], first["error"]["message"]);
+    assert_eq!(ask("wd-v3").await["model"]["name"], "wd-v3");
+    // Then its log is whole.
+    worker.signal("TERM");
+    assert!(worker.ended().success(), "{}", worker.log());
     let said = worker.log().matches("a model that a job names can't be loaded").count();
     assert_eq!(said, 1, "it is not tried for every request");
-    assert_eq!(ask("wd-v3").await["model"]["name"], "wd-v3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
