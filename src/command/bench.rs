@@ -9,14 +9,13 @@ mod session;
 mod spread;
 mod whole;
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::Failed;
 use super::images::{Found, Sources};
-use super::{Failed, plain};
 use crate::cli::bench::BenchArgs;
 use crate::cli::tag::CaptionArgs;
 use crate::door::local::Image;
@@ -52,9 +51,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     let names = images.iter().map(|image| image.name.clone()).collect();
     let bench = Bench { files, settings, names, encoded, batch_sizes, time, steps: steps.clone() };
     let parts = tokio::task::spawn_blocking(move || bench.parts()).await.map_err(Failed::running)??;
-    for (place, failure) in &parts.unreadable {
-        steps.say(format_args!("{}: {}", plain(&images[*place].name), plain(&failure.to_string())));
-    }
+    parts.unreadable.iter().for_each(|image| steps.say(image));
     let mut whole = Vec::new();
     let split = parts.split()?;
     if parts.is_on_cpu() {
@@ -145,7 +142,7 @@ impl Steps {
         self.0.set_message(step);
     }
 
-    fn say(&self, text: fmt::Arguments<'_>) {
+    fn say(&self, text: &str) {
         self.0.suspend(|| say(text));
     }
 

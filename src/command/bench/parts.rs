@@ -36,7 +36,8 @@ pub(super) struct Bench {
 pub(super) struct Parts {
     pub(super) model: String,
     pub(super) device: String,
-    pub(super) unreadable: Vec<Broken>,
+    /// Images that can't be decoded, each with the reason.
+    pub(super) unreadable: Vec<String>,
     pub(super) session: Vec<session::Measured>,
     /// On one thread, and on all.
     pub(super) decoding: Vec<decoding::Measured>,
@@ -46,7 +47,7 @@ pub(super) struct Parts {
 }
 
 /// A model, what its runs came to, and images that can't be read.
-type Alone = (Arc<Model>, Vec<session::Measured>, Vec<Broken>);
+type Alone = (Arc<Model>, Vec<session::Measured>, Vec<String>);
 
 impl Bench {
     /// Measures both; it blocks.
@@ -94,9 +95,10 @@ impl Bench {
         };
         runners.retain(|runner| runner.device == device);
         let picture = &self.settings.pipeline.decode.picture;
-        let (rows, unreadable) = decoding::rows(&self.encoded, picture, model.frame);
-        if let (true, Some((place, failure))) = (rows.is_empty(), unreadable.first()) {
-            let first = plain(&format!("{}: {failure}", self.names[*place]));
+        let (rows, broken) = decoding::rows(&self.encoded, picture, model.frame);
+        let named = |(place, failure): &Broken| plain(&format!("{}: {failure}", self.names[*place]));
+        let unreadable: Vec<String> = broken.iter().map(named).collect();
+        if let (true, Some(first)) = (rows.is_empty(), unreadable.first()) {
             return Err(Failed::running(anyhow::anyhow!("not one of the images can be read; the first is {first}")));
         }
         let mut session = Vec::new();
