@@ -11,10 +11,11 @@ use divan::{Bencher, black_box};
 use tagmill::model::labels::{CHARACTER, GENERAL, Label, Labels, RATING};
 use tagmill::model::manifest::{Layout, Manifest};
 use tagmill::model::threshold::{Threshold, Thresholds};
-use tagmill::pipeline::batch::window::{Coming, Decision, Room, Window};
+use tagmill::pipeline::batch::window::{Arrivals, Capacity, Decision, Window};
 use tagmill::pipeline::decode::fit::{Filter, Fit, Fitter, Frame};
 use tagmill::pipeline::decode::picture;
 use tagmill::pipeline::tag::onnx::tensor::Encoder;
+use tagmill::priority::Priority;
 
 /// What the WD taggers look at.
 const FRAME: Frame = Frame { side: 448, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
@@ -74,13 +75,13 @@ fn encode_8_rows(bencher: Bencher<'_, '_>, layout: Layout) {
 /// 8,000 rows go through the window in batches, the question asked after every one.
 #[divan::bench(args = [1, 8, 64])]
 fn window_8000_rows(bencher: Bencher<'_, '_>, limit: usize) {
-    let (now, coming) = (Instant::now(), Coming { all: 1, urgent: 0 });
+    let (now, arrivals) = (Instant::now(), Arrivals { interactive: 0, bulk: 1 });
     bencher.counter(ItemsCount::new(8000usize)).bench_local(|| {
         let mut window = Window::new(Duration::from_millis(25), limit);
         let mut batches = 0;
         for row in 0..8000u32 {
-            window.push(now, false, row);
-            while let Decision::Flush(_) = window.decide(black_box(now), Room::Now, coming) {
+            window.push(now, Priority::Bulk, row);
+            while let Decision::Flush(_) = window.decide(black_box(now), Capacity::Idle, arrivals) {
                 batches += black_box(window.take()).len();
             }
         }

@@ -253,7 +253,7 @@ def failures(board):
     board.lines("Dead letters by code", "Jobs that were given up.", "cps", [("{{code}}", f"sum by (code) ({rate('dead_letters_total')})")],
                 stacked=True, links=runbook("TagmillDeadLetters"))
     board.lines("Answers by outcome", "tagged, rejected (a dead letter), retried (back into the queue).", "cps",
-                [("{{door}}: {{outcome}}", f"sum by (door, outcome) ({rate('jobs_total')})")], stacked=True)
+                [("{{source}}: {{outcome}}", f"sum by (source, outcome) ({rate('jobs_total')})")], stacked=True)
     board.lines("Share given up", "Dead letters by jobs answered for good.", "percentunit",
                 [("share", f"sum({rate('dead_letters_total')}) / (sum({rate('jobs_total', outcome='tagged|rejected')}) > 0)")], links=runbook("TagmillDeadLetters"))
     board.lines("Redeliveries", "Jobs that came with an earlier delivery.", "cps", [("{{instance}}", f"sum by (instance) ({rate('redeliveries_total')})")], links=runbook("TagmillRedeliveries"))

@@ -18,7 +18,7 @@ pub(crate) fn random_id() -> String {
 /// What to tag.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Job {
-    /// The client's name for the job; where it gives none, the door has one.
+    /// The client's name for the job; where it gives none, the source has one.
     #[serde(default)]
     pub id: Option<String>,
     /// Where the image is: `s3://…`, `file://…`, `data:image/…;base64,…` or a key of the first store.
@@ -32,7 +32,7 @@ pub struct Job {
     /// Anything; it comes back unchanged.
     #[serde(default)]
     pub meta: Option<Box<RawValue>>,
-    /// Report every label whose score is not under this, besides the tags. Doors ask for it, messages can't.
+    /// Report every label whose score is not under this, besides the tags. Sources ask for it, messages can't.
     #[serde(skip)]
     pub scores_from: Option<f32>,
 }

@@ -3,33 +3,38 @@
 //! # The path of a job
 //!
 //! ```text
-//!  JetStream tagmill.jobs ──► accept ──► fetch ──► decode ──► batch ──► tag ──► publish ──► acknowledge
-//!  (door)                     Job +      bytes     one row    window   scores   result      the Delivery
-//!                             Delivery             of input                                 decides
+//!  JetStream tagmill.jobs ─┐                     ┌─ memory budget ─┐
+//!  NATS request            ├─► accept ─► fetch ─► decode ─► batch ─► tag ─► publish ─► acknowledge
+//!  HTTP                    │   Job +      bytes    one row   window   scores  result     the Delivery
+//!  files (tagmill tag)   ──┘   Delivery            of input                   or letter  decides
 //! ```
 //!
-//! 1. A [`door`] (the queue, live requests, HTTP, files of this machine) takes a message and makes a [`delivery`] of it: a
-//!    guard that answers exactly once. Dropped unanswered, it hands the job back. The queue's door takes as many jobs as
-//!    [`pipeline::pace`] says keep the models busy.
-//! 2. The job goes in through the [`pipeline::entrance`], beside others; one that may have taken workers down, alone.
-//! 3. [`pipeline::accept`] reads the [`job`], finds its image among the [`store`]s and the way to its [`model`], a lane
-//!    ([`pipeline::lanes`]). [`pipeline::fetch`] reads the bytes, and has a model loaded that is not.
-//! 4. [`pipeline::decode`] makes one row of the model's input of them, on threads of its own, and of
-//!    requests on others. Before it and after it are
-//!    short [`pipeline::queue`]s, in which what somebody waits for goes first ([`pipeline::turns`]).
-//! 5. [`pipeline::batch`] gathers the rows of a lane by a rule without a clock ([`pipeline::batch::window`]).
-//! 6. [`pipeline::tag`] runs them on the threads that own the model's sessions, for each device.
-//! 7. [`pipeline::publish`] makes [`tags`] of the scores by the model's [`model::labels`] and answers: the result is published
-//!    and confirmed, and only then is the job acknowledged.
+//! 1. A [`source`] (the stream, requests over NATS or HTTP, local files) takes a message and makes a [`delivery`] of it: a
+//!    guard that answers exactly once. Dropped unanswered, it hands the job back. The stream's source pulls as many jobs as
+//!    [`pipeline::concurrency`] estimates to keep the models busy.
+//! 2. The job enters through the [`pipeline::gate`].
+//! 3. [`pipeline::accept`] reads the [`job`], locates its image among the [`store`]s and finds its [`model`] in the
+//!    [`pipeline::pool`].
+//! 4. [`pipeline::fetch`] reads the image's bytes, and has the model loaded if it is not.
+//! 5. [`pipeline::decode`] decodes the image and fits it to one row of the model's input, on threads of its own.
+//! 6. [`pipeline::batch`] gathers the rows of a model into batches, by the rule in [`pipeline::batch::window`].
+//! 7. [`pipeline::tag`] runs batches on the threads that own the model's sessions, one or more for each device.
+//! 8. [`pipeline::publish`] selects [`tags`] from the scores with the model's [`model::labels`] and answers: the source
+//!    publishes the result, waits for its confirmation, and only then acknowledges the job.
 //!
-//! At every step a job can fail with one of the codes in [`failure`]: it is then rejected (a dead letter) or tried again.
-//! Around the path: [`cli`] and [`settings`] (what the operator chose, checked before anything starts), [`command`] (what
-//! runs), [`memory`] (how much images may take), [`nats`] (the connection and its subjects), [`telemetry`] (logs, metrics, health),
-//! [`backoff`] (when to try again), [`json`] (reads it and says what is wrong), [`secret`] (what must not be seen).
+//! [`pipeline`] creates all stages and channels in this order. Every queue between them serves interactive jobs before bulk
+//! ones ([`priority`]). A stage may fail a job with one of the codes in [`failure`]; the code decides whether the job is
+//! rejected with a dead letter or tried again.
+//!
+//! # Around the path
+//!
+//! [`cli`] parses arguments and [`settings`] checks them before anything is opened; [`command`] has a file for each
+//! subcommand. [`memory`] is the budget for images in flight, [`machine`] reads the machine's memory and GPUs, [`nats`] keeps
+//! the connection and publishes confirmed answers, [`telemetry`] has logs, metrics and health. [`backoff`] computes delays
+//! between attempts, [`json`] parses input and names the wrong field, [`secret`] holds text that is never printed.
 //!
 //! Public is what `main`, the benchmarks and the tests of the docs use: the command line, and the contract's own types.
-//!
-//! Why it is so (sizes of queues, shares of memory, what keeps the promise of delivery) is told in `docs/architecture.md`.
+//! `docs/architecture.md` gives the reasons: sizes of queues, pools of memory, the guarantee of delivery.
 
 #![deny(clippy::print_stderr, reason = "a line that nobody reads must not end the program: telemetry::say")]
 
@@ -37,16 +42,18 @@ mod backoff;
 pub mod cli;
 pub mod command;
 mod delivery;
-mod door;
 pub mod failure;
 pub mod job;
 mod json;
+mod machine;
 mod memory;
 pub mod model;
 mod nats;
 pub mod pipeline;
+pub mod priority;
 mod secret;
 mod settings;
+mod source;
 mod store;
 pub mod tags;
 pub mod telemetry;

@@ -1,10 +1,8 @@
 //! Memory is a budget: the bytes of images in flight are reserved before they are allocated, and given back when they are
 //! dropped.
 //!
-//! Encoded and decoded images have a share each. What waits for room among the decoded holds room among the encoded, never
-//! the other way round, so that nothing waits in a circle; each share is given out in the order in which it was asked for.
-
-pub(crate) mod device;
+//! Encoded and decoded images have a pool each. What waits for room among the decoded holds room among the encoded, never
+//! the other way round, so that nothing waits in a circle; each pool is given out in the order in which it was asked for.
 
 use std::sync::Arc;
 
@@ -12,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::failure::{Code, Failure};
+use crate::machine;
 use crate::telemetry::metrics;
 
 /// What reservations are counted in.
@@ -27,17 +26,17 @@ const MOST_BY_DEFAULT: u64 = 4 << 30;
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     /// For files as they are stored.
-    pub encoded: Share,
+    pub encoded: Pool,
     /// For pixels.
-    pub decoded: Share,
-    /// For requests, HTTP bodies and live messages, besides the budget and its metrics. Nothing waits for room in it: there
+    pub decoded: Pool,
+    /// For requests, HTTP bodies and NATS messages, besides the budget and its metrics. Nothing waits for room in it: there
     /// is some, or the request is refused.
-    pub bodies: Share,
+    pub bodies: Pool,
 }
 
 /// A part of the budget.
 #[derive(Clone, Debug)]
-pub(crate) struct Share {
+pub(crate) struct Pool {
     pages: Arc<Semaphore>,
     total: u64,
     what: &'static str,
@@ -59,19 +58,19 @@ impl Budget {
     #[must_use]
     pub(crate) fn new(bytes: u64) -> Self {
         let encoded = bytes / 4;
-        let decoded = Share::new(bytes - encoded, "decoded");
-        let bodies = Share { is_counted: false, ..Share::new(encoded, "uploaded") };
-        Self { encoded: Share::new(encoded, "encoded"), decoded, bodies }
+        let decoded = Pool::new(bytes - encoded, "decoded");
+        let bodies = Pool { is_counted: false, ..Pool::new(encoded, "uploaded") };
+        Self { encoded: Pool::new(encoded, "encoded"), decoded, bodies }
     }
 
     /// What a budget is where the operator sets none: a quarter of the memory this process may use.
     #[must_use]
     pub(crate) fn default_bytes() -> u64 {
-        (available() / 4).clamp(LEAST, MOST_BY_DEFAULT)
+        (machine::available_memory() / 4).clamp(LEAST, MOST_BY_DEFAULT)
     }
 }
 
-impl Share {
+impl Pool {
     fn new(total: u64, what: &'static str) -> Self {
         let pages = usize::try_from(total / PAGE).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { pages: Arc::new(Semaphore::new(pages)), total, what, is_counted: true }
@@ -123,7 +122,7 @@ impl Share {
     /// The same, on a thread that may block; `runtime` runs what gives room back.
     ///
     /// # Errors
-    /// As [`Share::reserve`].
+    /// As [`Pool::reserve`].
     pub(crate) fn reserve_blocking(&self, bytes: u64, runtime: &Handle) -> Result<Reservation, Failure> {
         runtime.block_on(self.reserve(bytes))
     }
@@ -143,32 +142,6 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         metrics::memory_returned(self.bytes);
     }
-}
-
-/// Bytes this process may use: the machine's memory, or less where its cgroup (v2 or v1) says so.
-#[must_use]
-pub(crate) fn available() -> u64 {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limit = limits.into_iter().filter_map(number).min();
-    [machine, limit].into_iter().flatten().min().unwrap_or(4 << 30)
-}
-
-fn mem_total(meminfo: &str) -> Option<u64> {
-    kibibytes(meminfo, "MemTotal:")
-}
-
-/// Bytes this process has resident now.
-#[must_use]
-pub(crate) fn resident() -> Option<u64> {
-    kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
-}
-
-/// A field of a file of the kernel's, in bytes.
-fn kibibytes(text: &str, field: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
 #[cfg(test)]
@@ -205,17 +178,10 @@ mod tests {
     #[tokio::test]
     async fn what_never_fits_is_refused_at_once() {
         let budget = Budget::new(1 << 20);
-        for (share, bytes) in [(&budget.encoded, 300_000), (&budget.decoded, 800_000), (&budget.decoded, u64::MAX)] {
-            let failure = share.reserve(bytes).await.expect_err("it does not fit");
+        for (pool, bytes) in [(&budget.encoded, 300_000), (&budget.decoded, 800_000), (&budget.decoded, u64::MAX)] {
+            let failure = pool.reserve(bytes).await.expect_err("it does not fit");
             assert_eq!(failure.code, Code::ImageTooLarge);
             assert!(failure.message.contains("--memory-budget"), "{failure}");
         }
-    }
-
-    #[test]
-    fn the_machine_says_how_much_there_is() {
-        assert_eq!(mem_total("MemTotal:       24000000 kB\nMemFree: 1 kB\n"), Some(24_576_000_000));
-        assert!(Budget::default_bytes() >= LEAST);
-        assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

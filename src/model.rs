@@ -1,7 +1,7 @@
 //! Model folders: what `--models` holds.
 //!
 //! * [`catalog`]: which models there are, and by which names.
-//! * [`source`]: where they come from: a folder, or a bucket that is copied into one.
+//! * [`repository`]: where they come from: a folder, or a bucket that is copied into one.
 //! * [`manifest`]: what a model says of itself, in `tagmill.toml`.
 //! * [`label_file`]: what its labels are called.
 //! * [`labels`]: which of them are tags, by their scores and [`threshold`]s.
@@ -12,7 +12,7 @@ pub(crate) mod hub;
 pub(crate) mod label_file;
 pub mod labels;
 pub mod manifest;
-pub(crate) mod source;
+pub(crate) mod repository;
 pub mod threshold;
 
 use std::ffi::OsString;

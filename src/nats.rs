@@ -1,15 +1,19 @@
 //! The connection to NATS, whether it stands, and what its subjects and streams are called.
 
+pub(crate) mod answer_body;
+pub(crate) mod headers;
+pub(crate) mod publisher;
 pub(crate) mod subjects;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::secret::Secret;
@@ -142,8 +146,8 @@ impl Nats {
     }
 
     /// The same error, after what the server has said of it: of a login without permission, the rest is silence.
-    pub(crate) fn blamed(&self, error: impl Into<anyhow::Error>) -> anyhow::Error {
-        match &*self.complaint.lock().unwrap_or_else(PoisonError::into_inner) {
+    pub(crate) fn with_context(&self, error: impl Into<anyhow::Error>) -> anyhow::Error {
+        match &*self.complaint.lock() {
             Some((when, complaint)) if when.elapsed() < SILENCE => {
                 error.into().context(format!("the NATS server complains ({complaint})"))
             }
@@ -241,7 +245,7 @@ async fn options(
         })
         .event_callback(move |event| {
             if let Event::ServerError(error) = &event {
-                *complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.to_string()));
+                *complaint.lock() = Some((Instant::now(), error.to_string()));
             }
             heard(&event, &connections, &servers, &said);
             std::future::ready(())
@@ -250,7 +254,7 @@ async fn options(
 
 /// Tells the log, and those who wait. What is in the way of a new connection is `said` once, not with every attempt.
 fn heard(event: &Event, connections: &watch::Sender<Connection>, servers: &str, said: &Mutex<Option<String>>) {
-    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut said = said.lock();
     match event {
         Event::Connected => {
             connections.send_modify(|connection| *connection = Connection { up: true, count: connection.count + 1 });

@@ -1,34 +1,47 @@
-//! The stages wired together: bounded channels, last stage to first; and how they end.
+//! The stages and the channels between them, in the order of a job's path; and how they end.
+//!
+//! [`Pipeline::start`] creates all of them but those of a model, which [`start_model`] creates for each model that the pool
+//! loads. The stages' files follow the same path; `handoff` has the types that they share.
 
 pub(crate) mod accept;
 pub mod batch;
+pub(crate) mod concurrency;
+pub(crate) mod context;
 pub mod decode;
-pub(crate) mod entrance;
 pub(crate) mod fetch;
-pub(crate) mod lanes;
-pub(crate) mod pace;
+pub(crate) mod gate;
+pub(crate) mod handoff;
+pub(crate) mod loaded;
+pub(crate) mod model_queue;
+pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod queue;
+mod queue_state;
+pub(crate) mod stage;
 pub mod tag;
-pub(crate) mod turns;
 
-use std::any::Any;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::{self, Sender};
+use tokio::task::JoinSet;
 
-use crate::delivery::Delivery;
-use crate::failure::{Code, Failure};
-use crate::job::Job;
+use crate::model::catalog::Catalog;
 use crate::store::Store;
-use crate::tags::Seconds;
-use crate::telemetry::metrics::{self, Stage};
+use crate::telemetry::labels::Stage;
+use batch::limit::Limit;
+use concurrency::Estimator;
+use gate::Gate;
+use handoff::Finished;
+use model_queue::ModelQueue;
+use pool::ModelPool;
+use stage::{Ended, guarded};
+use tag::Loaded;
+use tag::health::InferenceHealth;
 
-use entrance::Entrance;
-use lanes::{Lanes, Outlets};
-use pace::Pace;
-use queue::Queued;
+/// Answers that wait for **publish**. Only they get room, a few kB each, so that no stage waits for the broker.
+const ANSWERS: usize = 256;
 
 /// A stage ended while the others still ran: the worker can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -38,24 +51,6 @@ pub(crate) struct StageEnded {
     reason: String,
 }
 
-/// Why a stage ended before its input did.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// The stage after it is gone, and says why.
-    NextGone,
-    /// Something is wrong with it.
-    Broken(String),
-}
-
-impl Ended {
-    fn of_task(error: JoinError) -> Self {
-        Self::Broken(match error.try_into_panic() {
-            Ok(panic) => format!("it panicked: {}", panic_message(&*panic)),
-            Err(cancelled) => cancelled.to_string(),
-        })
-    }
-}
-
 /// Settings of every stage.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -63,76 +58,62 @@ pub(crate) struct Settings {
     pub(crate) fetch: fetch::Settings,
     /// Of `decode`.
     pub(crate) decode: decode::Settings,
+    /// Of the models, `batch` and `tag`.
+    pub(crate) pool: pool::Settings,
     /// Of `publish`.
     pub(crate) publish: publish::Settings,
-}
-
-/// A job on its way: what every stage needs of it.
-pub(crate) struct Flight {
-    /// The job as it came, but for its image and its id.
-    pub(crate) job: Job,
-    /// The image as answers name it; one inside the job once it is read.
-    pub(crate) image: String,
-    /// Where the time went so far.
-    pub(crate) seconds: Seconds,
-    /// The claim on an answer.
-    pub(crate) delivery: Delivery,
-}
-
-impl Flight {
-    /// Whether somebody waits for the answer, so that it goes before what nobody does.
-    #[must_use]
-    pub(crate) const fn is_urgent(&self) -> bool {
-        self.delivery.door().is_urgent()
-    }
-
-    /// Fails what nobody waits for any more, before it costs anything.
-    pub(crate) fn still_wanted(&self) -> Result<(), Failure> {
-        if self.delivery.is_wanted() {
-            return Ok(());
-        }
-        Err(Failure::new(Code::Overloaded, "it was not tagged within the time that its caller would wait"))
-    }
 }
 
 /// The running stages.
 pub(crate) struct Pipeline {
     stages: JoinSet<(Stage, Result<(), Ended>)>,
-    pace: Arc<Pace>,
+    pool: Arc<ModelPool>,
+    estimator: Arc<Estimator>,
 }
 
 impl Pipeline {
-    /// Starts every stage; jobs go in through the entrance returned, and the pipeline ends after it was dropped.
+    /// Starts every stage, with no model loaded yet. Jobs come in through the gate returned, and the pipeline ends after all
+    /// copies of it were dropped.
     #[must_use]
-    pub(crate) fn start(
-        settings: &Settings,
-        stores: Vec<Store>,
-        lanes: &Arc<Lanes>,
-        outlets: Outlets,
-    ) -> (Entrance, Self) {
-        let (mut stages, pace) = (JoinSet::new(), Arc::new(Pace::default()));
-        // Last to first. Queues are short: what waits in them waits nowhere better, and every job in them is held from
-        // other workers.
-        let (finished, publish, parts) = outlets.split();
-        stages.spawn(ended(Stage::Publish, publish::run(settings.publish.clone(), finished, Arc::clone(&pace))));
-        stages.spawn(ended(Stage::Tag, Outlets::run(parts)));
-        let (decode, fetched) = queue::bounded(1);
-        stages.spawn(ended(Stage::Decode, decode::run(settings.decode.clone(), fetched, publish.clone())));
-        let (fetch, accepted) = mpsc::channel(1);
-        let (of_lanes, of_pace) = (Arc::clone(lanes), Arc::clone(&pace));
-        let (of_fetch, read) = (settings.fetch.clone(), stores.clone());
-        let fetching = fetch::run(of_fetch, read, of_lanes, of_pace, accepted, decode, publish.clone());
-        stages.spawn(ended(Stage::Fetch, fetching));
-        let (entrance, incoming) = mpsc::channel(1);
-        let accept = accept::Accept { stores, lanes: Arc::clone(lanes) };
-        stages.spawn(ended(Stage::Accept, accept::run(accept, incoming, fetch, publish)));
-        (Entrance::new(entrance), Self { stages, pace })
+    pub(crate) fn start(settings: Settings, stores: Vec<Store>, catalog: Catalog, default: &str) -> (Gate, Self) {
+        let Settings { fetch, decode, pool, publish } = settings;
+        let estimator = Arc::new(Estimator::default());
+        // Short: what waits in a channel is held from other workers, and gains nothing by waiting there.
+        let (to_accept, incoming) = mpsc::channel(1);
+        let (to_fetch, accepted) = mpsc::channel(1);
+        let (to_decode, fetched) = queue::bounded(1);
+        let (to_publish, finished) = mpsc::channel(ANSWERS);
+        // decode → batch → tag: a queue, a channel and both stages for each model, made by `start_model`.
+        let (pool, broken) = ModelPool::new(pool, catalog, default, to_publish.clone());
+
+        let mut stages = JoinSet::new();
+        let accept = accept::Accept { stores: stores.clone(), pool: Arc::clone(&pool) };
+        stages.spawn(named(Stage::Accept, accept::run(accept, incoming, to_fetch, to_publish.clone())));
+        let fetch = fetch::Fetch {
+            settings: fetch,
+            stores,
+            pool: Arc::clone(&pool),
+            estimator: Arc::clone(&estimator),
+            decode: to_decode,
+            publish: to_publish.clone(),
+        };
+        stages.spawn(named(Stage::Fetch, fetch::run(fetch, accepted)));
+        stages.spawn(named(Stage::Decode, decode::run(decode, fetched, to_publish)));
+        stages.spawn(named(Stage::Tag, Arc::clone(&pool).run(broken)));
+        stages.spawn(named(Stage::Publish, publish::run(publish, finished, Arc::clone(&estimator))));
+        (Gate::new(to_accept), Self { stages, pool, estimator })
     }
 
-    /// What is seen of jobs as they pass, for a door that asks for as many as keep the models busy.
+    /// The models.
     #[must_use]
-    pub(crate) fn pace(&self) -> Arc<Pace> {
-        Arc::clone(&self.pace)
+    pub(crate) const fn pool(&self) -> &Arc<ModelPool> {
+        &self.pool
+    }
+
+    /// The estimate of how many jobs must be in flight to keep the models busy.
+    #[must_use]
+    pub(crate) fn estimator(&self) -> Arc<Estimator> {
+        Arc::clone(&self.estimator)
     }
 
     /// Waits for the next stage to end while jobs still come in, which none should.
@@ -150,10 +131,10 @@ impl Pipeline {
         }
     }
 
-    /// Waits until every stage has ended, after the entrance was dropped.
+    /// Waits until every stage has ended, after the gate was dropped.
     ///
     /// # Errors
-    /// Where a stage ended otherwise than by its input closing.
+    /// Where a stage ended for another reason than that its input closed.
     pub(crate) async fn drained(mut self) -> Result<(), StageEnded> {
         while let Some(ended) = self.stages.join_next().await {
             match ended {
@@ -166,44 +147,34 @@ impl Pipeline {
     }
 }
 
-/// Runs a stage as a task of its own, so that its panic is its result.
-async fn ended(
+/// The stages of one model, to be run until the queue's last sender is dropped.
+struct ModelStages {
+    queue: Arc<ModelQueue>,
+    batch: BoxFuture<'static, Result<(), Ended>>,
+    tag: BoxFuture<'static, Result<(), Ended>>,
+}
+
+/// Creates the queue, the channel and the stages **batch** and **tag** of a loaded model.
+fn start_model(
+    batch: batch::Settings,
+    loaded: Loaded,
+    health: InferenceHealth,
+    to_publish: Sender<Finished>,
+) -> ModelStages {
+    let limit = Limit::new(batch.limit, loaded.fits);
+    let (to_batch, ready) = queue::bounded(1);
+    // Room for a batch for every runner: the next one is ready the moment a device is.
+    let (to_tag, work) = mpsc::channel(loaded.runners.len().max(1));
+    let queue = ModelQueue::new(Arc::clone(&loaded.model), limit, to_batch, to_tag.clone());
+    let batch = batch::run(batch, loaded.model.id.name.clone(), ready, queue.state(), to_tag).boxed();
+    let tag = tag::run(loaded, work, queue.state(), to_publish, health).boxed();
+    ModelStages { queue, batch, tag }
+}
+
+/// Runs a stage as a task of its own; returns its name with its end.
+async fn named(
     stage: Stage,
     run: impl Future<Output = Result<(), Ended>> + Send + 'static,
 ) -> (Stage, Result<(), Ended>) {
-    let result = tokio::spawn(run).await.unwrap_or_else(|error| Err(Ended::of_task(error)));
-    (stage, result)
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
-}
-
-/// The failure of a job whose stage panicked: worth another attempt, for the fault may be the worker's.
-pub(crate) fn panicked(code: Code, doing: &str, panic: &(dyn Any + Send)) -> Failure {
-    let message = panic_message(panic);
-    tracing::error!(doing, message, "panicked over one job; the worker goes on");
-    Failure::new(code, format!("the worker panicked while {doing}: {message}")).retriable()
-}
-
-/// Sends to the next stage and counts the time until that has room; `Err` gives back what the stage did not take.
-pub(crate) async fn pass<T>(stage: Stage, next: &mpsc::Sender<T>, item: T) -> Result<(), T> {
-    let waiting = metrics::backpressure(stage);
-    let room = next.reserve().await;
-    // Before the next stage has it, from when on time counts there.
-    drop(waiting);
-    match room {
-        Ok(room) => {
-            room.send(item);
-            Ok(())
-        }
-        Err(mpsc::error::SendError(())) => Err(item),
-    }
-}
-
-/// The same, what somebody waits for first.
-pub(crate) async fn pass_in_order<T: Queued>(stage: Stage, next: &queue::Sender<T>, item: T) -> Result<(), T> {
-    pass(stage, next.end_for(&item), item).await
+    (stage, guarded(run).await)
 }

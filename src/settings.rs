@@ -16,14 +16,14 @@ use crate::cli::http::{HttpArgs, ServeArgs};
 use crate::cli::tag::CaptionArgs;
 use crate::cli::variables::given;
 use crate::cli::{Replacement, TaggingArgs, WorkerArgs};
-use crate::door::{self, live, stream};
 use crate::memory::{self, Budget};
 use crate::model::labels::{CHARACTER, GENERAL};
-use crate::model::source::Source;
+use crate::model::repository::Repository;
 use crate::model::threshold::Thresholds;
 use crate::pipeline::publish::caption;
 use crate::pipeline::tag::onnx;
-use crate::pipeline::{self, batch, decode, fetch, lanes, publish};
+use crate::pipeline::{self, batch, decode, fetch, pool, publish};
+use crate::source::{self, stream};
 use crate::store::bucket::Bucket;
 use crate::store::suffix::Suffixes;
 use crate::store::{InvalidStore, Store};
@@ -93,16 +93,14 @@ pub(crate) struct Tagging {
     pub stores: Vec<Store>,
     /// The model for jobs that name none.
     pub model: Option<String>,
-    /// What to tag with.
-    pub lanes: lanes::Settings,
     /// Of the stages.
     pub pipeline: pipeline::Settings,
     /// Bytes images in flight may take.
     pub memory_budget: u64,
-    /// Images of live doors on their way at once.
-    pub live_in_flight: usize,
+    /// Interactive images in flight at once.
+    pub interactive_in_flight: usize,
     /// What is served over HTTP.
-    pub http: door::http::Settings,
+    pub http: source::http::Settings,
     /// How long a stop waits.
     pub drain_timeout: Duration,
     /// This worker's name.
@@ -118,7 +116,7 @@ pub(crate) struct Worker {
     /// How it is used.
     pub stream: stream::Settings,
     /// How requests are answered.
-    pub live: live::Settings,
+    pub requests: source::nats::Settings,
 }
 
 impl TryFrom<WorkerArgs> for Worker {
@@ -140,16 +138,16 @@ impl TryFrom<WorkerArgs> for Worker {
             jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
             max_attempts: queue.max_attempts,
             event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),
-            in_flight: in_flight(&tagging.lanes, tagging.pipeline.decode.threads),
+            in_flight: in_flight(&tagging.pipeline),
             worker: Arc::clone(&tagging.name),
         };
-        let live = live::Settings {
+        let requests = source::nats::Settings {
             subjects: stream.subjects.clone(),
             timeout: queue.live_timeout,
             room: tagging.http.bodies.clone(),
             worker: Arc::clone(&tagging.name),
         };
-        Ok(Self { nats: nats.try_into()?, tagging, stream, live })
+        Ok(Self { nats: nats.try_into()?, tagging, stream, requests })
     }
 }
 
@@ -166,13 +164,13 @@ impl Tagging {
         let name: Arc<str> = worker_name().into();
         let memory_budget = memory_budget(&args)?;
         let budget = Budget::new(memory_budget);
-        let (lanes, pipeline) = stages(&args, &budget, &name)?;
-        let live_in_flight = live_in_flight(lanes.batch.limit);
+        let pipeline = stages(&args, &budget, &name)?;
+        let interactive_in_flight = interactive_in_flight(pipeline.pool.batch.limit);
         let http = http::settings(http, &pipeline.fetch, &budget)?;
         let stores =
             args.stores.iter().filter(|url| !url.is_empty()).map(|url| url.parse()).collect::<Result<_, _>>()?;
         let model = args.model;
-        Ok(Self { stores, model, lanes, pipeline, memory_budget, live_in_flight, http, drain_timeout, name })
+        Ok(Self { stores, model, pipeline, memory_budget, interactive_in_flight, http, drain_timeout, name })
     }
 }
 
@@ -181,8 +179,6 @@ impl Tagging {
 pub(crate) struct Local {
     /// The model, where there are several.
     pub model: Option<String>,
-    /// What to tag with.
-    pub lanes: lanes::Settings,
     /// Of the stages.
     pub pipeline: pipeline::Settings,
     /// Images on their way at once.
@@ -196,7 +192,7 @@ impl Local {
     /// Where one can't be used.
     pub(crate) fn new(tagging: &TaggingArgs, caption: CaptionArgs) -> Result<Self, Invalid> {
         let budget = Budget::new(memory_budget(tagging)?);
-        let (lanes, mut pipeline) = stages(tagging, &budget, &worker_name().into())?;
+        let mut pipeline = stages(tagging, &budget, &worker_name().into())?;
         pipeline.publish.caption = caption::Settings {
             underscores: caption.underscores,
             characters_first: caption.characters_first,
@@ -204,8 +200,8 @@ impl Local {
             ..pipeline.publish.caption
         };
         // Enough to hide how far away a bucket is.
-        let in_flight = in_flight(&lanes, pipeline.decode.threads).max(32);
-        Ok(Self { model: tagging.model.clone(), lanes, pipeline, in_flight })
+        let in_flight = in_flight(&pipeline).max(32);
+        Ok(Self { model: tagging.model.clone(), pipeline, in_flight })
     }
 }
 
@@ -218,17 +214,13 @@ fn memory_budget(args: &TaggingArgs) -> Result<u64, Invalid> {
     Ok(bytes)
 }
 
-fn stages(
-    args: &TaggingArgs,
-    budget: &Budget,
-    worker: &Arc<str>,
-) -> Result<(lanes::Settings, pipeline::Settings), Invalid> {
+fn stages(args: &TaggingArgs, budget: &Budget, worker: &Arc<str>) -> Result<pipeline::Settings, Invalid> {
     more_than_nothing("max-image-bytes", args.max_image_bytes.as_u64() == 0)?;
     more_than_nothing("max-image-pixels", args.max_image_pixels == 0)?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let onnx = onnx(args, cores)?;
-    let lanes = lanes::Settings {
-        source: models(&args.source.models, args.source.models_cache.as_deref())?,
+    let pool = pool::Settings {
+        repository: models(&args.source.models, args.source.models_cache.as_deref())?,
         aliases: args.source.aliases.clone(),
         batch: batch::Settings { limit: onnx.batch, window: args.window },
         onnx,
@@ -240,7 +232,7 @@ fn stages(
         escape_parentheses: args.escape_parentheses,
         ..caption::Settings::default()
     };
-    let pipeline = pipeline::Settings {
+    Ok(pipeline::Settings {
         fetch: fetch::Settings { max_image_bytes: args.max_image_bytes.as_u64(), room: budget.encoded.clone() },
         decode: decode::Settings {
             threads: at_least_one("decode-threads", args.decode_threads.unwrap_or(cores))?,
@@ -250,9 +242,9 @@ fn stages(
             },
             room: budget.decoded.clone(),
         },
+        pool,
         publish: publish::Settings { worker: Arc::clone(worker), caption },
-    };
-    Ok((lanes, pipeline))
+    })
 }
 
 fn onnx(args: &TaggingArgs, cores: usize) -> Result<onnx::Settings, Invalid> {
@@ -271,13 +263,14 @@ fn onnx(args: &TaggingArgs, cores: usize) -> Result<onnx::Settings, Invalid> {
 
 /// Jobs held at once, where storage is near: for every device one batch runs and one is next, and one more is on its way; no
 /// less than keeps every decoder busy. What would wait longer waits better in the queue, where any worker can take it.
-fn in_flight(lanes: &lanes::Settings, decoders: usize) -> usize {
-    let (batch, devices) = (lanes.batch.limit, lanes.onnx.devices.len());
-    ((2 * devices + 1) * batch).max(decoders + batch)
+fn in_flight(pipeline: &pipeline::Settings) -> usize {
+    let pool = &pipeline.pool;
+    let (batch, devices) = (pool.batch.limit, pool.onnx.devices.len());
+    ((2 * devices + 1) * batch).max(pipeline.decode.threads + batch)
 }
 
-/// Images of live doors on their way at once: more would wait for longer than a caller does.
-const fn live_in_flight(batch: usize) -> usize {
+/// Interactive images in flight at once: more would wait for longer than a caller does.
+const fn interactive_in_flight(batch: usize) -> usize {
     32 * batch
 }
 
@@ -285,16 +278,16 @@ const fn live_in_flight(batch: usize) -> usize {
 ///
 /// # Errors
 /// Where it is a bucket that can't be, or there is no place for its copy.
-pub(crate) fn models(url: &str, folder: Option<&FilePath>) -> Result<Source, Invalid> {
+pub(crate) fn models(url: &str, folder: Option<&FilePath>) -> Result<Repository, Invalid> {
     if !url.starts_with("s3://") {
-        return Ok(Source::Folder(url.strip_prefix("file://").unwrap_or(url).into()));
+        return Ok(Repository::Folder(url.strip_prefix("file://").unwrap_or(url).into()));
     }
     let root = cache(folder).ok_or(Invalid::NoCache)?;
     // A folder of its own for each bucket and prefix, wherever they are served.
     let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
     let hash = Sha256::digest(format!("{endpoint} {}", url.trim_end_matches('/')));
     let cache = root.join(format!("models-{}", &hex::encode(hash)[..16]));
-    Ok(Source::Bucket { bucket: Bucket::of_models(url.trim_end_matches('/'))?, cache })
+    Ok(Repository::Bucket { bucket: Bucket::of_models(url.trim_end_matches('/'))?, cache })
 }
 
 /// Where TensorRT's engines are kept.

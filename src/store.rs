@@ -19,8 +19,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 
 use crate::failure::{Code, Failure};
-use crate::memory::{Reservation, Share};
-
+use crate::memory::{Pool, Reservation};
 use bucket::Bucket;
 pub(crate) use invalid::InvalidStore;
 use outage::Outage;
@@ -88,7 +87,7 @@ impl Store {
     /// # Errors
     /// `image_not_found`, `image_too_large` (known before anything is read), `forbidden_location` (a link that leads out of
     /// the folder), `storage_denied` or `storage_unavailable`.
-    pub(crate) async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+    pub(crate) async fn read(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         match &self.place {
             Place::Bucket(bucket) => bucket.read(path, limit, room).await,
             Place::Folder { root, .. } => folder::read(self, root, path, limit, room).await,

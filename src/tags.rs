@@ -82,7 +82,7 @@ pub struct TagResult {
     pub batch: usize,
     /// Where the time went.
     pub seconds: Seconds,
-    /// Labels by score, highest first, where the door asked for them; not part of the wire contract.
+    /// Labels by score, highest first, where the source asked for them; not part of the wire contract.
     #[serde(skip)]
     pub scores: Vec<Tag>,
 }

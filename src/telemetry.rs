@@ -1,8 +1,9 @@
 //! What operators see: logs, metrics, health, and the HTTP server that shows the last two.
 
 pub(crate) mod health;
+pub mod labels;
 pub(crate) mod metrics;
-pub(crate) mod seldom;
+pub(crate) mod rate_limited;
 pub(crate) mod server;
 
 use std::fmt;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 
-use crate::door::stream::part::Filter;
 use crate::secret::Secret;
+use crate::source::stream::part::Filter;
 
 /// Where the queue is.
 #[derive(Debug, Args)]
@@ -60,7 +60,7 @@ pub(crate) struct QueueArgs {
     /// consumer of its own (workers-shop). Parts must not overlap, so no worker may take all meanwhile.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_FILTER")]
     pub(crate) filter: Option<Filter>,
-    /// How long the caller of a live request waits who does not say so in the header Tagmill-Timeout; what takes longer is
+    /// Default timeout of a request over NATS, for callers that set no header Tagmill-Timeout. A request that takes longer is
     /// dropped before it costs inference.
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = super::duration, env = "TAGMILL_LIVE_TIMEOUT")]
     pub(crate) live_timeout: Duration,

@@ -18,10 +18,10 @@ use super::Failed;
 use super::images::{Found, Sources};
 use crate::cli::bench::BenchArgs;
 use crate::cli::tag::CaptionArgs;
-use crate::door::local::Image;
 use crate::memory::Budget;
 use crate::pipeline::tag::device::Device;
 use crate::settings;
+use crate::source::local::Image;
 use crate::store::location::Location;
 use crate::store::{Store, file};
 use crate::telemetry::say;
@@ -41,7 +41,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     batch_sizes.dedup();
     let settings = settings::Local::new(&tagging, CaptionArgs::default())?;
     let sources = Sources::open(&sources, &tagging.stores).map_err(Failed::settings)?;
-    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
+    let catalog = settings.pipeline.pool.repository.catalog(&settings.pipeline.pool.aliases).await?;
     let files = catalog.choose(settings.model.as_deref())?.clone();
     let steps = Steps::new();
     steps.begin("reading the images".to_owned());
@@ -62,7 +62,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
         steps.begin(format!("everything together, in batches of {batch}"));
         tagging.batch_size = batch;
         let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
-        together.lanes.onnx.batch = parts.prepared(batch, &together.lanes.onnx.devices);
+        together.pipeline.pool.onnx.batch = parts.prepared(batch, &together.pipeline.pool.onnx.devices);
         let time = time.max(Duration::from_secs(1));
         whole.push(whole::measure(&together, catalog.clone(), sources.stores().to_vec(), &images, time).await?);
     }

@@ -11,7 +11,7 @@ use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use super::{Failed, how_many, plain, said};
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::cli::queue::NatsArgs;
-use crate::door::outbox::ID_HEADER;
+use crate::nats::headers::ID_HEADER;
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
@@ -37,14 +37,14 @@ async fn open(nats: NatsArgs, filter: &DeadFilter) -> Result<Letters, Failed> {
     let settings = nats::Settings::try_from(nats)?;
     let nats = Nats::connect(&settings, "tagmill dead").await.map_err(Failed::running)?;
     let jetstream = jetstream::new(nats.client.clone());
-    Letters::open(jetstream, &subjects, filter).await.map_err(|error| Failed::Running(nats.blamed(error)))
+    Letters::open(jetstream, &subjects, filter).await.map_err(|error| Failed::Running(nats.with_context(error)))
 }
 
 /// Whether dead letters can have this subject, or one that it lets through: that of jobs, one below it, or that of requests.
 fn selects_jobs(subjects: &Subjects, subject: &str) -> bool {
     let below = subject.strip_prefix(&subjects.jobs());
     let is_of_jobs = |below: &str| below.is_empty() || below.strip_prefix('.').is_some_and(is_pattern);
-    subject == subjects.live() || below.is_some_and(is_of_jobs)
+    subject == subjects.requests() || below.is_some_and(is_of_jobs)
 }
 
 /// Whether this is a subject as NATS has them, with or without wildcards: others than us name them, too.
@@ -186,9 +186,9 @@ async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
     // Of the letter, not the job, so that the stream takes it as new; and the same again should this run be repeated.
     headers.insert(NATS_MESSAGE_ID, letters.message_id(sequence).as_str());
     let message = PublishMessage::build().headers(headers).payload(payload);
-    // No stream keeps live requests: where nobody waited for the answer, the queue is as good a way to it.
-    let live = letter.subject == letters.subjects.live();
-    let subject = if live { letters.subjects.jobs() } else { letter.subject };
+    // No stream keeps requests: where nobody waited for the answer, the queue is as good a way to it.
+    let requests = letter.subject == letters.subjects.requests();
+    let subject = if requests { letters.subjects.jobs() } else { letter.subject };
     letters.jetstream.send_publish(subject, message).await?.await?;
     Ok(())
 }

@@ -9,8 +9,8 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use walkdir::WalkDir;
 
-use crate::door::local::Image;
 use crate::failure::Failure;
+use crate::source::local::Image;
 use crate::store::bucket::Bucket;
 use crate::store::suffix::Suffixes;
 use crate::store::{InvalidStore, Store, file};

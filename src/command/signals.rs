@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::pipeline::lanes::Lanes;
+use crate::pipeline::pool::ModelPool;
 
 /// The signals it hears.
 pub(super) struct Signals {
@@ -26,11 +26,11 @@ impl Signals {
     }
 
     /// Ends when told to stop; meanwhile looks at the models again whenever told to.
-    pub(super) async fn stop(&mut self, lanes: &Lanes) {
+    pub(super) async fn stop(&mut self, pool: &ModelPool) {
         let Self { stopping, hangup } = self;
         tokio::select! {
             () = stopping.stop() => {}
-            never = refresh_on_hangup(lanes, hangup) => match never {},
+            never = refresh_on_hangup(pool, hangup) => match never {},
         }
     }
 }
@@ -64,10 +64,10 @@ impl Stopping {
     }
 }
 
-async fn refresh_on_hangup(lanes: &Lanes, hangup: &mut Signal) -> Infallible {
+async fn refresh_on_hangup(pool: &ModelPool, hangup: &mut Signal) -> Infallible {
     loop {
         hangup.recv().await;
-        if let Err(error) = lanes.refresh().await {
+        if let Err(error) = pool.refresh().await {
             tracing::error!(%error, "the models can't be looked at again; everything stays as it was");
         }
     }

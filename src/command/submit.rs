@@ -61,7 +61,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
                 stop.run_until_cancelled(Box::pin(follower)).await.unwrap_or_else(|| Err(Interrupted.into()));
             match follower {
                 Ok(follower) => Box::pin(follow(publishing, follower, &stop)).await,
-                Err(error) => Err(nats.blamed(error)),
+                Err(error) => Err(nats.with_context(error)),
             }
         }
     };

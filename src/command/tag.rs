@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use super::Failed;
 use super::images::{Found, Sources};
 use super::signals::Stopping;
-use super::tagging::load;
+use super::tagging::start;
 use crate::cli::tag::{Sidecar, TagArgs};
-use crate::door::local::{Done, Local};
 use crate::failure::Failure;
 use crate::pipeline::Pipeline;
-use crate::pipeline::lanes::{Lanes, Outlets};
+use crate::pipeline::gate::Gate;
 use crate::settings;
+use crate::source::local::{Done, Local};
 use crate::store::Store;
 use output::Output;
 use progress::Progress;
@@ -44,15 +44,16 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
     for store in sources.stores() {
         store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
     }
-    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
+    let catalog = settings.pipeline.pool.repository.catalog(&settings.pipeline.pool.aliases).await?;
     output.existing().compare(&catalog.choose(settings.model.as_deref())?.name);
     if let Some(missing) = sources.missing() {
         // Loading a model takes seconds.
         return say_missing(missing, output);
     }
-    let (captions, model) = (&settings.pipeline.publish.caption, settings.model.as_deref());
-    let (lanes, outlets, _) = load(&settings.lanes, catalog, model, captions).await?;
-    let progress = tag(&settings, sources, output, (lanes, outlets), stop.clone()).await?;
+    let (stores, model) = (sources.stores().to_vec(), settings.model.as_deref());
+    let (gate, pipeline, model) = start(&settings.pipeline, stores, catalog, model).await?;
+    settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
+    let progress = tag(&settings, sources, output, (gate, pipeline), stop.clone()).await?;
     progress.end(stop.soon.is_cancelled().then_some(is_kept))
 }
 
@@ -86,21 +87,21 @@ async fn tag(
     settings: &settings::Local,
     sources: Sources,
     mut output: Output,
-    (lanes, outlets): (Arc<Lanes>, Outlets),
+    (gate, mut pipeline): (Gate, Pipeline),
     stop: Stop,
 ) -> Result<Progress, Failed> {
     let stores = sources.stores().to_vec();
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets);
+    let pool = Arc::clone(pipeline.pool());
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let mut progress = Progress::new();
     if progress.is_shown() {
         tokio::spawn(progress.count(sources.found(output.left_out())));
     }
-    let local = Local::new(entrance.clone(), done, stop.soon.clone());
+    let local = Local::new(gate.clone(), done, stop.soon.clone());
     let (found, ended) = (sources.found(output.looked_at()), stop.soon.clone());
     let (others, mut passed) = mpsc::channel(settings.in_flight);
     tokio::spawn(feed(local, found, others, Arc::new(Semaphore::new(settings.in_flight)), ended));
-    // The entrance is held meanwhile, so that the stages end after the images and not while the last is counted.
+    // The gate is held meanwhile, so that the stages end after the images and not while the last is counted.
     let (mut running, mut open) = (true, true);
     let mut minutes = tokio::time::interval_at(tokio::time::Instant::now() + MINUTE, MINUTE);
     while running || open {
@@ -128,7 +129,7 @@ async fn tag(
             }
             () = stop.now.cancelled() => {
                 // A process must not end under a running model.
-                lanes.stop();
+                pool.stop();
                 let _ = tokio::time::timeout(CLOSING / 2, async { while dones.recv().await.is_some() {} }).await;
                 return Ok(progress);
             }
@@ -136,7 +137,7 @@ async fn tag(
             broken = pipeline.broken() => return Err(Failed::running(broken)),
         }
     }
-    drop(entrance);
+    drop(gate);
     pipeline.drained().await.map_err(Failed::running)?;
     output.flush().map_err(Failed::running)?;
     Ok(progress)

@@ -9,19 +9,19 @@ use tokio::sync::watch;
 
 use super::Failed;
 use crate::backoff::Backoff;
-use crate::door::http::server::Server;
 use crate::failure::{Code, Failure};
-use crate::memory;
+use crate::machine::{self, gpu};
 use crate::model::catalog::Catalog;
-use crate::pipeline::lanes::lane::Lane;
-use crate::pipeline::lanes::{self, Lanes, Outlets};
-use crate::pipeline::publish::caption;
+use crate::pipeline::gate::Gate;
+use crate::pipeline::loaded::LoadedModel;
 use crate::pipeline::tag::library;
+use crate::pipeline::{self, Pipeline};
 use crate::settings;
+use crate::source::http::server::Server;
 use crate::store::Store;
 use crate::store::outage::State;
 use crate::telemetry::health::Health;
-use crate::telemetry::{metrics, seldom};
+use crate::telemetry::{metrics, rate_limited};
 
 /// How long the end of a stop waits for what should take no time.
 pub(super) const CLOSING: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ const WAITING: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> Result<Server, Failed> {
     let collected = metrics::start().map_err(Failed::running)?;
     metrics::memory_budget(settings.memory_budget);
-    let (budget, available) = (settings.memory_budget, memory::available());
+    let (budget, available) = (settings.memory_budget, machine::available_memory());
     if budget > available {
         tracing::warn!(budget, available, "images may take more memory than this process may use (--memory-budget)");
     }
@@ -44,33 +44,34 @@ pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> 
     Server::start(&settings.http, health.clone(), collected).await.map_err(Failed::running)
 }
 
-/// Loads the default model of those there are: the one of this name, or the only one.
-pub(super) async fn load(
-    settings: &lanes::Settings,
+/// Starts the pipeline and loads its default model: the one of this name, or the only one.
+pub(super) async fn start(
+    settings: &pipeline::Settings,
+    stores: Vec<Store>,
     catalog: Catalog,
     model: Option<&str>,
-    captions: &caption::Settings,
-) -> Result<(Arc<Lanes>, Outlets, Arc<Lane>), Failed> {
+) -> Result<(Gate, Pipeline, Arc<LoadedModel>), Failed> {
     let default = catalog.choose(model)?.name.clone();
-    let (lanes, outlets) = Lanes::new(settings.clone(), catalog, &default);
-    let lane = lanes.load_default().await?;
-    captions.check(&lane.model.id.name, &lane.model.labels);
-    Ok((lanes, outlets, lane))
+    let (gate, pipeline) = Pipeline::start(settings.clone(), stores, catalog, &default);
+    let queue = pipeline.pool().load_default().await?;
+    Ok((gate, pipeline, Arc::clone(&queue.model)))
 }
 
-/// Loads the default model, and tells of it.
-pub(super) async fn models(settings: &settings::Tagging, health: &Health) -> Result<(Arc<Lanes>, Outlets), Failed> {
-    let captions = &settings.pipeline.publish.caption;
-    let catalog = settings.lanes.source.catalog(&settings.lanes.aliases).await?;
-    let (lanes, outlets, lane) = load(&settings.lanes, catalog, settings.model.as_deref(), captions).await?;
+/// Starts the pipeline, loads the default model, and reports it to metrics and readiness.
+pub(super) async fn pipeline(settings: &settings::Tagging, health: &Health) -> Result<(Gate, Pipeline), Failed> {
+    let pool = &settings.pipeline.pool;
+    let catalog = pool.repository.catalog(&pool.aliases).await?;
+    let stores = settings.stores.clone();
+    let (gate, pipeline, model) = start(&settings.pipeline, stores, catalog, settings.model.as_deref()).await?;
+    settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
     let library = library::load().map_err(Failed::running)?;
     tracing::debug!(path = %library.path.display(), "ONNX Runtime");
     metrics::running(&library.version);
-    health.set_model_ready(&lane.model.devices);
-    let told = health.clone();
-    tokio::spawn(lanes.scoring().follow(move |fine| told.set_inference(fine)));
-    tokio::spawn(watch_devices(lane.model.devices.clone()));
-    Ok((lanes, outlets))
+    health.set_model_ready(&model.devices);
+    let readiness = health.clone();
+    tokio::spawn(pipeline.pool().health().follow(move |fine| readiness.set_inference(fine)));
+    tokio::spawn(watch_devices(model.devices.clone()));
+    Ok((gate, pipeline))
 }
 
 /// Looks at every store, and from then on keeps readiness up to date with them: one that does not exist or refuses is an
@@ -124,12 +125,12 @@ async fn watch_stores(mut states: Vec<watch::Receiver<State>>, health: Health) {
 
 /// Keeps the gauges of GPUs up to date; there are none where there is no GPU, or no driver to ask.
 async fn watch_devices(mut devices: Vec<String>) {
-    devices.retain(|device| memory::device::memory(device).is_some());
+    devices.retain(|device| gpu::memory(device).is_some());
     let mut ticks = tokio::time::interval(DEVICES);
     while !devices.is_empty() {
         ticks.tick().await;
         for device in &devices {
-            metrics::device(device, memory::device::memory(device), memory::device::utilization(device));
+            metrics::device(device, gpu::memory(device), gpu::utilization(device));
         }
     }
 }
@@ -140,6 +141,6 @@ async fn fold(collected: metrics::Collected) {
     loop {
         ticks.tick().await;
         collected.fold();
-        seldom::report();
+        rate_limited::report();
     }
 }

@@ -10,17 +10,17 @@ use super::Failed;
 use super::signals::{Signals, Stopping};
 use super::tagging::{self, CLOSING};
 use crate::cli::WorkerArgs;
-use crate::delivery::Answers;
-use crate::door::admission::Admission;
-use crate::door::http::Http;
-use crate::door::http::server::Server;
-use crate::door::live::{self, Live};
-use crate::door::outbox::Outbox;
-use crate::door::stream::{self, Stream, pull};
+use crate::delivery::answers::Answers;
 use crate::nats::Nats;
-use crate::pipeline::lanes::{Lanes, Outlets};
+use crate::nats::publisher::ConfirmedPublisher;
+use crate::pipeline::gate::Gate;
 use crate::pipeline::{Pipeline, StageEnded};
 use crate::settings;
+use crate::source::http::Http;
+use crate::source::http::server::Server;
+use crate::source::limit::InFlightLimit;
+use crate::source::nats::{self, NatsSource};
+use crate::source::stream::{self, Stream, pull};
 use crate::store::Store;
 use crate::telemetry::health::Health;
 
@@ -35,7 +35,7 @@ pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
     let started = tokio::select! {
         started = start(&settings, &health) => started?,
         () = signals.stopping.stop() => {
-            tracing::info!("told to stop before the start was done");
+            tracing::info!("stopped before the start was done");
             return Ok(());
         }
     };
@@ -44,73 +44,71 @@ pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
 
 /// What a worker works with.
 struct Started {
-    lanes: Arc<Lanes>,
-    outlets: Outlets,
+    gate: Gate,
+    pipeline: Pipeline,
     nats: Nats,
     stream: Arc<Stream>,
-    live: Arc<Live>,
-    /// Of requests, over NATS and HTTP together.
-    admission: Admission,
+    requests: Arc<NatsSource>,
+    /// Of interactive images, over NATS and HTTP together.
+    in_flight_limit: InFlightLimit,
 }
 
 /// Everything that can fail before the first job is taken, in the order in which an operator would look.
 async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, Failed> {
-    let (lanes, outlets) = tagging::models(&settings.tagging, health).await?;
+    let (gate, pipeline) = tagging::pipeline(&settings.tagging, health).await?;
     let name = format!("tagmill {}", settings.tagging.name);
     let nats = Nats::connect(&settings.nats, &name).await.map_err(Failed::running)?;
-    let told = health.clone();
-    tokio::spawn(nats.follow(move |connected| told.set_nats(connected)));
-    let outbox = Outbox::new(nats.clone(), health.clone());
-    let stream = Box::pin(Stream::open(settings.stream.clone(), nats.clone(), outbox.clone())).await;
-    let stream = stream.map_err(|error| Failed::Running(nats.blamed(error)))?;
-    let admission = Admission::new(settings.tagging.live_in_flight);
-    let live = Live::new(settings.live.clone(), nats.clone(), admission.clone(), outbox);
+    let readiness = health.clone();
+    tokio::spawn(nats.follow(move |connected| readiness.set_nats(connected)));
+    let publisher = ConfirmedPublisher::new(nats.clone(), health.clone());
+    let stream = Box::pin(Stream::open(settings.stream.clone(), nats.clone(), publisher.clone())).await;
+    let stream = stream.map_err(|error| Failed::Running(nats.with_context(error)))?;
+    let in_flight_limit = InFlightLimit::new(settings.tagging.interactive_in_flight);
+    let requests = NatsSource::new(settings.requests.clone(), nats.clone(), in_flight_limit.clone(), publisher);
     tagging::stores(&settings.tagging.stores, health).await?;
-    Ok(Started { lanes, outlets, nats, stream, live, admission })
+    Ok(Started { gate, pipeline, nats, stream, requests, in_flight_limit })
 }
 
 /// Takes jobs until told to stop or something breaks.
 async fn work(
     settings: settings::Worker,
     server: Server,
-    Started { lanes, outlets, nats, stream, live, admission }: Started,
+    Started { gate, mut pipeline, nats, stream, requests, in_flight_limit }: Started,
     health: Health,
     mut signals: Signals,
 ) -> Result<(), Failed> {
     let settings::Worker { tagging: settings, stream: stream::Settings { subjects, .. }, .. } = settings;
-    let stores = settings.stores;
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores.clone(), &lanes, outlets);
+    let (stores, pool) = (settings.stores, Arc::clone(pipeline.pool()));
     let (answers, stop) = (Answers::new(), CancellationToken::new());
     tokio::spawn(Arc::clone(&stream).keep_alive());
     tokio::spawn(Arc::clone(&stream).watch_backlog(BACKLOG));
-    let http = Http::new(settings.http, admission, Arc::clone(&lanes), entrance.clone(), answers.clone());
+    let http = Http::new(settings.http, in_flight_limit, Arc::clone(&pool), gate.clone(), answers.clone());
     server.open(&http);
-    // Held, so that it is the door that says why it closed and not the stages it leads to.
-    let open = entrance.clone();
-    let member = live.join().await.map_err(Failed::running)?;
-    let requests = live::run(Arc::clone(&live), member, entrance.clone(), answers.clone(), stop.clone());
-    let mut requests = tokio::spawn(requests);
-    let mut door = tokio::spawn(pull::run(
+    let member = requests.join().await.map_err(Failed::running)?;
+    let answering = nats::run(Arc::clone(&requests), member, gate.clone(), answers.clone(), stop.clone());
+    let mut answering = tokio::spawn(answering);
+    let mut pulling = tokio::spawn(pull::run(
         Arc::clone(&stream),
         stores.clone(),
-        entrance,
-        pipeline.pace(),
+        gate.clone(),
+        pipeline.estimator(),
         answers.clone(),
         stop.clone(),
     ));
     tracing::info!(worker = %settings.name, prefix = %subjects, "working");
 
     let broken = tokio::select! {
-        () = signals.stop(&lanes) => None,
+        () = signals.stop(&pool) => None,
         broken = pipeline.broken() => Some(broken.into()),
-        ended = &mut door => Some(closed("the stream's door", ended)),
-        ended = &mut requests => Some(closed("the door for requests", ended)),
+        ended = &mut pulling => Some(closed("the source of the stream", ended)),
+        ended = &mut answering => Some(closed("the source of requests over NATS", ended)),
     };
-    drop(open);
+    // Held until now, so that a source reports why it closed and not the stages after it.
+    drop(gate);
     health.set_draining();
     stop.cancel();
     http.close();
-    let ending = Ending { door, requests, http, server, pipeline, answers, stream, live, lanes, nats };
+    let ending = Ending { pulling, answering, http, server, pipeline, answers, stream, requests, nats };
     match broken {
         Some(broken) => {
             ending.hand_back().await;
@@ -120,10 +118,10 @@ async fn work(
     }
 }
 
-/// Why a door closed, though the worker was not told to stop.
-fn closed<E: Into<anyhow::Error>>(door: &str, ended: Result<Result<(), E>, JoinError>) -> anyhow::Error {
+/// Why a source closed, though the worker was not told to stop.
+fn closed<E: Into<anyhow::Error>>(source: &str, ended: Result<Result<(), E>, JoinError>) -> anyhow::Error {
     match ended {
-        Ok(Ok(())) => anyhow::anyhow!("{door} closed by itself"),
+        Ok(Ok(())) => anyhow::anyhow!("{source} closed by itself"),
         Ok(Err(reason)) => reason.into(),
         Err(panicked) => panicked.into(),
     }
@@ -131,57 +129,57 @@ fn closed<E: Into<anyhow::Error>>(door: &str, ended: Result<Result<(), E>, JoinE
 
 /// What a worker has to bring to an end.
 struct Ending {
-    door: JoinHandle<Result<(), pull::Closed>>,
-    requests: JoinHandle<Result<(), live::Closed>>,
+    pulling: JoinHandle<Result<(), pull::Closed>>,
+    answering: JoinHandle<Result<(), nats::Closed>>,
     http: Http,
     server: Server,
     pipeline: Pipeline,
     answers: Answers,
     stream: Arc<Stream>,
-    live: Arc<Live>,
-    lanes: Arc<Lanes>,
+    requests: Arc<NatsSource>,
     nats: Nats,
 }
 
 impl Ending {
-    /// Gives back everything: something is broken.
+    /// Hands back everything: something is broken.
     async fn hand_back(self) {
         self.http.give_up();
         // At once what is held, and then what the last requests for jobs still bring.
         self.stream.hand_back().await;
-        if !self.door.is_finished() {
-            let _ = tokio::time::timeout(CLOSING, self.door).await;
+        if !self.pulling.is_finished() {
+            let _ = tokio::time::timeout(CLOSING, self.pulling).await;
             self.stream.hand_back().await;
         }
-        if !self.requests.is_finished() {
-            let _ = tokio::time::timeout(CLOSING, self.requests).await;
+        if !self.answering.is_finished() {
+            let _ = tokio::time::timeout(CLOSING, self.answering).await;
         }
-        self.live.hand_back().await;
+        self.requests.hand_back().await;
         let _ = tokio::time::timeout(CLOSING, self.answers.arrived()).await;
         self.stream.flush().await;
-        self.lanes.stop();
+        self.pipeline.pool().stop();
         let _ = tokio::time::timeout(CLOSING, self.server.close()).await;
     }
 
-    /// Finishes what is in hand, as long as there is time.
-    async fn drain(self, stores: &[Store], patience: Duration, stopping: &mut Stopping) -> Result<(), StageEnded> {
-        let Self { door, requests, http, server, pipeline, answers, stream, live, lanes, nats } = self;
-        tagging::stopping(stores, patience);
+    /// Finishes the jobs held, as long as there is time.
+    async fn drain(self, stores: &[Store], timeout: Duration, stopping: &mut Stopping) -> Result<(), StageEnded> {
+        let Self { pulling, answering, http, server, pipeline, answers, stream, requests, nats } = self;
+        tagging::stopping(stores, timeout);
+        let pool = Arc::clone(pipeline.pool());
         let drained = async {
-            let _ = tokio::join!(door, requests);
+            let _ = tokio::join!(pulling, answering);
             let drained = pipeline.drained().await;
             answers.arrived().await;
             drained
         };
         tokio::pin!(drained);
-        let in_time = stopping.in_time(&mut drained, patience).await;
+        let in_time = stopping.in_time(&mut drained, timeout).await;
         http.give_up();
         // Whatever is still held goes back now, not after the ack wait.
         stream.hand_back().await;
-        live.hand_back().await;
+        requests.hand_back().await;
         stream.flush().await;
         if in_time.is_none() {
-            lanes.stop();
+            pool.stop();
             let _ = tokio::time::timeout(CLOSING, drained).await;
         }
         let _ = tokio::time::timeout(CLOSING, async { tokio::join!(nats.client.drain(), server.close()) }).await;

@@ -53,9 +53,9 @@ impl Subjects {
         below.is_some_and(|below| below.is_empty() || below.strip_prefix('.').is_some_and(is_plain))
     }
 
-    /// Where live requests are sent.
+    /// Where requests are sent.
     #[must_use]
-    pub(crate) fn live(&self) -> String {
+    pub(crate) fn requests(&self) -> String {
         format!("{}.tag", self.prefix)
     }
 

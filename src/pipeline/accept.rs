@@ -7,18 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::lanes::{Destination, Lanes};
-use super::publish::Finished;
-use super::{Ended, Flight, pass};
+use super::context::JobContext;
+use super::handoff::Finished;
+use super::pool::{Destination, ModelPool};
+use super::stage::{Ended, pass};
 use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::store::Store;
 use crate::store::location::Location;
 use crate::tags::Seconds;
-use crate::telemetry::metrics::{self, Stage};
+use crate::telemetry::labels::Stage;
+use crate::telemetry::metrics;
 
-/// A message from a door.
+/// A message from a source.
 pub(crate) struct Incoming {
     /// What is asked for.
     pub request: Request,
@@ -28,15 +30,15 @@ pub(crate) struct Incoming {
     pub delivery: Delivery,
 }
 
-/// What a door was asked for.
+/// What a source was asked for.
 pub(crate) enum Request {
     /// A job as a message has it: JSON.
     Message(Bytes),
-    /// A job that the door has read.
+    /// A job that the source has read.
     Job {
         /// The job.
         job: Box<Job>,
-        /// The image, where the door brings it along or may read it wherever it is; else it is where the job says.
+        /// The image, where the source brings it along or may read it wherever it is; else it is where the job says.
         image: Option<Location>,
     },
 }
@@ -44,7 +46,7 @@ pub(crate) enum Request {
 /// A job that can be worked on.
 pub(crate) struct Accepted {
     /// The job.
-    pub flight: Flight,
+    pub context: JobContext,
     /// The model it goes to.
     pub destination: Destination,
     /// Where its image is.
@@ -56,7 +58,7 @@ pub(crate) struct Accept {
     /// The stores, default first.
     pub stores: Vec<Store>,
     /// The models.
-    pub lanes: Arc<Lanes>,
+    pub pool: Arc<ModelPool>,
 }
 
 /// Accepts until `incoming` closes.
@@ -77,7 +79,8 @@ pub(crate) async fn run(
             Ok((mut job, destination, location)) => {
                 let image = std::mem::take(&mut job.image);
                 let seconds = Seconds { queue: queued.as_secs_f64(), ..Seconds::default() };
-                let accepted = Accepted { flight: Flight { job, image, seconds, delivery }, destination, location };
+                let accepted =
+                    Accepted { context: JobContext { job, image, seconds, delivery }, destination, location };
                 if pass(Stage::Accept, &fetch, accepted).await.is_err() {
                     return Err(Ended::NextGone);
                 }
@@ -96,18 +99,18 @@ impl Accept {
         let (mut job, image) = match request {
             Request::Message(payload) => {
                 // A job that is wrong elsewhere is still answered under its own name.
-                let job = Job::parse(&payload).inspect_err(|_| delivery.called(Job::id_in(&payload)))?;
+                let job = Job::parse(&payload).inspect_err(|_| delivery.set_id(Job::id_in(&payload)))?;
                 (job, None)
             }
             Request::Job { job, image } => (*job, image),
         };
-        delivery.called(job.id.take());
+        delivery.set_id(job.id.take());
         let location = match image {
             Some(image) => image,
             None => Location::find(&mut job.image, &self.stores)?,
         };
         // Last: it counts the job as on its way.
-        let destination = self.lanes.find(job.model.as_deref(), delivery.door().is_urgent())?;
+        let destination = self.pool.find(job.model.as_deref(), delivery.source().priority())?;
         Ok((job, destination, location))
     }
 }

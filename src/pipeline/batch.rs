@@ -2,7 +2,6 @@
 //! has the clock and the channels. Fails no job.
 
 pub(crate) mod limit;
-pub(crate) mod traffic;
 pub mod window;
 
 use std::sync::Arc;
@@ -10,37 +9,22 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 
-use super::decode::{Input, Ready};
+use super::context::JobContext;
+use super::handoff::{Batch, Input, Ready, Row, Work};
 use super::queue::{self, Queued};
-use super::tag::work::Work;
-use super::{Ended, Flight};
+use super::queue_state::QueueState;
+use super::stage::Ended;
+use crate::telemetry::labels::Flush;
 use crate::telemetry::metrics;
-use traffic::Traffic;
-use window::{Decision, Flush, Window};
+use window::{Decision, Window};
 
 /// How rows are gathered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// Rows a batch has at most.
+    /// Maximum rows per batch.
     pub(crate) limit: usize,
-    /// How long a row waits for company.
+    /// Maximum time a row waits for others.
     pub(crate) window: Duration,
-}
-
-/// Rows that run together.
-pub(crate) struct Batch {
-    /// The rows, oldest first.
-    pub(crate) rows: Vec<Row>,
-}
-
-/// One row of a batch.
-pub(crate) struct Row {
-    /// The job.
-    pub(crate) flight: Flight,
-    /// Its part of the model's input.
-    pub(crate) input: Input,
-    /// When it was ready.
-    pub(crate) ready: Instant,
 }
 
 /// Batches until `ready` closes, then flushes what is left.
@@ -51,54 +35,54 @@ pub(crate) async fn run(
     settings: Settings,
     model: String,
     mut ready: queue::Receiver<Ready>,
-    traffic: Arc<Traffic>,
+    state: Arc<QueueState>,
     tag: Sender<Work>,
 ) -> Result<(), Ended> {
     let mut window = Window::new(settings.window, settings.limit);
     loop {
         let now = Instant::now();
-        window.set_limit(traffic.limit());
-        let deadline = match window.decide(now, traffic.room(), traffic.coming()) {
+        window.set_limit(state.limit());
+        let deadline = match window.decide(now, state.capacity(), state.arrivals()) {
             Decision::Flush(reason) => {
-                flush(&model, &mut window, reason, &traffic, &tag).await?;
+                flush(&model, &mut window, reason, &state, &tag).await?;
                 continue;
             }
             Decision::Until(time) => Some(time),
             Decision::Wait => None,
         };
         tokio::select! {
-            // Rows are taken in as they come, so that an urgent one is never kept out by others: what is in flight, and
+            // Rows are taken in as they come, so that bulk never keeps an interactive one out: what is in flight, and
             // the memory that rows hold of the budget, is what bounds them.
             row = ready.recv() => match row {
                 Some(ready) => {
-                    let urgent = ready.is_urgent();
-                    let Ready { flight, approach, input } = ready;
-                    window.push(Instant::now(), urgent, (flight, input));
-                    drop(approach);
+                    let priority = ready.priority();
+                    let Ready { context, pending, input } = ready;
+                    window.push(Instant::now(), priority, (context, input));
+                    drop(pending);
                 }
                 None => break,
             },
-            () = traffic.changed() => {}
+            () = state.changed() => {}
             () = tokio::time::sleep_until(deadline.unwrap_or(now).into()), if deadline.is_some() => {}
         }
     }
     while !window.is_empty() {
-        flush(&model, &mut window, Flush::Drain, &traffic, &tag).await?;
+        flush(&model, &mut window, Flush::Drain, &state, &tag).await?;
     }
     Ok(())
 }
 
 async fn flush(
     model: &str,
-    window: &mut Window<(Flight, Input)>,
+    window: &mut Window<(JobContext, Input)>,
     reason: Flush,
-    traffic: &Traffic,
+    state: &QueueState,
     tag: &Sender<Work>,
 ) -> Result<(), Ended> {
-    let row = |(ready, (flight, input))| Row { flight, input, ready };
+    let row = |(ready, (context, input))| Row { context, input, ready };
     let rows: Vec<Row> = window.take().into_iter().map(row).collect();
     metrics::batch(model, reason, rows.len());
-    traffic.batch_closed();
+    state.batch_closed();
     // There is room, or soon will be after a trial: the window was told so.
     tag.send(Work::Batch(Batch { rows })).await.map_err(|_| Ended::NextGone)
 }

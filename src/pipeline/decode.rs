@@ -7,23 +7,25 @@ pub mod fit;
 pub mod picture;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::batch::traffic::Approach;
+use super::context::JobContext;
 use super::fetch::Fetched;
-use super::lanes::lane::Heading;
-use super::publish::Finished;
-use super::queue::{Queued, Receiver};
-use super::{Ended, Flight, panicked, pass_in_order};
+use super::handoff::{Finished, Input, Ready};
+use super::model_queue::Route;
+use super::queue::Receiver;
+use super::stage::{Ended, panicked, pass_by_priority};
 use crate::failure::{Code, Failure};
-use crate::memory::{Reservation, Share};
-use crate::telemetry::metrics::{self, Stage};
+use crate::memory::Pool;
+use crate::telemetry::labels::Stage;
+use crate::telemetry::metrics;
 use decoder::Decoder;
 use fit::Frame;
 use picture::Reserve;
@@ -36,38 +38,7 @@ pub(crate) struct Settings {
     /// What is refused, and what is looked at.
     pub(crate) picture: picture::Settings,
     /// Room for decoded images.
-    pub(crate) room: Share,
-}
-
-/// A job with its row of the model's input.
-pub(crate) struct Ready {
-    /// The job.
-    pub(crate) flight: Flight,
-    /// Counts as on its way until the lane has it.
-    pub(crate) approach: Approach,
-    /// What the model sees of it.
-    pub(crate) input: Input,
-}
-
-impl Queued for Ready {
-    fn is_urgent(&self) -> bool {
-        self.flight.is_urgent()
-    }
-}
-
-/// One row of a model's input.
-pub(crate) struct Input {
-    /// RGB, `side * side * 3` of them.
-    pub(crate) bytes: Box<[u8]>,
-    /// Room for them.
-    _room: Reservation,
-}
-
-#[cfg(test)]
-impl Input {
-    pub(crate) const fn new(bytes: Box<[u8]>, room: Reservation) -> Self {
-        Self { bytes, _room: room }
-    }
+    pub(crate) room: Pool,
 }
 
 /// Decodes until `fetched` closes. What somebody waits for has threads of its own, so that it is never behind an image that
@@ -93,8 +64,8 @@ async fn run_with(
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
     let mut threads = JoinSet::new();
-    let (urgent, other) = fetched.split();
-    for (kind, jobs, gives_way) in [("request", urgent, false), ("decode", other, true)] {
+    let (interactive, bulk) = fetched.split();
+    for (kind, jobs, gives_way) in [("request", interactive, false), ("decode", bulk, true)] {
         let jobs = Arc::new(Mutex::new(jobs));
         for number in 0..settings.threads {
             let Settings { picture, room, .. } = settings.clone();
@@ -138,7 +109,7 @@ fn give_way() {
 struct Worker {
     decode: Decode,
     picture: picture::Settings,
-    room: Share,
+    room: Pool,
     /// What gives room back while a thread waits for it.
     runtime: Handle,
     publish: Sender<Finished>,
@@ -149,7 +120,7 @@ impl Worker {
     fn run(mut self, jobs: &Mutex<mpsc::Receiver<Fetched>>) {
         loop {
             // Whoever holds the lock waits for the next job; the others wait for the lock.
-            let mut queue = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queue = jobs.lock();
             let next = self.runtime.block_on(queue.recv());
             drop(queue);
             let Some(fetched) = next else { return };
@@ -158,26 +129,26 @@ impl Worker {
     }
 
     fn one(&mut self, fetched: Fetched) {
-        let Fetched { mut flight, heading: Heading { lane, approach }, bytes: encoded, reserved: room } = fetched;
+        let Fetched { mut context, route: Route { queue, pending }, bytes: encoded, reserved: room } = fetched;
         let began = Instant::now();
-        let input = self.input(&flight, &encoded, lane.model.frame);
+        let input = self.input(&context, &encoded, queue.model.frame);
         drop((encoded, room));
-        flight.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
+        context.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
         match input {
             Ok(input) => {
-                let ready = Ready { flight, approach, input };
-                // Refused only where the lane is gone: the delivery inside hands its job back.
-                drop(self.runtime.block_on(pass_in_order(Stage::Decode, &lane.rows, ready)));
+                let ready = Ready { context, pending, input };
+                // Refused only where the queue is gone: the delivery inside hands its job back.
+                drop(self.runtime.block_on(pass_by_priority(Stage::Decode, &queue.rows, ready)));
             }
             Err(failure) => {
                 metrics::failed(Stage::Decode, failure.code);
-                let _ = self.publish.blocking_send(Finished::failed(flight.delivery, failure));
+                let _ = self.publish.blocking_send(Finished::failed(context.delivery, failure));
             }
         }
     }
 
-    fn input(&mut self, flight: &Flight, encoded: &[u8], frame: Frame) -> Result<Input, Failure> {
-        flight.still_wanted()?;
+    fn input(&mut self, context: &JobContext, encoded: &[u8], frame: Frame) -> Result<Input, Failure> {
+        context.still_wanted()?;
         // Kept between images of the same model, for its buffers.
         let decoder = match self.decoder.take() {
             Some(decoder) if decoder.frame() == frame => decoder,
@@ -198,7 +169,7 @@ impl Worker {
         let mut room = reserved.ok_or_else(|| Failure::new(Code::ImageUndecodable, "no room was taken for it"))?;
         // The pixels are gone; the row stays until it has run.
         room.shrink_to(row);
-        Ok(Input { bytes, _room: room })
+        Ok(Input::new(bytes, room))
     }
 }
 

@@ -15,20 +15,23 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinSet;
 
 use super::accept::Accepted;
-use super::lanes::lane::Heading;
-use super::lanes::{Destination, Lanes};
-use super::pace::Pace;
-use super::publish::Finished;
+use super::concurrency::Estimator;
+use super::context::JobContext;
+use super::handoff::Finished;
+use super::model_queue::Route;
+use super::pool::{Destination, ModelPool};
 use super::queue::{self, Queued};
-use super::{Ended, Flight, pass_in_order};
-use crate::delivery::Presence;
+use super::stage::{Ended, panicked, pass_by_priority};
+use crate::delivery::permit::Permit;
 use crate::failure::{Code, Failure};
-use crate::memory::{Reservation, Share};
+use crate::memory::{Pool, Reservation};
+use crate::priority::Priority;
 use crate::store::inline::Inline;
 use crate::store::location::Location;
 use crate::store::outage::{Attempt, all_well, any_troubled};
 use crate::store::{Read, Store, file, too_large};
-use crate::telemetry::metrics::{self, Stage};
+use crate::telemetry::labels::Stage;
+use crate::telemetry::metrics;
 
 /// How often a read that takes long is asked whether somebody still waits for it.
 const LOOK: Duration = Duration::from_millis(250);
@@ -39,15 +42,15 @@ pub(crate) struct Settings {
     /// Bytes an encoded image may have.
     pub max_image_bytes: u64,
     /// Room for encoded images.
-    pub room: Share,
+    pub room: Pool,
 }
 
 /// A job with its image's bytes.
 pub(crate) struct Fetched {
     /// The job.
-    pub flight: Flight,
-    /// The lane it goes to.
-    pub heading: Heading,
+    pub context: JobContext,
+    /// The queue it goes to.
+    pub route: Route,
     /// The image, encoded.
     pub bytes: Bytes,
     /// Room for it.
@@ -55,8 +58,8 @@ pub(crate) struct Fetched {
 }
 
 impl Queued for Fetched {
-    fn is_urgent(&self) -> bool {
-        self.flight.is_urgent()
+    fn priority(&self) -> Priority {
+        self.context.priority()
     }
 }
 
@@ -69,32 +72,30 @@ struct Image {
 }
 
 /// What every fetch works with.
-struct Fetch {
-    settings: Settings,
-    stores: Vec<Store>,
-    lanes: Arc<Lanes>,
-    pace: Arc<Pace>,
-    decode: queue::Sender<Fetched>,
-    publish: Sender<Finished>,
+pub(crate) struct Fetch {
+    /// How images are read.
+    pub settings: Settings,
+    /// The stores.
+    pub stores: Vec<Store>,
+    /// The models.
+    pub pool: Arc<ModelPool>,
+    /// Learns how far away the stores are.
+    pub estimator: Arc<Estimator>,
+    /// Takes images that are read.
+    pub decode: queue::Sender<Fetched>,
+    /// Takes jobs that failed.
+    pub publish: Sender<Finished>,
 }
 
 /// Fetches until `accepted` closes, then finishes what it has begun.
 ///
 /// # Errors
 /// None of its own.
-pub(crate) async fn run(
-    settings: Settings,
-    stores: Vec<Store>,
-    lanes: Arc<Lanes>,
-    pace: Arc<Pace>,
-    mut accepted: Receiver<Accepted>,
-    decode: queue::Sender<Fetched>,
-    publish: Sender<Finished>,
-) -> Result<(), Ended> {
-    let fetch = Arc::new(Fetch { settings, stores, lanes: Arc::clone(&lanes), pace, decode, publish });
+pub(crate) async fn run(fetch: Fetch, mut accepted: Receiver<Accepted>) -> Result<(), Ended> {
+    let fetch = Arc::new(fetch);
     let mut fetches = JoinSet::new();
     while let Some(job) = accepted.recv().await {
-        // The one concurrent point of this stage, bounded by what doors let in. A fetch that panics drops its delivery,
+        // The one concurrent point of this stage, bounded by what sources let in. A fetch that panics drops its delivery,
         // which hands the job back.
         let fetch = Arc::clone(&fetch);
         fetches.spawn(async move { fetch.one(job).await });
@@ -102,79 +103,80 @@ pub(crate) async fn run(
     }
     while fetches.join_next().await.is_some() {}
     // No job wants a model any more.
-    lanes.close();
+    fetch.pool.close();
     Ok(())
 }
 
 impl Fetch {
-    async fn one(&self, Accepted { mut flight, destination, location }: Accepted) {
+    async fn one(&self, Accepted { mut context, destination, location }: Accepted) {
         // First, so that a job that waits for its model, and with it for another model's last jobs, holds no memory from
         // them.
-        let heading = self.heading(destination, &mut flight).await;
+        let route = self.route(destination, &mut context).await;
         let began = Instant::now();
-        let read = match heading {
-            Ok(heading) => self.read(location, heading, &mut flight).await,
+        let read = match route {
+            Ok(route) => self.read(location, route, &mut context).await,
             Err(failure) => Err(failure),
         };
-        flight.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
+        context.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
         match read {
-            Ok((heading, Image { bytes, reserved, name })) => {
+            Ok((route, Image { bytes, reserved, name })) => {
                 if let Some(name) = name {
-                    flight.image = name;
+                    context.image = name;
                 }
                 // Refused only where the stage after this one is gone: the delivery inside hands its job back.
-                drop(pass_in_order(Stage::Fetch, &self.decode, Fetched { flight, heading, bytes, reserved }).await);
+                drop(pass_by_priority(Stage::Fetch, &self.decode, Fetched { context, route, bytes, reserved }).await);
             }
             Err(failure) => {
                 metrics::failed(Stage::Fetch, failure.code);
-                let _ = self.publish.send(Finished::failed(flight.delivery, failure)).await;
+                let _ = self.publish.send(Finished::failed(context.delivery, failure)).await;
             }
         }
     }
 
     /// The way to a job's model, which is loaded if it is not.
-    async fn heading(&self, destination: Destination, flight: &mut Flight) -> Result<Heading, Failure> {
+    async fn route(&self, destination: Destination, context: &mut JobContext) -> Result<Route, Failure> {
         let model = match destination {
-            Destination::Lane(heading) => return Ok(heading),
+            Destination::Loaded(route) => return Ok(route),
             Destination::Unloaded(model) => model,
         };
-        // Not fetching: it waits to begin, as at the entrance.
+        // Not fetching: it waits to begin, as at the gate.
         let _waiting = metrics::backpressure(Stage::Accept);
-        let (urgent, waits) = (flight.is_urgent(), flight);
-        let lane = self.lanes.load(&model, move || waits.still_wanted()).await?;
-        Ok(Heading::to(&lane, urgent))
+        let (priority, waits) = (context.priority(), context);
+        let queue = self.pool.load(&model, move || waits.still_wanted()).await?;
+        Ok(Route::new(&queue, priority))
     }
 
     async fn read(
         &self,
         location: Location,
-        heading: Heading,
-        flight: &mut Flight,
-    ) -> Result<(Heading, Image), Failure> {
-        flight.still_wanted()?;
+        route: Route,
+        context: &mut JobContext,
+    ) -> Result<(Route, Image), Failure> {
+        context.still_wanted()?;
         match location {
-            Location::Stored { store, path } if flight.delivery.is_alone() => {
-                self.read_alone(&store, &path, heading, flight).await
+            Location::Stored { store, path } if context.delivery.is_exclusive() => {
+                self.read_alone(&store, &path, route, context).await
             }
-            location if flight.is_urgent() => tokio::select! {
-                image = self.image(location, true) => Ok((heading, image?)),
-                failure = unwanted(flight) => Err(failure),
+            location => match context.priority() {
+                Priority::Interactive => tokio::select! {
+                    image = self.image(location, Priority::Interactive) => Ok((route, image?)),
+                    failure = unwanted(context) => Err(failure),
+                },
+                Priority::Bulk => Ok((route, self.image(location, Priority::Bulk).await?)),
             },
-            location => Ok((heading, self.image(location, false).await?)),
         }
     }
 
     /// Reads an image. Somebody who waits for the answer does not wait for a store in trouble.
-    async fn image(&self, location: Location, urgent: bool) -> Result<Image, Failure> {
+    async fn image(&self, location: Location, priority: Priority) -> Result<Image, Failure> {
         let Settings { max_image_bytes: limit, room } = &self.settings;
         let read = match location {
             Location::Stored { store, path } => {
-                let read = if urgent {
-                    store.read_promptly(&path, *limit, room).await?
-                } else {
-                    self.read_patiently(&store, &path).await?
+                let read = match priority {
+                    Priority::Interactive => store.read_promptly(&path, *limit, room).await?,
+                    Priority::Bulk => self.read_patiently(&store, &path).await?,
                 };
-                self.pace.first_byte(read.first_byte);
+                self.estimator.first_byte(read.first_byte);
                 read
             }
             Location::File(path) => file::read(path, *limit, room).await?,
@@ -220,23 +222,23 @@ impl Fetch {
         &self,
         store: &Store,
         path: &Path,
-        mut heading: Heading,
-        flight: &mut Flight,
-    ) -> Result<(Heading, Image), Failure> {
+        mut route: Route,
+        context: &mut JobContext,
+    ) -> Result<(Route, Image), Failure> {
         let mut recoveries = 0;
         loop {
             if let Some(read) = self.attempt(store, path, &mut recoveries).await {
                 let read = read?;
-                self.pace.first_byte(read.first_byte);
-                return Ok((heading, read.into()));
+                self.estimator.first_byte(read.first_byte);
+                return Ok((route, read.into()));
             }
-            drop(heading);
-            if let Some(company) = flight.delivery.step_aside() {
+            drop(route);
+            if let Some(company) = context.delivery.step_aside() {
                 let alone = self.alone_again(company).await?;
-                flight.delivery.enter(Presence::Alone(Arc::new(alone)));
+                context.delivery.enter(Permit::Exclusive(Arc::new(alone)));
             }
-            let destination = self.lanes.find(flight.job.model.as_deref(), false)?;
-            heading = self.heading(destination, flight).await?;
+            let destination = self.pool.find(context.job.model.as_deref(), context.priority())?;
+            route = self.route(destination, context).await?;
         }
     }
 
@@ -260,17 +262,17 @@ impl From<Read> for Image {
 }
 
 /// Ends when nobody waits for the answer any more.
-async fn unwanted(flight: &mut Flight) -> Failure {
+async fn unwanted(context: &mut JobContext) -> Failure {
     loop {
         tokio::time::sleep(LOOK).await;
-        if let Err(failure) = flight.still_wanted() {
+        if let Err(failure) = context.still_wanted() {
             return failure;
         }
     }
 }
 
 /// Decodes an image that came as text, and names it by its hash so that answers do not carry the image back.
-async fn inline(image: Inline, limit: u64, room: &Share) -> Result<Image, Failure> {
+async fn inline(image: Inline, limit: u64, room: &Pool) -> Result<Image, Failure> {
     let mut reserved = room.reserve(image.size()).await?;
     // The room with it: nobody may wait for it any more, and it goes on.
     let decoded = tokio::task::spawn_blocking(move || {
@@ -283,7 +285,7 @@ async fn inline(image: Inline, limit: u64, room: &Share) -> Result<Image, Failur
     });
     decoded.await.unwrap_or_else(|error| {
         Err(match error.try_into_panic() {
-            Ok(panic) => super::panicked(Code::InferenceFailed, "reading an inline image", &*panic),
+            Ok(panic) => panicked(Code::InferenceFailed, "reading an inline image", &*panic),
             Err(cancelled) => {
                 Failure::new(Code::InferenceFailed, format!("reading an inline image came to nothing: {cancelled}"))
             }

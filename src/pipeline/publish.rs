@@ -1,5 +1,5 @@
-//! **publish**: what came of every job is told to its door: scores become a result, failures an error, and the
-//! delivery answers. Fails a job only with what its door says (`result_too_large`).
+//! **publish**: what came of every job is told to its source: scores become a result, failures an error, and the
+//! delivery answers. Fails a job only with what its source says (`result_too_large`).
 
 pub(crate) mod caption;
 
@@ -9,13 +9,14 @@ use std::time::Instant;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
-use super::pace::Pace;
-use super::tag::Model;
-use super::{Ended, Flight};
-use crate::delivery::{Answer, Delivery, Outcome};
-use crate::failure::Failure;
+use super::concurrency::Estimator;
+use super::context::JobContext;
+use super::handoff::{Finished, Scored};
+use super::stage::Ended;
+use crate::delivery::{Answer, Delivery};
 use crate::model::labels::Selected;
 use crate::tags::{TagResult, Tags};
+use crate::telemetry::labels::Outcome;
 use crate::telemetry::metrics;
 
 /// What answers say.
@@ -27,45 +28,19 @@ pub(crate) struct Settings {
     pub caption: caption::Settings,
 }
 
-/// A job that is through.
-pub(crate) enum Finished {
-    /// The model has scored it.
-    Tagged(Box<Scored>),
-    /// It failed on the way.
-    Failed(Box<(Delivery, Failure)>),
-}
-
-/// A job with its scores.
-pub(crate) struct Scored {
-    /// The job.
-    pub flight: Flight,
-    /// The model that scored it.
-    pub model: Arc<Model>,
-    /// What it ran on.
-    pub device: Arc<str>,
-    /// One per label, 0..=1.
-    pub scores: Vec<f32>,
-    /// How many images ran together.
-    pub batch: usize,
-}
-
-impl Finished {
-    /// A job that failed on the way.
-    #[must_use]
-    pub(crate) fn failed(delivery: Delivery, failure: Failure) -> Self {
-        Self::Failed(Box::new((delivery, failure)))
-    }
-}
-
 /// Answers until `finished` closes and every answer has arrived.
 ///
 /// # Errors
 /// None of its own.
-pub(crate) async fn run(settings: Settings, mut finished: Receiver<Finished>, pace: Arc<Pace>) -> Result<(), Ended> {
+pub(crate) async fn run(
+    settings: Settings,
+    mut finished: Receiver<Finished>,
+    estimator: Arc<Estimator>,
+) -> Result<(), Ended> {
     let settings = Arc::new(settings);
     let mut answers = JoinSet::new();
     while let Some(finished) = finished.recv().await {
-        let (settings, pace) = (Arc::clone(&settings), Arc::clone(&pace));
+        let (settings, estimator) = (Arc::clone(&settings), Arc::clone(&estimator));
         // Answers wait for the broker's confirmation side by side; jobs in flight are what bounds them.
         answers.spawn(async move {
             let began = Instant::now();
@@ -83,7 +58,7 @@ pub(crate) async fn run(settings: Settings, mut finished: Receiver<Finished>, pa
                 }
             }
             let took = began.elapsed();
-            pace.published(took);
+            estimator.published(took);
             metrics::stage_seconds("publish", took);
         });
         while answers.try_join_next().is_some() {}
@@ -93,8 +68,8 @@ pub(crate) async fn run(settings: Settings, mut finished: Receiver<Finished>, pa
 }
 
 fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
-    let Scored { flight, model, device, scores, batch } = scored;
-    let Flight { job, image, seconds, delivery } = flight;
+    let Scored { context, model, device, scores, batch } = scored;
+    let JobContext { job, image, seconds, delivery } = context;
     let Selected { rating, mut tags } = model.labels.select(&scores, &job.thresholds.or(&model.thresholds));
     settings.caption.filter(&mut tags);
     let text = settings.caption.caption(&tags);

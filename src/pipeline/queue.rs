@@ -1,73 +1,75 @@
-//! A bounded queue between two stages in which what somebody waits for goes before what nobody does, but for one
-//! [turn](super::turns) in so many.
+//! Bounded queue between two stages, with two priorities.
 
 use tokio::sync::mpsc;
 
-use super::turns::Turns;
+use crate::priority::{Priority, Weighted};
 
-/// What can be in such a queue.
+/// An item of a queue.
 pub(crate) trait Queued {
-    /// Whether somebody waits for it.
-    fn is_urgent(&self) -> bool;
+    /// Its priority.
+    fn priority(&self) -> Priority;
 }
 
-/// The end things go in at.
+/// The sending end.
 pub(crate) struct Sender<T> {
-    urgent: mpsc::Sender<T>,
-    other: mpsc::Sender<T>,
+    interactive: mpsc::Sender<T>,
+    bulk: mpsc::Sender<T>,
 }
 
-/// The end they come out of.
+/// The receiving end.
 pub(crate) struct Receiver<T> {
-    urgent: mpsc::Receiver<T>,
-    other: mpsc::Receiver<T>,
-    turns: Turns,
+    interactive: mpsc::Receiver<T>,
+    bulk: mpsc::Receiver<T>,
+    weighted: Weighted,
 }
 
-/// A queue with room for `size` things of either kind.
+/// A queue with room for `size` items of each priority.
 #[must_use]
 pub(crate) fn bounded<T: Queued>(size: usize) -> (Sender<T>, Receiver<T>) {
-    let (urgent, urgents) = mpsc::channel(size);
-    let (other, others) = mpsc::channel(size);
-    (Sender { urgent, other }, Receiver { urgent: urgents, other: others, turns: Turns::default() })
+    let (to_interactive, interactive) = mpsc::channel(size);
+    let (to_bulk, bulk) = mpsc::channel(size);
+    let sender = Sender { interactive: to_interactive, bulk: to_bulk };
+    (sender, Receiver { interactive, bulk, weighted: Weighted::default() })
 }
 
 impl<T: Queued> Sender<T> {
-    /// Where something of its kind goes in.
+    /// The channel for items of this one's priority.
     pub(crate) fn end_for(&self, item: &T) -> &mpsc::Sender<T> {
-        if item.is_urgent() { &self.urgent } else { &self.other }
+        match item.priority() {
+            Priority::Interactive => &self.interactive,
+            Priority::Bulk => &self.bulk,
+        }
     }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { urgent: self.urgent.clone(), other: self.other.clone() }
+        Self { interactive: self.interactive.clone(), bulk: self.bulk.clone() }
     }
 }
 
 impl<T> Receiver<T> {
-    /// What somebody waits for, and what nobody does, for receivers that need not take turns.
+    /// The channels of interactive and of bulk items, for receivers that serve one each.
     #[must_use]
     pub(crate) fn split(self) -> (mpsc::Receiver<T>, mpsc::Receiver<T>) {
-        (self.urgent, self.other)
+        (self.interactive, self.bulk)
     }
 
-    /// The next: the oldest that is urgent, or of the others where it is their turn or there is no urgent one. `None` once
-    /// nothing can come any more.
+    /// The next item: the oldest interactive one, but for bulk's slots. `None` once all senders are gone.
     ///
     /// Cancel safe.
     pub(crate) async fn recv(&mut self) -> Option<T> {
-        let both = !self.urgent.is_empty() && !self.other.is_empty();
+        let both = !self.interactive.is_empty() && !self.bulk.is_empty();
         if both
-            && self.turns.next_is_for_others()
-            && let Ok(item) = self.other.try_recv()
+            && self.weighted.next_slot() == Priority::Bulk
+            && let Ok(item) = self.bulk.try_recv()
         {
             return Some(item);
         }
         tokio::select! {
             biased;
-            Some(item) = self.urgent.recv() => Some(item),
-            Some(item) = self.other.recv() => Some(item),
+            Some(item) = self.interactive.recv() => Some(item),
+            Some(item) = self.bulk.recv() => Some(item),
             else => None,
         }
     }
@@ -78,18 +80,19 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq)]
-    struct Numbered(u32, bool);
+    struct Numbered(u32, Priority);
 
     impl Queued for Numbered {
-        fn is_urgent(&self) -> bool {
+        fn priority(&self) -> Priority {
             self.1
         }
     }
 
     #[tokio::test]
-    async fn the_urgent_overtake_and_nothing_is_lost() {
+    async fn interactive_items_overtake_and_nothing_is_lost() {
         let (sender, mut receiver) = bounded(2);
-        for item in [Numbered(1, false), Numbered(2, false), Numbered(3, true), Numbered(4, true)] {
+        let (interactive, bulk) = (Priority::Interactive, Priority::Bulk);
+        for item in [Numbered(1, bulk), Numbered(2, bulk), Numbered(3, interactive), Numbered(4, interactive)] {
             assert!(sender.end_for(&item).send(item).await.is_ok());
         }
         drop(sender);
@@ -101,17 +104,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_fourth_is_one_that_nobody_waits_for() {
+    async fn every_fourth_item_is_a_bulk_one() {
         let (sender, mut receiver) = bounded(8);
         for number in 0..8 {
-            for item in [Numbered(number, true), Numbered(number, false)] {
+            for item in [Numbered(number, Priority::Interactive), Numbered(number, Priority::Bulk)] {
                 assert!(sender.end_for(&item).send(item).await.is_ok());
             }
         }
         let mut order = String::new();
         for _ in 0..8 {
-            order.push(if receiver.recv().await.expect("sixteen").1 { 'u' } else { 'o' });
+            let interactive = receiver.recv().await.expect("sixteen").1 == Priority::Interactive;
+            order.push(if interactive { 'i' } else { 'b' });
         }
-        assert_eq!(order, "uuuouuuo");
+        assert_eq!(order, "iiibiiib");
     }
 }

@@ -5,9 +5,9 @@ use url::Url;
 
 use super::Invalid;
 use crate::cli::http::HttpArgs;
-use crate::door::http::{Origins, Settings};
 use crate::memory::Budget;
 use crate::pipeline::fetch;
+use crate::source::http::{Origins, Settings};
 
 /// Images of the largest size that one request body has room for.
 const LARGEST_AT_ONCE: u64 = 4;

@@ -9,9 +9,9 @@ use rustls::pki_types::pem::{self, PemObject};
 
 use super::Invalid;
 use crate::cli::queue::NatsArgs;
-use crate::door::stream::part::Filter;
 use crate::nats::subjects::Subjects;
 use crate::nats::{Login, Settings};
+use crate::source::stream::part::Filter;
 
 impl TryFrom<NatsArgs> for Settings {
     type Error = Invalid;

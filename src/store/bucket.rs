@@ -15,7 +15,7 @@ use url::Url;
 use super::head::HeadBucket;
 use super::{InvalidStore, Read, denied, not_found, too_large, unavailable};
 use crate::failure::Failure;
-use crate::memory::Share;
+use crate::memory::Pool;
 
 /// Objects of a bucket whose keys start with the prefix.
 #[derive(Clone)]
@@ -94,7 +94,7 @@ impl Bucket {
     }
 
     /// Reads an object, as [`super::Store::read`].
-    pub(super) async fn read(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+    pub(super) async fn read(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         let failed = |error| failure(path, self, &error);
         let asked = Instant::now();
         let object = self.objects.get(path).await.map_err(failed)?;

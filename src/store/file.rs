@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::{Read, too_large};
 use crate::failure::{Code, Failure};
-use crate::memory::Share;
+use crate::memory::Pool;
 
 /// What a file is read from.
 pub(super) trait Source: Clone + Send + 'static {
@@ -51,12 +51,12 @@ pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
 ///
 /// # Errors
 /// `image_not_found`, `image_too_large` (known before anything is read), `storage_denied` or `storage_unavailable`.
-pub(crate) async fn read(path: PathBuf, limit: u64, room: &Share) -> Result<Read, Failure> {
+pub(crate) async fn read(path: PathBuf, limit: u64, room: &Pool) -> Result<Read, Failure> {
     read_from(Named(path), limit, room).await
 }
 
 /// The same from wherever it is.
-pub(super) async fn read_from(source: impl Source, limit: u64, room: &Share) -> Result<Read, Failure> {
+pub(super) async fn read_from(source: impl Source, limit: u64, room: &Pool) -> Result<Read, Failure> {
     let asked = Instant::now();
     let (again, here) = (source.clone(), room.clone());
     let read_at_once = move || {
@@ -105,7 +105,7 @@ mod tests {
     use crate::memory::Budget;
 
     /// A file of five bytes, and room for it.
-    fn image() -> (tempfile::TempDir, PathBuf, Share) {
+    fn image() -> (tempfile::TempDir, PathBuf, Pool) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.jpg");
         std::fs::write(&path, b"image").expect("written");

@@ -11,7 +11,7 @@ use url::Url;
 use super::file::{Source, read_from};
 use super::{InvalidStore, Place, Read, Store, denied, not_found, unavailable, what};
 use crate::failure::{Code, Failure};
-use crate::memory::Share;
+use crate::memory::Pool;
 
 /// A file of a folder store.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub(super) async fn read(
     folder: &Arc<FilePath>,
     path: &Path,
     limit: u64,
-    room: &Share,
+    room: &Pool,
 ) -> Result<Read, Failure> {
     read_from(InFolder { store: store.clone(), folder: Arc::clone(folder), path: path.clone() }, limit, room).await
 }

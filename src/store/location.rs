@@ -25,7 +25,7 @@ pub(crate) enum Location {
     Inline(Inline),
     /// Here already.
     Here(Bytes),
-    /// A file that a door was told to read.
+    /// A file that a source was told to read.
     File(PathBuf),
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{Read, Store};
 use crate::backoff::Backoff;
 use crate::failure::{Code, Failure};
-use crate::memory::Share;
+use crate::memory::Pool;
 
 /// Reads that fail in a row before the store is at fault, even where it answers when asked.
 const IN_A_ROW: u32 = 8;
@@ -109,7 +109,7 @@ impl Store {
         &self,
         path: &Path,
         limit: u64,
-        room: &Share,
+        room: &Pool,
         recoveries: &mut u32,
     ) -> Attempt {
         let (failure, gone) = match self.read_once(path, limit, room).await {
@@ -129,7 +129,7 @@ impl Store {
     ///
     /// # Errors
     /// As `read`.
-    pub(crate) async fn read_promptly(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Failure> {
+    pub(crate) async fn read_promptly(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         if *self.state().borrow() != State::Well {
             return Err(Failure::new(
                 Code::StorageUnavailable,
@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// Reads, and sees whose fault it may be where that fails: no object can be found in a bucket or folder that is gone.
-    async fn read_once(&self, path: &Path, limit: u64, room: &Share) -> Result<Read, Fault> {
+    async fn read_once(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Fault> {
         let read = self.read(path, limit, room).await;
         let fault = match read {
             Ok(read) => Ok(read),

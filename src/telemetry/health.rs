@@ -1,7 +1,8 @@
 //! Whether this worker should be sent work: `/readyz`, and the gauge `tagmill_ready`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::metrics;
@@ -92,7 +93,7 @@ impl Health {
     }
 
     fn set(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         change(&mut state);
         // Still locked, so that the gauge says in the end what the state is in the end.
         metrics::ready(state.readiness().ready);
@@ -101,7 +102,7 @@ impl Health {
     /// The state now.
     #[must_use]
     pub(crate) fn readiness(&self) -> Readiness {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).readiness()
+        self.0.lock().readiness()
     }
 }
 

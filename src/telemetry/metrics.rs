@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::delivery::{Door, Outcome};
 use crate::failure::Code;
-use crate::memory;
-use crate::pipeline::batch::window::Flush;
+use crate::machine;
+use crate::machine::gpu;
 use crate::tags::ModelId;
+use crate::telemetry::labels::{Flush, Outcome, Source, Stage};
 
 const JOBS: &str = "tagmill_jobs_total";
 const IMAGES_TAGGED: &str = "tagmill_images_tagged_total";
@@ -43,35 +43,6 @@ const SECONDS: [f64; 18] =
     [0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 const BATCH_SIZES: [f64; 10] = [1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// Stages as metrics name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Reading the job.
-    Accept,
-    /// Reading the image.
-    Fetch,
-    /// Decoding and fitting it.
-    Decode,
-    /// Running the model.
-    Tag,
-    /// Telling the door.
-    Publish,
-}
-
-impl Stage {
-    /// As labels have it.
-    #[must_use]
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accept => "accept",
-            Self::Fetch => "fetch",
-            Self::Decode => "decode",
-            Self::Tag => "tag",
-            Self::Publish => "publish",
-        }
-    }
-}
-
 /// What was collected, for Prometheus to read.
 #[derive(Clone)]
 pub(crate) struct Collected(PrometheusHandle);
@@ -103,9 +74,9 @@ pub(crate) fn start() -> Result<Collected, BuildError> {
         .set_buckets_for_metric(Matcher::Full(BATCH_SIZE.into()), &BATCH_SIZES)?
         .install_recorder()?;
     describe();
-    for door in Door::ALL {
-        for outcome in [Outcome::Tagged, Outcome::Rejected, Outcome::Retried] {
-            counter!(JOBS, "door" => door.as_str(), "outcome" => outcome.as_str()).absolute(0);
+    for source in Source::ALL {
+        for outcome in Outcome::ALL {
+            counter!(JOBS, "source" => source.as_str(), "outcome" => outcome.as_str()).absolute(0);
         }
     }
     for code in Code::ALL {
@@ -121,7 +92,7 @@ pub(crate) fn start() -> Result<Collected, BuildError> {
         counter!(FAILURES, "stage" => stage.as_str(), "code" => code.as_str()).absolute(0);
     }
     counter!(REDELIVERIES).absolute(0);
-    memory_limit(memory::available());
+    memory_limit(machine::available_memory());
     gauge!(INFLIGHT).set(0.0);
     waiting_answers(0);
     gauge!(READY).set(0.0);
@@ -130,11 +101,11 @@ pub(crate) fn start() -> Result<Collected, BuildError> {
 }
 
 fn describe() {
-    describe_counter!(JOBS, "Jobs answered, by door and outcome (tagged, rejected, retried).");
+    describe_counter!(JOBS, "Jobs answered, by source and outcome (tagged, rejected, retried).");
     describe_counter!(IMAGES_TAGGED, "Images whose result was confirmed, by model.");
     describe_counter!(FAILURES, "Failures, by the stage that noticed and the code.");
     describe_counter!(DEAD_LETTERS, "Dead letters written, by code.");
-    describe_histogram!(JOB_SECONDS, Unit::Seconds, "From accepted to answered, by door.");
+    describe_histogram!(JOB_SECONDS, Unit::Seconds, "From accepted to answered, by source.");
     describe_histogram!(
         STAGE_SECONDS,
         Unit::Seconds,
@@ -192,9 +163,9 @@ pub(crate) fn job_left() {
 }
 
 /// A job was answered, `age` after it came in.
-pub(crate) fn job_answered(door: Door, outcome: Outcome, age: Duration) {
-    counter!(JOBS, "door" => door.as_str(), "outcome" => outcome.as_str()).increment(1);
-    histogram!(JOB_SECONDS, "door" => door.as_str()).record(age);
+pub(crate) fn job_answered(source: Source, outcome: Outcome, age: Duration) {
+    counter!(JOBS, "source" => source.as_str(), "outcome" => outcome.as_str()).increment(1);
+    histogram!(JOB_SECONDS, "source" => source.as_str()).record(age);
 }
 
 /// An image's result was confirmed.
@@ -286,7 +257,7 @@ pub(crate) fn memory_returned(bytes: u64) {
 
 /// What a GPU's driver says of it now.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub(crate) fn device(device: &str, memory: Option<memory::device::Memory>, utilization: Option<f64>) {
+pub(crate) fn device(device: &str, memory: Option<gpu::Memory>, utilization: Option<f64>) {
     if let Some(memory) = memory {
         gauge!(DEVICE_MEMORY_USED, "device" => device.to_owned()).set(memory.used as f64);
         gauge!(DEVICE_MEMORY_TOTAL, "device" => device.to_owned()).set(memory.total as f64);

@@ -34,7 +34,7 @@ async fn letters_are_listed_retried_and_dropped() {
     client.dead(3).await;
 
     let (code, table, _) = dead(&nats, &["list"]);
-    assert_eq!((code, table.lines().count()), (0, 4), "a heading and three letters:\n{table}");
+    assert_eq!((code, table.lines().count()), (0, 4), "a route and three letters:\n{table}");
     let row = |id: &str| table.lines().find(|line| line.contains(id)).expect("its row").split_whitespace().nth(4);
     assert_eq!((row("upload-1"), row("bad_job")), (Some("late.jpg"), Some("-")), "where the image is");
     let (_, json, _) = dead(&nats, &["list", "--json", "--subject", "tagmill.jobs.shop"]);

@@ -47,9 +47,9 @@ fn spans(page: &str) -> Vec<String> {
     prose.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The name that a heading can be linked to by.
-fn anchor(heading: &str) -> String {
-    let kept = heading.trim().to_lowercase();
+/// The name that a route can be linked to by.
+fn anchor(route: &str) -> String {
+    let kept = route.trim().to_lowercase();
     let kept = kept.chars().filter(|letter| letter.is_alphanumeric() || [' ', '-', '_'].contains(letter));
     kept.map(|letter| if letter == ' ' { '-' } else { letter }).collect()
 }
@@ -70,14 +70,14 @@ fn every_link_leads_to_a_file_and_a_heading_in_it() {
             if target.contains("://") {
                 continue;
             }
-            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let (file, route) = target.split_once('#').unwrap_or((target, ""));
             let folder = path.parent().expect("a folder");
             let file = if file.is_empty() { path.clone() } else { folder.join(file) };
             let found = repository("").join(&file);
             assert!(found.exists(), "{}: {target} leads nowhere", path.display());
-            if !heading.is_empty() {
+            if !route.is_empty() {
                 let text = std::fs::read_to_string(found).expect("text");
-                assert!(anchors(&text).contains(heading), "{}: {target} is no heading", path.display());
+                assert!(anchors(&text).contains(route), "{}: {target} is no route", path.display());
             }
             links += 1;
         }

@@ -50,7 +50,7 @@ async fn parts(nats: NatsServer) {
     let other = Worker::start_with(&nats, &samples(), &[], &[("TAGMILL_FILTER", "other".into())]);
     client.results(3).await;
     until("the other part to be gone", || async { (client.count("TAGMILL_JOBS").await == 1).then_some(()) }).await;
-    assert!(other.metric(r#"tagmill_jobs_total{door="stream",outcome="tagged"}"#).await == Some(1.0));
+    assert!(other.metric(r#"tagmill_jobs_total{source="stream",outcome="tagged"}"#).await == Some(1.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

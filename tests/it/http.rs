@@ -110,7 +110,7 @@ async fn an_image_can_be_brought_in_every_way() {
     let answer = Answer::to(client().post(server.url("/v1/vision/caption")).multipart(form)).await;
     assert_eq!(answer.status, 200, "{}", answer.json);
     is_tagged(&answer.json, "orange");
-    assert_eq!(server.metric("tagmill_jobs_total{door=\"http\",outcome=\"tagged\"}").await, Some(8.0));
+    assert_eq!(server.metric("tagmill_jobs_total{source=\"http\",outcome=\"tagged\"}").await, Some(8.0));
 }
 
 fn file(name: &'static str) -> Part {

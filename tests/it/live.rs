@@ -103,8 +103,8 @@ async fn result_then_error(nats: NatsServer) {
     for (stream, count) in counts {
         assert_eq!(client.count(stream).await, count, "a caller was told, and nobody else: {stream}");
     }
-    assert_eq!(worker.metric(r#"tagmill_jobs_total{door="live",outcome="tagged"}"#).await, Some(2.0));
-    assert_eq!(worker.metric(r#"tagmill_jobs_total{door="live",outcome="rejected"}"#).await, Some(5.0));
+    assert_eq!(worker.metric(r#"tagmill_jobs_total{source="nats",outcome="tagged"}"#).await, Some(2.0));
+    assert_eq!(worker.metric(r#"tagmill_jobs_total{source="nats",outcome="rejected"}"#).await, Some(5.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,13 +54,13 @@ async fn images_go_in_and_their_tags_are_read_off() {
     assert!(bar.as_f64() > Some(10.0), "{bar}");
 
     // The sliders act at once, without another request.
-    let asked = server.metric("tagmill_jobs_total{door=\"http\",outcome=\"tagged\"}").await;
+    let asked = server.metric("tagmill_jobs_total{source=\"http\",outcome=\"tagged\"}").await;
     slide(&mut page, "general", "0.02").await;
     let more = tags(&mut page, 1).await;
     assert!(more.len() > blue.len() && more.contains(&"red".to_owned()), "{more:?}");
     slide(&mut page, "general", "0.97").await;
     assert_eq!(tags(&mut page, 1).await, ["blue", "cool colors"]);
-    assert_eq!(server.metric("tagmill_jobs_total{door=\"http\",outcome=\"tagged\"}").await, asked);
+    assert_eq!(server.metric("tagmill_jobs_total{source=\"http\",outcome=\"tagged\"}").await, asked);
     slide(&mut page, "general", "0.35").await;
 
     // Copied as the API writes it.

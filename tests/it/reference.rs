@@ -14,10 +14,10 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).expect("it is in the repository")
 }
 
-/// The part of the README under this heading, up to the next of its level.
-fn section<'a>(readme: &'a str, heading: &str) -> &'a str {
-    let (_, rest) = readme.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
-    let level = heading.split(' ').next().expect("a level");
+/// The part of the README under this route, up to the next of its level.
+fn section<'a>(readme: &'a str, route: &str) -> &'a str {
+    let (_, rest) = readme.split_once(&format!("\n{route}\n")).unwrap_or_else(|| panic!("no section {route}"));
+    let level = route.split(' ').next().expect("a level");
     rest.split(&format!("\n{level} ")).next().expect("its text")
 }
 
@@ -57,12 +57,12 @@ fn the_readme_has_the_flags_of_every_command_and_no_others() {
     let shared = documented(section(&readme, "### `tagmill worker`"));
     for (name, command) in commands(&cli, "").into_iter().filter(|(name, _)| !name.starts_with("help")) {
         let first = name.split(' ').next().expect("a word");
-        let heading = if ["completions", "man"].contains(&first) {
+        let route = if ["completions", "man"].contains(&first) {
             "### `tagmill completions`, `tagmill man`".to_owned()
         } else {
             format!("### `tagmill {first}`")
         };
-        let own = documented(section(&readme, &heading));
+        let own = documented(section(&readme, &route));
         let has: BTreeSet<_> = flags(&command).map(|(flag, _)| flag).collect();
         for flag in &has {
             assert!(own.contains_key(*flag) || shared.contains_key(*flag), "{name}: --{flag} is not in README.md");

@@ -67,7 +67,7 @@ async fn a_folder_is_published_and_its_answers_are_shown() {
     assert_eq!(code, 0, "{log}");
     let sunset = table.lines().find(|line| line.starts_with("orange-sunset.jpg")).expect("a line per image");
     assert!(sunset.contains("orange 1.00"), "{sunset}");
-    assert_eq!(table.lines().count(), 11, "a heading and ten images:\n{table}");
+    assert_eq!(table.lines().count(), 11, "a route and ten images:\n{table}");
     // A run that is followed has jobs of its own: the same images again are no duplicates.
     let (code, table, log) = ended(submit(&nats, &["--follow", &format!("file://{folder}"), "--match", "*.webp"]));
     assert_eq!((code, table.lines().count()), (0, 2), "{table}{log}");

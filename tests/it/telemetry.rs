@@ -21,13 +21,13 @@ async fn metrics_have_the_names_of_the_contract_and_count_what_happened() {
     let (status, text) = worker.get("/metrics").await;
     assert_eq!(status, 200);
     for (series, value) in [
-        (r#"tagmill_jobs_total{door="stream",outcome="tagged"}"#, 20.0),
-        (r#"tagmill_jobs_total{door="stream",outcome="rejected"}"#, 1.0),
-        (r#"tagmill_jobs_total{door="stream",outcome="retried"}"#, 0.0),
+        (r#"tagmill_jobs_total{source="stream",outcome="tagged"}"#, 20.0),
+        (r#"tagmill_jobs_total{source="stream",outcome="rejected"}"#, 1.0),
+        (r#"tagmill_jobs_total{source="stream",outcome="retried"}"#, 0.0),
         (r#"tagmill_images_tagged_total{model="demo"}"#, 20.0),
         (r#"tagmill_failures_total{stage="fetch",code="image_not_found"}"#, 1.0),
         (r#"tagmill_dead_letters_total{code="image_not_found"}"#, 1.0),
-        (r#"tagmill_job_seconds_count{door="stream"}"#, 21.0),
+        (r#"tagmill_job_seconds_count{source="stream"}"#, 21.0),
         (r#"tagmill_stage_seconds_count{stage="queue"}"#, 21.0),
         (r#"tagmill_stage_seconds_count{stage="fetch"}"#, 21.0),
         (r#"tagmill_stage_seconds_count{stage="decode"}"#, 20.0),

@@ -11,10 +11,11 @@ use super::decoding::Broken;
 use super::report::Advice;
 use super::{Steps, decoding, session, whole};
 use crate::command::{Failed, how_many, plain};
-use crate::memory;
+use crate::machine;
 use crate::model::ModelFiles;
+use crate::pipeline::loaded::LoadedModel;
 use crate::pipeline::tag::device::Device;
-use crate::pipeline::tag::{Loaded, Model, onnx};
+use crate::pipeline::tag::{Loaded, onnx};
 use crate::settings;
 
 /// Larger batches are not tried after one with less than this share of the best rate.
@@ -47,7 +48,7 @@ pub(super) struct Parts {
 }
 
 /// A model, what its runs came to, and images that can't be read.
-type Alone = (Arc<Model>, Vec<session::Measured>, Vec<String>);
+type Alone = (Arc<LoadedModel>, Vec<session::Measured>, Vec<String>);
 
 impl Bench {
     /// Measures both; it blocks.
@@ -57,10 +58,10 @@ impl Bench {
     pub(super) fn parts(&self) -> Result<Parts, Failed> {
         // On the CPU the warm-up runs the smallest size: the others are what is measured. A GPU is prepared for all sizes it
         // will be given, and TensorRT builds for them.
-        let gpu = self.settings.lanes.onnx.devices.iter().any(|device| device.may_be_a_gpu());
+        let gpu = self.settings.pipeline.pool.onnx.devices.iter().any(|device| device.may_be_a_gpu());
         let (smallest, largest) = (self.batch_sizes.first(), self.batch_sizes.last());
         let loaded_for = if gpu { largest } else { smallest }.copied().unwrap_or(1);
-        let mut onnx = onnx::Settings { batch: loaded_for, ..self.settings.lanes.onnx.clone() };
+        let mut onnx = onnx::Settings { batch: loaded_for, ..self.settings.pipeline.pool.onnx.clone() };
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let given = Split { sessions: if gpu { 1 } else { onnx.devices.len() }, threads: onnx.threads };
         let (model, mut session, unreadable) = self.alone(&onnx, given)?;
@@ -118,7 +119,7 @@ impl Bench {
 
 /// Whether there is memory for so many sessions, of which one is loaded: each has the model's weights for itself.
 fn has_room_for(sessions: usize) -> bool {
-    memory::resident().is_some_and(|one| one.saturating_mul(sessions as u64) < memory::available())
+    machine::resident_memory().is_some_and(|one| one.saturating_mul(sessions as u64) < machine::available_memory())
 }
 
 impl Parts {

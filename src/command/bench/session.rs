@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::advice::Split;
 use super::spread::Spread;
 use crate::failure::{Code, Failure};
-use crate::memory;
+use crate::machine::{self, gpu};
 use crate::pipeline::tag::Runner;
 
 /// Runs of each size at least, however long they take.
@@ -100,7 +100,7 @@ fn repeat(
 impl Measured {
     fn new((split, batch): (Split, usize), device: &str, figures: Option<(f64, Spread)>) -> Self {
         let (rate, seconds) = figures.unzip();
-        let used = memory::device::memory(device).map(|memory| memory.used);
-        Self { split, batch, rate, seconds, resident: memory::resident(), device_memory: used }
+        let used = gpu::memory(device).map(|memory| memory.used);
+        Self { split, batch, rate, seconds, resident: machine::resident_memory(), device_memory: used }
     }
 }

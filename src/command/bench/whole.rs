@@ -1,4 +1,4 @@
-//! Everything together: images are read, decoded, gathered and tagged by the pipeline that all doors share.
+//! Everything together: images are read, decoded, gathered and tagged by the pipeline that all sources share.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,14 +7,13 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::super::Failed;
 use super::spread::Spread;
-use crate::door::local::{Done, Image, Local};
-use crate::memory;
+use crate::command::Failed;
+use crate::command::tagging::start;
+use crate::machine::{self, gpu};
 use crate::model::catalog::Catalog;
-use crate::pipeline::Pipeline;
-use crate::pipeline::lanes::Lanes;
 use crate::settings;
+use crate::source::local::{Done, Image, Local};
 use crate::store::Store;
 use crate::tags::{Seconds, TagResult};
 
@@ -47,17 +46,13 @@ pub(super) async fn measure(
     images: &[Image],
     time: Duration,
 ) -> Result<Measured, Failed> {
-    let default = catalog.choose(settings.model.as_deref())?.name.clone();
-    let (lanes, outlets) = Lanes::new(settings.lanes.clone(), catalog, &default);
-    let lane = lanes.load_default().await?;
-    let device = lane.model.devices.first().cloned().unwrap_or_default();
-    drop(lane);
-    let (entrance, mut pipeline) = Pipeline::start(&settings.pipeline, stores, &lanes, outlets);
+    let (gate, mut pipeline, model) = start(&settings.pipeline, stores, catalog, settings.model.as_deref()).await?;
+    let device = model.devices.first().cloned().unwrap_or_default();
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let stop = CancellationToken::new();
     // Held until all is through, so that the pipeline ends after what it is for and not before.
-    let open = entrance.clone();
-    let local = Local::new(entrance, done, stop.clone());
+    let open = gate.clone();
+    let local = Local::new(gate, done, stop.clone());
     tokio::spawn(feed(local, images.to_vec(), settings.in_flight, stop.clone()));
     let mut tally = Tally::default();
     let mut passed = 0;
@@ -79,7 +74,7 @@ pub(super) async fn measure(
             broken = pipeline.broken() => return Err(Failed::running(broken)),
         }
     }
-    let memory = (memory::resident(), memory::device::memory(&device).map(|memory| memory.used));
+    let memory = (machine::resident_memory(), gpu::memory(&device).map(|memory| memory.used));
     drop(open);
     pipeline.drained().await.map_err(Failed::running)?;
     if tally.each.is_empty() {
@@ -87,7 +82,7 @@ pub(super) async fn measure(
             "not one of the images can be tagged; `tagmill tag` names them, and why"
         )));
     }
-    Ok(tally.measured(settings.lanes.batch.limit, memory))
+    Ok(tally.measured(settings.pipeline.pool.batch.limit, memory))
 }
 
 /// Asks for one image after another, as many at once as there are places.

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cli::dead::DeadFilter;
-use crate::door::stream::part::overlap;
 use crate::nats::subjects::Subjects;
+use crate::source::stream::part::overlap;
 use crate::telemetry::say;
 
 /// A dead letter as it is read; see [`crate::tags::DeadLetter`].

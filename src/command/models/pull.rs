@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli::models::ModelsPullArgs;
 use crate::command::{Failed, how_many};
 use crate::model::hub::{self, File, Order, Settings, Step, Watch};
-use crate::model::source::Source;
+use crate::model::repository::Repository;
 use crate::settings;
 use crate::telemetry::say;
 
@@ -19,7 +19,7 @@ const LARGE: u64 = 10 << 20;
 pub(super) async fn run(args: ModelsPullArgs) -> Result<(), Failed> {
     let hub = Settings::from_environment().map_err(Failed::settings)?;
     let ModelsPullArgs { repository, models, name, revision, file, log: _ } = args;
-    let Source::Folder(models) = settings::models(&models, None)? else {
+    let Repository::Folder(models) = settings::models(&models, None)? else {
         return Err(Failed::settings(anyhow::anyhow!("a model is downloaded into a folder, not a bucket (--models)")));
     };
     let folder = models.join(name.as_ref().map_or(repository.name(), hub::FolderName::as_str));

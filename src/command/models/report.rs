@@ -54,8 +54,8 @@ pub(super) struct Interface {
 /// Reports on every model; with settings to load them, also on what they do.
 pub(super) async fn look(args: ModelsArgs, onnx: Option<onnx::Settings>) -> Result<(), Failed> {
     let strict = onnx.is_some();
-    let source = settings::models(&args.source.models, args.source.models_cache.as_deref())?;
-    let catalog = source.catalog(&args.source.aliases).await?;
+    let repository = settings::models(&args.source.models, args.source.models_cache.as_deref())?;
+    let catalog = repository.catalog(&args.source.aliases).await?;
     let reporting = tokio::task::spawn_blocking(move || {
         let models = catalog.models();
         models.map(|(name, model)| report(&catalog, name, model, onnx.as_ref())).collect::<Result<Vec<_>, _>>()
@@ -101,17 +101,16 @@ impl Report {
             self.sha256 = Some(files.id()?.sha256);
             return Ok(());
         };
-        let Loaded { model, oddity, .. } = onnx::load(files, settings)?;
-        self.warning = oddity;
+        let Loaded { model, interface, suspicion, .. } = onnx::load(files, settings)?;
+        self.warning = suspicion;
         self.sha256 = Some(model.id.sha256.clone());
         self.name_labels(&model.labels, &model.thresholds);
-        let interface = &model.interface;
         self.loaded = Some(Interface {
             layout: interface.layout.as_str(),
             side: interface.side,
             batch: interface.batch,
-            input: interface.input.clone(),
-            output: interface.output.clone(),
+            input: interface.input,
+            output: interface.output,
             device: model.device(),
             onnxruntime: library::load()?.version.clone(),
         });

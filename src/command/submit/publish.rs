@@ -201,7 +201,7 @@ impl Publisher {
             Refused::Nobody => {
                 anyhow::anyhow!("no stream takes jobs here; start a worker first, which makes it, or says why it can't")
             }
-            Refused::Full(reason) | Refused::Away(reason) => self.nats.blamed(anyhow::anyhow!(
+            Refused::Full(reason) | Refused::Away(reason) => self.nats.with_context(anyhow::anyhow!(
                 "jobs are not confirmed ({reason}); may this user publish here, and does a stream take jobs? A worker makes it"
             )),
         }

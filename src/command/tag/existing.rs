@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 use super::sidecar;
 use crate::cli::tag::Sidecar;
 use crate::command::lines;
-use crate::door::local::Image;
+use crate::source::local::Image;
 
 /// What earlier runs have done.
 #[derive(Default)]

@@ -12,8 +12,8 @@ use super::sidecar::{self, Claims};
 use crate::cli::tag::Sidecar;
 use crate::command::images::Found;
 use crate::command::lines;
-use crate::door::local::Image;
 use crate::failure::{Code, ErrorBody, Failure};
+use crate::source::local::Image;
 use crate::tags::TagResult;
 
 /// Where results go.

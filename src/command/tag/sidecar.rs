@@ -6,10 +6,11 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::cli::tag::Sidecar;
-use crate::door::local::Image;
+use crate::source::local::Image;
 
 /// The file beside an image, if that is one itself: `name.txt` for `name.jpg`.
 pub(super) fn of(image: &Image, kind: Sidecar) -> Option<PathBuf> {
@@ -29,7 +30,7 @@ impl Claims {
     /// Whether the file at `target` is this image's, and no other's.
     pub(super) fn take(&self, target: &Path, image: &Path) -> bool {
         let image = self.hash(image);
-        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut images = self.images.lock();
         *images.entry(self.hash(target)).or_insert(image) == image
     }
 

@@ -21,7 +21,7 @@ pub(crate) struct File {
 pub(crate) enum Digest {
     /// The hub's name for a large file.
     Sha256(String),
-    /// git's name for a small one: SHA-1 of a heading and the content.
+    /// git's name for a small one: SHA-1 of a route and the content.
     GitBlob(String),
     /// The hub lists none.
     Unknown,

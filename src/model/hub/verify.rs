@@ -39,8 +39,8 @@ fn compare(file: &File, path: &PathBuf) -> io::Result<Verdict> {
         Digest::Unknown => return Ok(Verdict::Same),
         Digest::Sha256(listed) => ("SHA-256", listed, hash(Sha256::new(), path)?),
         Digest::GitBlob(listed) => {
-            let heading = format!("blob {}\0", file.size);
-            ("git's SHA-1", listed, hash(Sha1::new_with_prefix(heading), path)?)
+            let route = format!("blob {}\0", file.size);
+            ("git's SHA-1", listed, hash(Sha1::new_with_prefix(route), path)?)
         }
     };
     if *listed == found {

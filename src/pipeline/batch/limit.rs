@@ -1,9 +1,8 @@
 //! How many rows a batch may have: as many as configured, until the device runs out of memory. Then half as many, and after
 //! a while carefully more again.
 //!
-//! It is one of a few [`sizes`].
-
-use crate::pipeline::tag::sizes::{self, filled_up};
+//! It is one of a few [`sizes`]: the configured one, its half, its quarter and so on. A device whose memory pool keeps room for
+//! every size it has seen is given no others.
 
 /// Full batches that must fit before the next larger size is tried.
 const PATIENCE: u32 = 64;
@@ -27,7 +26,7 @@ impl Limit {
     /// Starts from the configured size, or from the largest one not over what is known to fit.
     #[must_use]
     pub(crate) fn new(configured: usize, fits: usize) -> Self {
-        let mut limit = Self { sizes: sizes::of(configured), current: 0, fitted: 0, patience: PATIENCE };
+        let mut limit = Self { sizes: sizes(configured), current: 0, fitted: 0, patience: PATIENCE };
         limit.lower_to(fits);
         limit
     }
@@ -69,11 +68,33 @@ impl Limit {
     }
 }
 
+/// The sizes, largest first.
+pub(crate) fn sizes(configured: usize) -> Vec<usize> {
+    std::iter::successors(Some(configured.max(1)), |size| (*size > 1).then_some(size / 2)).collect()
+}
+
+/// The smallest of them that holds so many rows, or all of them where none does: batches are filled up with blanks.
+pub(crate) fn filled_up(configured: usize, rows: usize) -> usize {
+    sizes(configured).into_iter().rev().find(|size| *size >= rows).unwrap_or(rows)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn sizes_are_halved_down_to_one() {
+        assert_eq!(sizes(12), [12, 6, 3, 1]);
+        assert_eq!([sizes(1), sizes(0)], [[1], [1]]);
+    }
+
+    #[test]
+    fn batches_are_filled_up_to_the_next_size() {
+        let filled: Vec<usize> = (1..=14).map(|rows| filled_up(12, rows)).collect();
+        assert_eq!(filled, [1, 3, 3, 6, 6, 6, 12, 12, 12, 12, 12, 12, 13, 14]);
+    }
 
     #[test]
     fn halves_and_grows_back() {

@@ -5,28 +5,30 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
 use super::*;
-use crate::delivery::Door;
 use crate::delivery::tests::noted_at;
 use crate::failure::Class;
 use crate::job::Job;
 use crate::memory::Budget;
 use crate::pipeline::batch::limit::Limit;
-use crate::pipeline::lanes::lane::Lane;
-use crate::pipeline::queue;
+use crate::pipeline::model_queue::ModelQueue;
+use crate::pipeline::queue::{self, Queued};
 use crate::pipeline::tag::tests::model;
+use crate::priority::Priority;
 use crate::tags::Seconds;
+use crate::telemetry::labels::Source;
 
-async fn fetched(lane: &Arc<Lane>, door: Door, bytes: &'static [u8]) -> Fetched {
-    let (delivery, _) = noted_at(door, "job");
+async fn fetched(queue: &Arc<ModelQueue>, source: Source, bytes: &'static [u8]) -> Fetched {
+    let (delivery, _) = noted_at(source, "job");
     let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
-    let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
-    let heading = Heading::to(lane, flight.is_urgent());
+    let context = JobContext { job, image: "a".into(), seconds: Seconds::default(), delivery };
+    let route = Route::new(queue, context.priority());
     let reserved = Budget::new(1 << 20).encoded.reserve(bytes.len() as u64).await.expect("room");
-    Fetched { flight, heading, bytes: Bytes::from_static(bytes), reserved }
+    Fetched { context, route, bytes: Bytes::from_static(bytes), reserved }
 }
 
-fn lane() -> (Arc<Lane>, Receiver<Ready>) {
-    Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0)
+fn queue() -> (Arc<ModelQueue>, Receiver<Ready>) {
+    let (rows, ready) = queue::bounded(1);
+    (ModelQueue::new(Arc::new(model()), Limit::new(8, 8), rows, mpsc::channel(1).0), ready)
 }
 
 async fn put(queue: &queue::Sender<Fetched>, image: Fetched) {
@@ -41,7 +43,7 @@ fn one_thread() -> Settings {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
     let (publish, mut finished) = mpsc::channel(2);
-    let (lane, mut rows) = lane();
+    let (queue, mut rows) = queue();
     let decode: Decode = |_, bytes, reserve| {
         reserve(bytes.len() as u64)?;
         assert_ne!(bytes, b"bad", "this image");
@@ -49,7 +51,7 @@ async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() 
     };
     let (send, jobs) = queue::bounded(2);
     for bytes in [b"bad".as_slice(), b"good"] {
-        put(&send, fetched(&lane, Door::Stream, bytes).await).await;
+        put(&send, fetched(&queue, Source::Stream, bytes).await).await;
     }
     drop(send);
     let running = tokio::spawn(run_with(decode, one_thread(), jobs, publish));
@@ -85,22 +87,22 @@ async fn requests_are_decoded_beside_the_queues_images_and_before_them() {
         Ok(Box::from(niceness().to_ne_bytes()))
     };
     let (own, gate) = (niceness(), GATE.lock().await);
-    let (lane, mut rows) = lane();
+    let (queue, mut rows) = queue();
     let (send, jobs) = queue::bounded(1);
     let running = tokio::spawn(run_with(DECODE, one_thread(), jobs, mpsc::channel(1).0));
     let mut next = async || {
         let row = tokio::time::timeout(Duration::from_secs(10), rows.recv()).await.expect("soon").expect("a row");
-        (row.is_urgent(), i32::from_ne_bytes((*row.input.bytes).try_into().expect("a number")))
+        (row.priority(), i32::from_ne_bytes((*row.input.bytes).try_into().expect("a number")))
     };
     for other_is_busy in [false, true] {
         if other_is_busy {
-            put(&send, fetched(&lane, Door::Stream, b"slow").await).await;
+            put(&send, fetched(&queue, Source::Stream, b"slow").await).await;
             tokio::time::timeout(Duration::from_secs(10), BEGUN.notified()).await.expect("it is being decoded");
         }
-        put(&send, fetched(&lane, Door::Http, b"fast").await).await;
-        assert_eq!(next().await, (true, own));
+        put(&send, fetched(&queue, Source::Http, b"fast").await).await;
+        assert_eq!(next().await, (Priority::Interactive, own));
     }
     drop((gate, send));
-    assert_eq!(next().await, (false, (own + NICER).min(19)));
+    assert_eq!(next().await, (Priority::Bulk, (own + NICER).min(19)));
     assert!(matches!(running.await, Ok(Ok(()))), "it ends with its input");
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::memory::device as gpu;
+use crate::machine::gpu;
 
 /// A device as `--device` names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,39 +1,41 @@
 //! A tagger as an ONNX Runtime session: rows of u8 RGB in, one probability per label out.
 
-mod bound;
+mod cpu;
 mod diagnosis;
 mod engines;
 mod fault;
-mod fold;
-mod front;
-mod head;
-mod host;
 pub(crate) mod interface;
-mod proof;
+mod pipelined;
+mod placement;
+mod prepend;
 mod provider;
+mod removal;
+mod shared;
 pub mod tensor;
-mod warm;
+mod warm_up;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ort::ErrorCode;
 use ort::session::Session;
+use parking_lot::Mutex;
 
 use super::device::Device;
 use super::library::{self, Library, NoLibrary};
-use super::{Loaded, Model, Runner, Runtime};
-use crate::memory::device as gpu;
+use super::runtime::{Loaded, Runner, Runtime};
+use crate::machine::gpu;
 use crate::model::threshold::Thresholds;
 use crate::model::{ModelFiles, Unusable};
 use crate::pipeline::decode::fit::Frame;
-use bound::Turn;
+use crate::pipeline::loaded::LoadedModel;
 use engines::Engines;
-use head::Head;
 use interface::Interface;
-use provider::Share;
-use warm::Warmth;
+use pipelined::PipelinedRuntime;
+use provider::Limits;
+use shared::Shared;
+use warm_up::WarmUp;
 
 /// Those that take turns on a device: while the batch of one runs, the other copies its own there.
 const TURNS: usize = 2;
@@ -101,14 +103,14 @@ pub(crate) fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, Ca
     let (labels, manifest) = (files.labels()?, &files.manifest);
     let open = |device: &Device| open(files, library, *device, settings, labels.count());
     let opened: Vec<Opened> = settings.devices.iter().map(open).collect::<Result<_, _>>()?;
-    let Some(Opened { head, warmth, .. }) = opened.first() else {
+    let Some(Opened { shared, warm_up, .. }) = opened.first() else {
         return Err(files.unusable("there is no device to run it on").into());
     };
-    let (interface, oddity) = (head.interface.clone(), warmth.oddity);
+    let (interface, suspicion) = (shared.interface.clone(), warm_up.suspicion);
     let frame = Frame { side: interface.side, fit: manifest.input.fit(), filter: manifest.input.filter };
     let devices = opened.iter().map(|opened| opened.device.to_string()).collect();
     let thresholds = settings.thresholds.clone().or(&manifest.thresholds);
-    let model = Model { id: files.id()?, frame, interface, labels, thresholds, devices };
+    let model = LoadedModel { id: files.id()?, frame, labels, thresholds, devices };
     tracing::info!(
         model = files.name,
         sha256 = model.id.sha256,
@@ -118,29 +120,29 @@ pub(crate) fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, Ca
         onnxruntime = library.version,
         "the model is ready"
     );
-    if let Some(oddity) = oddity {
-        tracing::warn!(model = files.name, "{oddity}");
+    if let Some(suspicion) = suspicion {
+        tracing::warn!(model = files.name, "{suspicion}");
     }
     // All devices take the same batches.
-    let fits = opened.iter().map(|opened| opened.warmth.fits).min().unwrap_or(1);
-    let heads: Vec<Arc<Head>> = opened.iter().map(|opened| Arc::clone(&opened.head)).collect();
-    let stop = Arc::new(move || heads.iter().for_each(|head| head.stop()));
+    let fits = opened.iter().map(|opened| opened.warm_up.fits).min().unwrap_or(1);
+    let shared: Vec<Arc<Shared>> = opened.iter().map(|opened| Arc::clone(&opened.shared)).collect();
+    let stop = Arc::new(move || shared.iter().for_each(|shared| shared.stop()));
     let runners = opened.into_iter().flat_map(Opened::runners).collect();
-    Ok(Loaded { model: model.into(), runners, fits, oddity, stop })
+    Ok(Loaded { model: model.into(), interface, runners, fits, suspicion, stop })
 }
 
 /// A session that has run.
 struct Opened {
     /// What it really runs on.
     device: Device,
-    head: Arc<Head>,
+    shared: Arc<Shared>,
     runtimes: Vec<Box<dyn Runtime>>,
-    warmth: Warmth,
+    warm_up: WarmUp,
 }
 
 impl Opened {
     fn runners(self) -> impl Iterator<Item = Runner> {
-        let (device, deadline): (Arc<str>, _) = (self.device.to_string().into(), self.warmth.deadline(self.device));
+        let (device, deadline): (Arc<str>, _) = (self.device.to_string().into(), self.warm_up.deadline(self.device));
         self.runtimes.into_iter().map(move |runtime| Runner { device: Arc::clone(&device), runtime, deadline })
     }
 }
@@ -158,7 +160,7 @@ fn open(
         asked => asked,
     };
     if device == Device::Cpu {
-        on_host(files, library, settings, labels)
+        on_cpu(files, library, settings, labels)
     } else {
         on_gpu(files, library, device, settings, labels)
     }
@@ -191,18 +193,18 @@ fn choose(library: &Library) -> Device {
     }
 }
 
-fn on_host(files: &ModelFiles, library: &Library, settings: &Settings, labels: usize) -> Result<Opened, CannotLoad> {
-    let (device, share) = (Device::Cpu, Share { threads: settings.threads, memory: None });
-    let builder = || provider::builder(library, device, share, None);
-    let mut runtime = match host::folded(builder, files, labels) {
+fn on_cpu(files: &ModelFiles, library: &Library, settings: &Settings, labels: usize) -> Result<Opened, CannotLoad> {
+    let (device, limits) = (Device::Cpu, Limits { threads: settings.threads, memory: None });
+    let builder = || provider::builder(library, device, limits, None);
+    let mut runtime = match cpu::simplified(builder, files, labels) {
         Some(runtime) => runtime,
-        None => host::whole(builder, files, labels)?,
+        None => cpu::whole(builder, files, labels)?,
     };
-    let head = Arc::clone(runtime.head());
-    let warmth =
-        warm::up(&mut runtime, head.interface.side, &[settings.batch]).map_err(|reason| files.unusable(reason))?;
-    warmth.log(&files.name, device);
-    Ok(Opened { device, head, runtimes: vec![Box::new(runtime)], warmth })
+    let shared = Arc::clone(runtime.shared());
+    let warm_up = warm_up::run(&mut runtime, shared.interface.side, &[settings.batch])
+        .map_err(|reason| files.unusable(reason))?;
+    warm_up.log(&files.name, device);
+    Ok(Opened { device, shared, runtimes: vec![Box::new(runtime)], warm_up })
 }
 
 fn on_gpu(
@@ -216,27 +218,27 @@ fn on_gpu(
     let unusable = |reason| CannotLoad::Device { device, reason };
     provider::try_out(library, device).map_err(unusable)?;
     let (session, interface) = session(files, library, device, settings, labels)?;
-    let head = head(files, interface, labels)?;
+    let shared = shared(files, interface, labels)?;
     let session = Arc::new(Mutex::new(session));
-    let turn = || Turn::new(Arc::clone(&session), Arc::clone(&head), device, settings.batch);
-    let mut turns: Vec<Turn> = std::iter::repeat_with(turn).take(TURNS).collect();
+    let turn = || PipelinedRuntime::new(Arc::clone(&session), Arc::clone(&shared), device, settings.batch);
+    let mut turns: Vec<PipelinedRuntime> = std::iter::repeat_with(turn).take(TURNS).collect();
     let failed = |reason: String| {
         if fault::is_the_devices(&reason) {
             return unusable(provider::explain(device, &reason, &library.path.display().to_string()));
         }
         files.unusable(reason).into()
     };
-    let mut warmth = warm::turns(&mut turns, head.interface.side, settings.batch).map_err(failed)?;
-    warmth.prove(&session, device).map_err(unusable)?;
-    warmth.log(&files.name, device);
+    let mut warm_up = warm_up::pipelined(&mut turns, shared.interface.side, settings.batch).map_err(failed)?;
+    warm_up.check_placement(&session, device).map_err(unusable)?;
+    warm_up.log(&files.name, device);
     said(files, device, began.elapsed());
     let runtimes = turns.into_iter().map(|turn| Box::new(turn) as Box<dyn Runtime>).collect();
-    Ok(Opened { device, head, runtimes, warmth })
+    Ok(Opened { device, shared, runtimes, warm_up })
 }
 
-fn head(files: &ModelFiles, interface: Interface, labels: usize) -> Result<Arc<Head>, Unusable> {
-    let head = Head::new(interface, files.manifest.output.activation, labels);
-    head.map(Arc::new).map_err(|error| files.unusable(error))
+fn shared(files: &ModelFiles, interface: Interface, labels: usize) -> Result<Arc<Shared>, Unusable> {
+    let shared = Shared::new(interface, files.manifest.output.activation, labels);
+    shared.map(Arc::new).map_err(|error| files.unusable(error))
 }
 
 /// A session whose graph takes rows, and that writes down what its first runs run on.
@@ -248,18 +250,18 @@ fn session(
     labels: usize,
 ) -> Result<(Session, Interface), CannotLoad> {
     let read = |session: &Session| Interface::read(session, &files.manifest, labels).map_err(ort::Error::new);
-    let share = Share { threads: settings.threads, memory: provider::memory(device, settings.device_memory) };
-    let interface = provider::builder(library, Device::Cpu, share, None)
-        .and_then(|mut builder| front::interface(&mut builder, &files.onnx, read))
+    let limits = Limits { threads: settings.threads, memory: provider::memory(device, settings.device_memory) };
+    let interface = provider::builder(library, Device::Cpu, limits, None)
+        .and_then(|mut builder| prepend::interface(&mut builder, &files.onnx, read))
         .map_err(|error| refused(files, &error))?;
     let engines = match device {
         Device::TensorRt(_) => Some(kept(files, settings, &interface)?),
         _ => None,
     };
-    tracing::info!(model = files.name, %device, arena_bytes = share.memory, "loading the model on the device");
-    let session = provider::builder(library, device, share, engines.as_ref())
-        .and_then(|builder| Ok(builder.with_profiling(proof::file())?))
-        .and_then(|mut builder| front::open(&mut builder, &files.onnx, &interface, &files.manifest.input));
+    tracing::info!(model = files.name, %device, arena_bytes = limits.memory, "loading the model on the device");
+    let session = provider::builder(library, device, limits, engines.as_ref())
+        .and_then(|builder| Ok(builder.with_profiling(placement::file())?))
+        .and_then(|mut builder| prepend::open(&mut builder, &files.onnx, &interface, &files.manifest.input));
     match session {
         Ok(session) => Ok((session, interface)),
         Err(error) if fault::is_the_devices(error.message()) => {

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Runtime;
 use crate::failure::{Code, Failure};
-use crate::pipeline::panicked;
-use crate::telemetry::seldom::seldom;
+use crate::pipeline::stage::panicked;
+use crate::telemetry::rate_limited::warn_limited;
 
 /// What a batch says of the device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) fn run_or_split(
         outcomes.extend(rows.iter().map(|_| Err(failure.clone())));
         return here;
     }
-    seldom!("a batch failed; it is split", failure.code, error = %failure, rows = rows.len());
+    warn_limited!("a batch failed; it is split", failure.code, error = %failure, rows = rows.len());
     let (left, right) = rows.split_at(rows.len() / 2);
     let halves = [run_or_split(runtime, left, outcomes), run_or_split(runtime, right, outcomes)];
     let too_large = halves.into_iter().chain([here]).filter_map(|fit| match fit {

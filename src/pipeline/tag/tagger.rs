@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
-use super::scoring::Scoring;
-use super::share::Queue;
+use super::dispatch::DeviceQueue;
+use super::health::InferenceHealth;
+use super::onnx;
+use super::runtime::Runtime;
 use super::split::{Fit, run_or_split};
-use super::work::{Trial, Work};
-use super::{Model, Runtime, onnx};
 use crate::backoff::Backoff;
 use crate::delivery::Delivery;
 use crate::failure::{Code, Failure};
-use crate::pipeline::batch::traffic::Traffic;
-use crate::pipeline::batch::{Batch, Row};
 use crate::pipeline::decode::fit::CHANNELS;
-use crate::pipeline::publish::{Finished, Scored};
-use crate::pipeline::{Ended, panicked};
-use crate::telemetry::metrics::{self, Stage};
+use crate::pipeline::handoff::{Batch, Finished, Row, Scored, Trial, Work};
+use crate::pipeline::loaded::LoadedModel;
+use crate::pipeline::queue_state::QueueState;
+use crate::pipeline::stage::{Ended, panicked};
+use crate::telemetry::labels::Stage;
+use crate::telemetry::metrics;
 
 /// How long a device whose memory others have taken is left alone before the next try: at first, and at most.
 const FULL: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
@@ -35,15 +36,15 @@ pub(super) const SETTLING: usize = 2;
 
 /// The thread that owns one of a model's runtimes.
 pub(super) struct Tagger {
-    pub(super) model: Arc<Model>,
+    pub(super) model: Arc<LoadedModel>,
     pub(super) device: Arc<str>,
     pub(super) runtime: Box<dyn Runtime>,
-    /// Whether an image's scores were looked at for what a wrong manifest looks like.
-    pub(super) looked: bool,
-    pub(super) queue: Arc<Queue>,
-    pub(super) traffic: Arc<Traffic>,
+    /// Whether an image's scores were checked at for what a wrong manifest looks like.
+    pub(super) checked: bool,
+    pub(super) queue: Arc<DeviceQueue>,
+    pub(super) state: Arc<QueueState>,
     pub(super) publish: Sender<Finished>,
-    pub(super) scoring: Scoring,
+    pub(super) health: InferenceHealth,
 }
 
 impl Tagger {
@@ -81,11 +82,11 @@ impl Tagger {
             };
             let Some(batch) = self.still_wanted(batch) else { continue };
             // A job that comes again may be what fails.
-            let fresh = batch.rows.iter().any(|row| row.flight.delivery.attempt() == 1);
+            let fresh = batch.rows.iter().any(|row| row.context.delivery.attempt() == 1);
             let tagged = self.tag(batch);
             self.not_lost()?;
             let fine = tagged > 0 || self.scores_a_blank();
-            self.scoring.set(fine);
+            self.health.set(fine);
             match (tagged, fresh) {
                 (0, true) => failed_in_a_row += 1,
                 (0, false) => {}
@@ -116,7 +117,7 @@ impl Tagger {
 
     fn not_lost(&self) -> Result<(), Ended> {
         let Some(reason) = self.runtime.lost() else { return Ok(()) };
-        self.scoring.set(false);
+        self.health.set(false);
         Err(Ended::Broken(format!("the device {} is lost: {reason}", self.device)))
     }
 
@@ -124,9 +125,9 @@ impl Tagger {
     pub(super) fn still_wanted(&self, batch: Batch) -> Option<Batch> {
         let mut rows = Vec::with_capacity(batch.rows.len());
         for row in batch.rows {
-            match row.flight.still_wanted() {
+            match row.context.still_wanted() {
                 Ok(()) => rows.push(row),
-                Err(failure) => self.fail(row.flight.delivery, failure),
+                Err(failure) => self.fail(row.context.delivery, failure),
             }
         }
         if rows.is_empty() {
@@ -137,9 +138,9 @@ impl Tagger {
     }
 
     fn batch_done(&self) {
-        // In this order: what is told here makes room for a batch, which is dealt by what is in hand.
+        // In this order: what is told here makes room for a batch, which is dispatched by what is in hand.
         self.queue.done();
-        self.traffic.batch_done();
+        self.state.batch_done();
     }
 
     fn fail(&self, delivery: Delivery, failure: Failure) {
@@ -157,19 +158,19 @@ impl Tagger {
         self.batch_done();
         let size = rows.len();
         let mut tagged = 0;
-        for (Row { mut flight, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
-            flight.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
-            flight.seconds.infer = metrics::stage_seconds("infer", infer);
+        for (Row { mut context, ready, .. }, outcome) in batch.rows.into_iter().zip(outcomes) {
+            context.seconds.wait = metrics::stage_seconds("wait", began.duration_since(ready));
+            context.seconds.infer = metrics::stage_seconds("infer", infer);
             match outcome.and_then(numbers) {
                 Ok(scores) => {
                     tagged += 1;
-                    self.look(&scores);
+                    self.check_output(&scores);
                     let model = Arc::clone(&self.model);
                     let device = Arc::clone(&self.device);
-                    let finished = Finished::Tagged(Box::new(Scored { flight, model, device, scores, batch: size }));
+                    let finished = Finished::Tagged(Box::new(Scored { context, model, device, scores, batch: size }));
                     drop(self.publish.blocking_send(finished));
                 }
-                Err(failure) => self.fail(flight.delivery, failure),
+                Err(failure) => self.fail(context.delivery, failure),
             }
         }
         tagged
@@ -181,7 +182,7 @@ impl Tagger {
         loop {
             let mut outcomes = Vec::with_capacity(rows.len());
             let fit = run_or_split(&mut *self.runtime, rows, &mut outcomes);
-            self.learn(fit);
+            self.adapt_limit(fit);
             let full =
                 |outcome: &Result<_, Failure>| outcome.as_ref().is_err_and(|failure| failure.code == Code::OutOfMemory);
             if !outcomes.iter().all(full) || !self.wait_for_memory() {
@@ -198,7 +199,7 @@ impl Tagger {
                 Ok(_) => return tries > 0,
                 Err(failure) if failure.code == Code::OutOfMemory => {
                     if tries == 0 {
-                        self.scoring.set(false);
+                        self.health.set(false);
                         tracing::warn!(device = &*self.device, error = %failure, "not one image fits the device's memory: waiting for others to give it back");
                     }
                 }
@@ -210,9 +211,9 @@ impl Tagger {
     }
 
     /// Adapts the size of batches to what the device's memory holds.
-    fn learn(&self, fit: Fit) {
+    fn adapt_limit(&self, fit: Fit) {
         let name = &*self.model.id.name;
-        let changed = self.traffic.learn(|limit| match fit {
+        let changed = self.state.adapt_limit(|limit| match fit {
             Fit::Whole(rows) => limit.fitted(rows),
             Fit::TooLarge(rows) => limit.too_large(rows),
             Fit::Unknown => {}
@@ -227,11 +228,11 @@ impl Tagger {
     }
 
     /// Warns, once, of scores that a wrong manifest makes.
-    fn look(&mut self, scores: &[f32]) {
-        if !std::mem::replace(&mut self.looked, true)
-            && let Some(oddity) = onnx::tensor::oddity(scores)
+    fn check_output(&mut self, scores: &[f32]) {
+        if !std::mem::replace(&mut self.checked, true)
+            && let Some(suspicion) = onnx::tensor::suspicion(scores)
         {
-            tracing::warn!(model = self.model.id.name, "{oddity}");
+            tracing::warn!(model = self.model.id.name, "{suspicion}");
         }
     }
 

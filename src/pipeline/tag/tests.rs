@@ -2,43 +2,45 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
+use super::onnx::interface::Interface;
 use super::tagger::{SETTLING, numbers};
 use super::*;
-use crate::delivery::{Answer, Answers, Delivery, Door, Outcome, Reply};
-use crate::failure::Code;
+use crate::delivery::answers::Answers;
+use crate::delivery::{Answer, Delivery, Reply};
+use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::memory::Budget;
+use crate::model::labels::Labels;
 use crate::model::manifest::Layout;
-use crate::pipeline::Flight;
+use crate::model::threshold::Thresholds;
 use crate::pipeline::batch::limit::Limit;
-use crate::pipeline::batch::{Batch, Row};
-use crate::pipeline::decode::Input;
-use crate::pipeline::decode::fit::{self, Filter};
-use crate::pipeline::lanes::lane::Lane;
-use crate::tags::Seconds;
+use crate::pipeline::context::JobContext;
+use crate::pipeline::decode::fit::{self, Filter, Frame};
+use crate::pipeline::handoff::{Batch, Input, Row};
+use crate::pipeline::loaded::LoadedModel;
+use crate::tags::{ModelId, Seconds};
+use crate::telemetry::labels::{Outcome, Source};
 
 /// A model of two by two pixels and no labels.
-pub(crate) fn model() -> Model {
-    Model {
+pub(crate) fn model() -> LoadedModel {
+    LoadedModel {
         id: ModelId { name: "m".into(), sha256: String::new() },
         frame: Frame { side: 2, fit: fit::Fit::Stretch, filter: Filter::Bicubic },
-        interface: Interface {
-            input: "input".into(),
-            layout: Layout::Nhwc,
-            side: 2,
-            batch: None,
-            output: "output".into(),
-        },
         labels: Labels::new(vec![]),
         thresholds: Thresholds::default(),
         devices: vec!["cpu".into()],
     }
+}
+
+/// The state of a queue on one device that does not prefetch.
+fn state() -> Arc<QueueState> {
+    Arc::new(QueueState::new(Limit::new(8, 8), 1, false))
 }
 
 /// Has memory for three rows.
@@ -68,26 +70,25 @@ impl Reply for Caller {
 
 async fn row(wanted: bool) -> Row {
     let job = Job::parse(br#"{"image":"a"}"#).expect("a job");
-    let delivery = Delivery::new(wanted.to_string(), Door::Live, 1, Box::new(Caller(wanted)), Answers::new());
-    let flight = Flight { job, image: "a".into(), seconds: Seconds::default(), delivery };
+    let delivery = Delivery::new(wanted.to_string(), Source::Nats, 1, Box::new(Caller(wanted)), Answers::new());
+    let context = JobContext { job, image: "a".into(), seconds: Seconds::default(), delivery };
     let room = Budget::new(1 << 20).decoded.reserve(1).await.expect("room");
-    Row { flight, input: Input::new(Box::new([7]), room), ready: Instant::now() }
+    Row { context, input: Input::new(Box::new([7]), room), ready: Instant::now() }
 }
 
 #[tokio::test]
 async fn rows_that_nobody_waits_for_do_not_run() {
     let (publish, mut finished) = mpsc::channel(8);
-    let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
-    let (traffic, scoring) = (lane.traffic(), Scoring::default());
+    let (state, health) = (state(), InferenceHealth::default());
     let tagger = Tagger {
         model: Arc::new(model()),
         device: "cpu".into(),
         runtime: Box::new(Small),
-        looked: true,
-        queue: Dealer::default().queue(&"cpu".into()),
-        traffic,
+        checked: true,
+        queue: Dispatcher::default().queue(&"cpu".into()),
+        state,
         publish,
-        scoring,
+        health,
     };
     let (mixed, unwanted) = (vec![row(false).await, row(true).await], vec![row(false).await]);
     let looking = tokio::task::spawn_blocking(move || {
@@ -95,14 +96,14 @@ async fn rows_that_nobody_waits_for_do_not_run() {
         (left, tagger.still_wanted(Batch { rows: unwanted }).is_none())
     });
     let (left, nothing) = looking.await.expect("no panic");
-    assert!(left.rows.len() == 1 && left.rows[0].flight.delivery.id == "true" && nothing);
+    assert!(left.rows.len() == 1 && left.rows[0].context.delivery.id == "true" && nothing);
     for _ in 0..2 {
         let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
         assert_eq!((failed.0.id.as_str(), failed.1.code), ("false", Code::Overloaded));
     }
 }
 
-/// What the door was told.
+/// What the source was told.
 struct Told(std::sync::mpsc::Sender<String>);
 
 impl Reply for Told {
@@ -116,27 +117,35 @@ impl Reply for Told {
     }
 }
 
-/// How a lane with one runtime ended that was given one batch of so many rows, and what came of them.
+/// How a queue with one runtime ended that was given one batch of so many rows, and what came of them.
 async fn ended(
     runtime: impl Runtime + 'static,
     deadline: Option<Duration>,
     rows: usize,
 ) -> (Result<(), Ended>, Vec<String>, bool) {
-    let (lane, _rows) = Lane::new(Arc::new(model()), Limit::new(8, 8), mpsc::channel(1).0);
     let runner = Runner { device: "cuda:7".into(), runtime: Box::new(runtime), deadline };
-    let loaded =
-        Loaded { model: Arc::new(model()), runners: vec![runner], fits: 8, oddity: None, stop: Arc::new(|| {}) };
+    let interface =
+        Interface { input: "input".into(), layout: Layout::Nhwc, side: 2, batch: None, output: "output".into() };
+    let loaded = Loaded {
+        model: Arc::new(model()),
+        interface,
+        runners: vec![runner],
+        fits: 8,
+        suspicion: None,
+        stop: Arc::new(|| {}),
+    };
     let (work, batches) = mpsc::channel(1);
     let (publish, finished) = mpsc::channel(8);
     let (told, answers) = std::sync::mpsc::channel();
-    let scoring = Scoring::default();
+    let health = InferenceHealth::default();
     let caption = crate::pipeline::publish::caption::Settings::default();
     let settings = crate::pipeline::publish::Settings { worker: "w".into(), caption };
     let publishing = tokio::spawn(crate::pipeline::publish::run(settings, finished, Arc::default()));
     let mut batch = Vec::new();
     for _ in 0..rows {
         let mut row = row(true).await;
-        row.flight.delivery = Delivery::new("1".into(), Door::Stream, 1, Box::new(Told(told.clone())), Answers::new());
+        row.context.delivery =
+            Delivery::new("1".into(), Source::Stream, 1, Box::new(Told(told.clone())), Answers::new());
         batch.push(row);
     }
     drop(told);
@@ -144,17 +153,17 @@ async fn ended(
         assert!(work.send(Work::Batch(Batch { rows: batch })).await.is_ok());
     }
     drop(work);
-    let ended = run(loaded, batches, lane.traffic(), publish, scoring.clone()).await;
+    let ended = run(loaded, batches, state(), publish, health.clone()).await;
     if ended.is_ok() {
         publishing.await.expect("no panic").expect("it ends with its input");
     }
-    (ended, answers.try_iter().collect(), scores(&scoring))
+    (ended, answers.try_iter().collect(), scores(&health))
 }
 
-fn scores(scoring: &Scoring) -> bool {
+fn scores(health: &InferenceHealth) -> bool {
     let told = Cell::new(None);
     // It ends with the models, which are still there.
-    assert!(scoring.follow(|fine| told.set(Some(fine))).now_or_never().is_none());
+    assert!(health.follow(|fine| told.set(Some(fine))).now_or_never().is_none());
     told.get().expect("it tells how it is")
 }
 

@@ -1,8 +1,9 @@
 //! A run that never comes back is seen from outside: its thread can't be ended, but the process can.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::MissedTickBehavior;
 
 use super::Runtime;
@@ -60,7 +61,7 @@ impl Drop for Running<'_> {
 
 impl Pulse {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+        self.since.lock()
     }
 
     /// When the run began that takes too long at this time, if one does.

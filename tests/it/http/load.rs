@@ -83,7 +83,7 @@ async fn what_nobody_waits_for_any_more_is_not_tagged() {
     let left = client().post(server.url("/v1/vision/caption")).json(&json!({ "image": "slow.jpg" }));
     assert!(left.timeout(Duration::from_millis(100)).send().await.is_err());
     until("the read to be given up", || async {
-        (server.metric("tagmill_jobs_total{door=\"http\",outcome=\"rejected\"}").await? >= 2.0).then_some(())
+        (server.metric("tagmill_jobs_total{source=\"http\",outcome=\"rejected\"}").await? >= 2.0).then_some(())
     })
     .await;
     let batches = server.metric("tagmill_batch_size_count{model=\"demo\"}").await;
@@ -160,7 +160,7 @@ async fn a_worker_serves_the_same_beside_its_queue() {
     let answer = post(&worker, "/v1/vision/caption", json!({ "image": "orange-sunset.jpg" })).await;
     is_tagged(&answer.json, "orange");
     assert_eq!(get(&worker, "/readyz").await.json["nats"], true);
-    assert_eq!(worker.metric("tagmill_jobs_total{door=\"http\",outcome=\"tagged\"}").await, Some(1.0));
+    assert_eq!(worker.metric("tagmill_jobs_total{source=\"http\",outcome=\"tagged\"}").await, Some(1.0));
     worker.signal("TERM");
     assert!(worker.ended().success(), "{}", worker.log());
 }

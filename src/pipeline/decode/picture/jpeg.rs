@@ -89,8 +89,8 @@ fn broken(error: turbojpeg::Error) -> Failure {
 
 /// What the metadata before the first scan say.
 fn orientation(bytes: &[u8]) -> Orientation {
-    let first = |heading: &[u8]| {
-        segments(bytes).find_map(|(marker, data)| (marker == 0xe1).then(|| data.strip_prefix(heading)).flatten())
+    let first = |route: &[u8]| {
+        segments(bytes).find_map(|(marker, data)| (marker == 0xe1).then(|| data.strip_prefix(route)).flatten())
     };
     orientation::stated(first(b"Exif\0\0"), first(b"http://ns.adobe.com/xap/1.0/\0"))
 }

@@ -5,7 +5,7 @@ use image::metadata::Orientation;
 /// The attribute and element of XMP that state it.
 const XMP_NAME: &[u8] = b"tiff:Orientation";
 
-/// The orientation that a file's metadata state, if any: an EXIF block with or without its `Exif` heading, XMP as text.
+/// The orientation that a file's metadata state, if any: an EXIF block with or without its `Exif` route, XMP as text.
 pub(super) fn stated(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     let exif = exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)));
     exif.or_else(|| xmp.and_then(of_xmp)).unwrap_or(Orientation::NoTransforms)

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use ort::ep;
 
-use super::front;
 use super::interface::Interface;
+use super::prepend;
 use crate::model::ModelFiles;
 use crate::model::manifest::Precision;
 use crate::pipeline::decode::fit::CHANNELS;
@@ -38,7 +38,7 @@ impl Engines {
         let precision = files.manifest.precision;
         let name = format!("{}-{}-{batch}", files.fingerprint()?, precision.as_str());
         let side = interface.side;
-        let shape = |batch: usize| format!("{}:{batch}x{side}x{side}x{CHANNELS}", front::INPUT);
+        let shape = |batch: usize| format!("{}:{batch}x{side}x{side}x{CHANNELS}", prepend::INPUT);
         let (least, most) = match interface.batch {
             Some(fixed) => (fixed, fixed),
             None => (1, batch),

@@ -11,7 +11,7 @@ use ort::value::{Outlet, Shape, SymbolicDimensions, TensorElementType, ValueType
 use super::diagnosis;
 use super::engines::Engines;
 use super::fault::{ARENA, IN_PARTS, brief, cuda_failure, is_out_of_memory};
-use crate::memory::device;
+use crate::machine::gpu;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::library::Library;
 
@@ -21,7 +21,7 @@ const LEFT: (u64, u64) = (16, 512 << 20);
 
 /// Threads on the CPU, and how much memory of a device.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Share {
+pub(super) struct Limits {
     pub(super) threads: usize,
     pub(super) memory: Option<u64>,
 }
@@ -33,16 +33,16 @@ pub(super) struct Share {
 pub(super) fn builder(
     library: &Library,
     device: Device,
-    share: Share,
+    limits: Limits,
     engines: Option<&Engines>,
 ) -> ort::Result<SessionBuilder> {
     // Spinning would take the cores from the decoders between two batches.
     let builder =
-        Session::builder(&library.environment)?.with_intra_threads(share.threads)?.with_intra_op_spinning(false)?;
+        Session::builder(&library.environment)?.with_intra_threads(limits.threads)?.with_intra_op_spinning(false)?;
     // A pattern is a block of the arena for all a run computes with, one for each size of batch, kept beside the pieces that
     // the first run took: up to twice the memory. What it saves in time on a GPU was not measured.
     let builder = if device.number().is_some() { builder.with_memory_pattern(false)? } else { builder };
-    Ok(builder.with_execution_providers(providers(device, share.memory, engines))?)
+    Ok(builder.with_execution_providers(providers(device, limits.memory, engines))?)
 }
 
 /// In the order in which they are offered the nodes of a graph; the CPU's comes after all of them.
@@ -77,12 +77,12 @@ pub(super) fn has_cuda() -> bool {
 /// is no NVML; then there is no limit.
 pub(super) fn memory(device: Device, operator: Option<u64>) -> Option<u64> {
     operator.or_else(|| {
-        let memory = device::memory(&device.to_string())?;
+        let memory = gpu::memory(&device.to_string())?;
         Some(left(memory))
     })
 }
 
-fn left(memory: device::Memory) -> u64 {
+fn left(memory: gpu::Memory) -> u64 {
     let reserve = (memory.total / LEFT.0).max(LEFT.1);
     memory.free().saturating_sub(reserve).max(memory.free() / 2)
 }
@@ -100,13 +100,13 @@ pub(super) fn try_out(library: &Library, device: Device) -> Result<(), String> {
         explain(device, linker.as_deref().unwrap_or(error.message()), &library.path.display().to_string())
     };
     let Some(number) = device.number() else { return Ok(()) };
-    if let Some(count) = device::count()
+    if let Some(count) = gpu::count()
         && usize::try_from(number).is_ok_and(|number| number >= count)
     {
         return Err(no_such_device(number, Some(count)));
     }
-    let share = Share { threads: 1, memory: None };
-    let tried = builder(library, device, share, None).and_then(|builder| {
+    let limits = Limits { threads: 1, memory: None };
+    let tried = builder(library, device, limits, None).and_then(|builder| {
         let builder = builder.with_disable_cpu_fallback()?;
         one_node()?.into_session(&builder)
     });
@@ -149,14 +149,14 @@ fn reason(device: Device, error: &str, library: &str, kind: &str) -> String {
     match cuda_failure(error) {
         Some(46) => "another process has it for itself, or it is busy: see `nvidia-smi` (compute mode)".to_owned(),
         Some(35) => {
-            let version = device::driver_version().map(|version| format!(" ({version})")).unwrap_or_default();
+            let version = gpu::driver_version().map(|version| format!(" ({version})")).unwrap_or_default();
             format!("the NVIDIA driver{version} is too old for CUDA 13, or there is none: install 580 or later")
         }
         Some(34 | 803 | 804) => "the NVIDIA driver does not fit this machine or this CUDA: install 580 or later on \
                                  the host, and let the container have the host's libcuda.so.1"
             .to_owned(),
         Some(100) => no_such_device(number, Some(0)),
-        Some(101) => no_such_device(number, device::count()),
+        Some(101) => no_such_device(number, gpu::count()),
         Some(209) => "the device is too old for this ONNX Runtime, which has no code for it".to_owned(),
         Some(802) => "the devices of this machine are not connected yet: start nvidia-fabricmanager, of the driver's \
                       version, on the host"
@@ -269,8 +269,8 @@ mod tests {
     fn the_operator_sets_the_limit_else_some_memory_is_left() {
         assert_eq!(memory(Device::Cuda(0), Some(3)), Some(3));
         let gib = 1 << 30;
-        assert_eq!(left(device::Memory { used: 0, total: 16 * gib }), 15 * gib);
-        assert_eq!(left(device::Memory { used: gib, total: 4 * gib }), 5 * gib / 2);
-        assert_eq!(left(device::Memory { used: 15 * gib, total: 16 * gib }), gib / 2, "half of what little there is");
+        assert_eq!(left(gpu::Memory { used: 0, total: 16 * gib }), 15 * gib);
+        assert_eq!(left(gpu::Memory { used: gib, total: 4 * gib }), 5 * gib / 2);
+        assert_eq!(left(gpu::Memory { used: 15 * gib, total: 16 * gib }), gib / 2, "half of what little there is");
     }
 }

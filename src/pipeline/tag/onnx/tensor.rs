@@ -102,7 +102,7 @@ impl Activation {
 
 /// What is odd about an image's scores, if anything: what a wrong activation in the manifest looks like.
 #[must_use]
-pub fn oddity(scores: &[f32]) -> Option<&'static str> {
+pub fn suspicion(scores: &[f32]) -> Option<&'static str> {
     // The logistic function of a number from 0 to 1.
     let twice = 0.499..=0.732;
     if scores.iter().any(|score| !(-0.001..=1.001).contains(score)) {
@@ -163,11 +163,11 @@ mod tests {
 
     #[test]
     fn a_wrong_activation_shows() {
-        assert!(oddity(&[0.0, 1.0, 0.3]).is_none());
-        assert!(oddity(&[-4.0, 0.3]).is_some_and(|odd| odd.contains("\"sigmoid\"")));
-        assert!(oddity(&[f32::NAN]).is_some());
+        assert!(suspicion(&[0.0, 1.0, 0.3]).is_none());
+        assert!(suspicion(&[-4.0, 0.3]).is_some_and(|odd| odd.contains("\"sigmoid\"")));
+        assert!(suspicion(&[f32::NAN]).is_some());
         let mut twice = [0.0, 0.2, 1.0];
         Activation::Sigmoid.apply(&mut twice);
-        assert!(oddity(&twice).is_some_and(|odd| odd.contains("\"none\"")));
+        assert!(suspicion(&twice).is_some_and(|odd| odd.contains("\"none\"")));
     }
 }

@@ -1,0 +1,199 @@
+//! Publishes results and dead letters, again and again until their streams have confirmed them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, Context, ErrorCode};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::answer_body::{self, result_too_large};
+use super::headers::{id_alone, wire_size};
+use super::{Nats, is_full, reply};
+use crate::backoff::Backoff;
+use crate::delivery::Answer;
+use crate::failure::Failure;
+use crate::tags::{DeadLetter, OriginalJob, TagResult};
+use crate::telemetry::health::Health;
+use crate::telemetry::labels::Stage;
+use crate::telemetry::metrics;
+use crate::telemetry::rate_limited;
+
+/// The first and the longest wait before an unconfirmed answer is published again.
+const REPUBLISH: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+
+/// Publishes answers until they are confirmed. Clones share their state.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfirmedPublisher {
+    nats: Nats,
+    jetstream: Context,
+    health: Health,
+    /// Answers that wait to be confirmed, after one try.
+    waiting: Arc<watch::Sender<Backlog>>,
+}
+
+/// Answers that wait.
+#[derive(Clone, Copy, Debug, Default)]
+struct Backlog {
+    count: usize,
+    /// When the first of them began to.
+    since: Option<Instant>,
+}
+
+/// An answer that waits, as long as this is held.
+struct Waiting<'a>(&'a ConfirmedPublisher);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.count(|waiting| waiting - 1);
+    }
+}
+
+/// The server will never take this message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TooLarge {
+    /// For its headers alone, which may have 64 KiB in a stream.
+    Headers,
+    /// For all of it.
+    Message,
+}
+
+impl ConfirmedPublisher {
+    /// On this connection.
+    #[must_use]
+    pub(crate) fn new(nats: Nats, health: Health) -> Self {
+        Self { jetstream: jetstream::new(nats.client.clone()), nats, health, waiting: Arc::default() }
+    }
+
+    /// Ends when answers wait to be confirmed, or none does.
+    pub(crate) async fn until_some_wait(&self, some: bool) {
+        // It fails only where the sender is gone, which is held here.
+        let _ = self.waiting.subscribe().wait_for(|waiting| (waiting.count > 0) == some).await;
+    }
+
+    fn wait(&self) -> Waiting<'_> {
+        self.count(|waiting| waiting + 1);
+        Waiting(self)
+    }
+
+    fn count(&self, change: impl FnOnce(usize) -> usize) {
+        self.waiting.send_modify(|waiting| {
+            waiting.count = change(waiting.count);
+            metrics::waiting_answers(waiting.count);
+            self.health.set_answers(waiting.count == 0);
+            if waiting.count > 0 {
+                waiting.since.get_or_insert_with(Instant::now);
+            } else if let Some(since) = waiting.since.take() {
+                tracing::info!(after = ?since.elapsed(), "all answers are stored");
+            }
+        });
+    }
+
+    /// Publishes the result that a job came to, if it did.
+    ///
+    /// # Errors
+    /// The failure it came to instead, or `result_too_large`.
+    pub(crate) async fn answer(&self, subject: &str, headers: &HeaderMap, answer: Answer) -> Result<(), Failure> {
+        match answer {
+            Answer::Tagged(result) => {
+                let stored = self.result(subject, headers, &result).await;
+                stored.inspect_err(|failure| metrics::failed(Stage::Publish, failure.code))
+            }
+            Answer::Failed(failure) => Err(failure),
+        }
+    }
+
+    /// Publishes a result and sees it confirmed.
+    ///
+    /// # Errors
+    /// `result_too_large` where the server will never take it.
+    async fn result(&self, subject: &str, headers: &HeaderMap, result: &TagResult) -> Result<(), Failure> {
+        let body = answer_body::result(result)?;
+        let (size, tags) = (body.len(), result.tags.tags.len());
+        self.until_confirmed(subject, headers, body).await.map_err(|_| result_too_large(tags, size))
+    }
+
+    /// Publishes a dead letter and sees it confirmed, with as much of the job and its headers as the server takes.
+    pub(crate) async fn dead_letter(
+        &self,
+        subject: &str,
+        mut headers: HeaderMap,
+        mut letter: DeadLetter,
+        payload: &Bytes,
+    ) {
+        let (code, mut waiting) = (letter.error.code, None);
+        while let Err(too_large) = self.until_confirmed(subject, &headers, answer_body::encode(&letter)).await {
+            let omitted = matches!(letter.job, OriginalJob::Omitted { .. });
+            if headers.len() > 1 && (omitted || too_large == TooLarge::Headers) {
+                headers = id_alone(&headers);
+            } else if omitted {
+                tracing::error!(subject, "the server takes no message even of this size; the dead letter waits");
+                waiting.get_or_insert_with(|| self.wait());
+                tokio::time::sleep(REPUBLISH.after(u64::MAX)).await;
+            } else {
+                letter.job = answer_body::omitted(payload);
+            }
+        }
+        metrics::dead_letter(code);
+    }
+
+    /// Publishes again and again, under one message id, until the stream has it.
+    async fn until_confirmed(&self, subject: &str, headers: &HeaderMap, body: Bytes) -> Result<(), TooLarge> {
+        if !self.fits(headers, body.len()) {
+            return Err(TooLarge::Message);
+        }
+        let (mut tries, mut waiting) = (0, None);
+        loop {
+            let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
+            let sent = self.jetstream.send_publish(subject.to_owned(), message).await;
+            let confirmed = match sent {
+                Ok(confirmation) => confirmation.await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = confirmed else { return Ok(()) };
+            if let Some(too_large) = too_large(&error) {
+                return Err(too_large);
+            }
+            unconfirmed(subject, &error);
+            waiting.get_or_insert_with(|| self.wait());
+            tries += 1;
+            tokio::time::sleep(REPUBLISH.after(tries)).await;
+            self.nats.up().await;
+        }
+    }
+
+    /// Whether the server takes messages of this size.
+    #[must_use]
+    pub(crate) fn fits(&self, headers: &HeaderMap, body: usize) -> bool {
+        wire_size(headers, body) <= self.nats.client.server_info().max_payload
+    }
+}
+
+fn unconfirmed(subject: &str, error: &PublishError) {
+    if error.kind() == PublishErrorKind::StreamNotFound {
+        if rate_limited::is_new("no stream takes an answer", None) {
+            tracing::error!(
+                subject,
+                "no stream takes this subject; the answer waits until one does (restart the worker to have it made)"
+            );
+        }
+    } else if reply(error).is_some_and(is_full) {
+        if rate_limited::is_new("an answer finds no room", None) {
+            tracing::error!(subject, %error, "the stream of this subject has no room; the answer waits until it has (nats stream edit, or purge)");
+        }
+    } else if rate_limited::is_new("an answer is not confirmed", None) {
+        tracing::warn!(subject, %error, "an answer is not confirmed; publishing it again");
+    }
+}
+
+/// Whether a message is refused for its size. Whatever else the server says may be mended: it is waited for.
+fn too_large(error: &PublishError) -> Option<TooLarge> {
+    match reply(error).map(jetstream::Error::error_code) {
+        Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => Some(TooLarge::Headers),
+        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Some(TooLarge::Message),
+        _ => (error.kind() == PublishErrorKind::MaxPayloadExceeded).then_some(TooLarge::Message),
+    }
+}

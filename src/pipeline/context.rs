@@ -1,0 +1,38 @@
+//! What every stage needs to know of a job.
+
+use crate::delivery::Delivery;
+use crate::failure::{Code, Failure};
+use crate::job::Job;
+use crate::priority::Priority;
+use crate::tags::Seconds;
+
+/// A job in the pipeline.
+pub(crate) struct JobContext {
+    /// The job as it came, but for its image and its id.
+    pub(crate) job: Job,
+    /// The image as answers name it; of an inline image its hash, once it is read.
+    pub(crate) image: String,
+    /// Time spent in each stage so far.
+    pub(crate) seconds: Seconds,
+    /// The guard that answers the source.
+    pub(crate) delivery: Delivery,
+}
+
+impl JobContext {
+    /// The job's priority, by its source.
+    #[must_use]
+    pub(crate) const fn priority(&self) -> Priority {
+        self.delivery.source().priority()
+    }
+
+    /// Fails a job whose client has stopped waiting, before it costs anything.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub(crate) fn still_wanted(&self) -> Result<(), Failure> {
+        if self.delivery.is_wanted() {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Overloaded, "it was not tagged within the time that its caller would wait"))
+    }
+}

@@ -1,0 +1,248 @@
+//! The pool of models: which there are, which are loaded, and the queue and runners of each.
+//!
+//! A model is loaded when the first job names it, and kept; at most so many are loaded at a time, and the least recently used
+//! one makes room. A job is tagged by the model it names or by none.
+
+mod loader;
+mod state;
+mod timed;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio_util::task::TaskTracker;
+
+use super::batch;
+use super::handoff::Finished;
+use super::loaded::LoadedModel;
+use super::model_queue::Route;
+use super::stage::{Ended, guarded};
+use super::tag::health::InferenceHealth;
+use super::tag::onnx;
+use crate::failure::{Code, Failure};
+use crate::model::ModelFiles;
+use crate::model::catalog::{Alias, Catalog};
+use crate::model::repository::Repository;
+use crate::model::threshold::Thresholds;
+use crate::priority::Priority;
+use state::State;
+use timed::Load;
+
+/// How models are loaded and run.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Where models come from.
+    pub(crate) repository: Repository,
+    /// The operator's aliases.
+    pub(crate) aliases: Vec<Alias>,
+    /// How a session is made.
+    pub(crate) onnx: onnx::Settings,
+    /// How rows are gathered.
+    pub(crate) batch: batch::Settings,
+    /// Maximum models loaded at a time.
+    pub(crate) max_models: usize,
+}
+
+/// The models that jobs can name, and the stages of those that are loaded.
+pub(crate) struct ModelPool {
+    settings: Settings,
+    /// The model of jobs that name none.
+    default: Arc<str>,
+    health: InferenceHealth,
+    state: Mutex<State>,
+    load: Load,
+    /// Held while a model is loaded: one at a time.
+    loading: tokio::sync::Mutex<()>,
+    /// The running stages of models.
+    stages: TaskTracker,
+    /// Receives the reason of a stage that failed.
+    broken: Sender<String>,
+}
+
+/// Where a job goes.
+pub(crate) enum Destination {
+    /// To the queue of a loaded model.
+    Loaded(Route),
+    /// To a model that must be loaded first.
+    Unloaded(Arc<str>),
+}
+
+/// A model that jobs can name.
+pub(crate) struct Listed {
+    /// Its own name.
+    pub(crate) name: Arc<str>,
+    /// Its aliases.
+    pub(crate) aliases: Vec<String>,
+    /// Whether it is the model of jobs that name none.
+    pub(crate) is_default: bool,
+    /// Its thresholds.
+    pub(crate) thresholds: Thresholds,
+    /// What is known of it once it is loaded.
+    pub(crate) loaded: Option<Arc<LoadedModel>>,
+}
+
+impl ModelPool {
+    /// A pool with no model loaded yet, whose jobs end in `finished`; and the reasons of stages that fail, for [`Self::run`].
+    #[must_use]
+    pub(super) fn new(
+        settings: Settings,
+        catalog: Catalog,
+        default: &str,
+        finished: Sender<Finished>,
+    ) -> (Arc<Self>, Receiver<String>) {
+        Self::with_loader(onnx::load, settings, catalog, default, finished)
+    }
+
+    fn with_loader(
+        load: Load,
+        settings: Settings,
+        catalog: Catalog,
+        default: &str,
+        finished: Sender<Finished>,
+    ) -> (Arc<Self>, Receiver<String>) {
+        let (broken, reasons) = mpsc::channel(1);
+        let pool = Self {
+            settings,
+            default: default.into(),
+            health: InferenceHealth::default(),
+            state: Mutex::new(State::new(catalog, finished)),
+            load,
+            loading: tokio::sync::Mutex::default(),
+            stages: TaskTracker::new(),
+            broken,
+        };
+        (Arc::new(pool), reasons)
+    }
+
+    /// Runs the stages of models until the pool is closed and all have ended.
+    ///
+    /// # Errors
+    /// Where one of them failed.
+    pub(super) async fn run(self: Arc<Self>, mut broken: Receiver<String>) -> Result<(), Ended> {
+        tokio::select! {
+            biased;
+            Some(reason) = broken.recv() => Err(Ended::Broken(reason)),
+            () = self.stages.wait() => Ok(()),
+        }
+    }
+
+    fn spawn(&self, stage: impl Future<Output = Result<(), Ended>> + Send + 'static) {
+        let broken = self.broken.clone();
+        self.stages.spawn(async move {
+            // A stage whose next is gone leaves the reason to that one.
+            if let Err(Ended::Broken(reason)) = guarded(stage).await {
+                // Refused only where another reason came first.
+                let _ = broken.send(reason).await;
+            }
+        });
+    }
+
+    /// Whether the loaded models score.
+    #[must_use]
+    pub(crate) const fn health(&self) -> &InferenceHealth {
+        &self.health
+    }
+
+    /// The own name of the model with this name or alias, or of the default one.
+    ///
+    /// # Errors
+    /// `unknown_model`, naming those there are.
+    pub(crate) fn own_name(&self, name: Option<&str>) -> Result<Arc<str>, Failure> {
+        let Some(name) = name else { return Ok(Arc::clone(&self.default)) };
+        let state = self.state.lock();
+        state.catalog.find(name).cloned().ok_or_else(|| unknown(name, &state.catalog))
+    }
+
+    /// The models that jobs can name, loaded or not. Reads memory alone, no folder.
+    #[must_use]
+    pub(crate) fn list(&self) -> Vec<Listed> {
+        let state = self.state.lock();
+        let usable = state.catalog.models().filter_map(|(name, files)| Some((name, files.as_ref().ok()?)));
+        usable.map(|(name, files)| self.listed(&state, name, files)).collect()
+    }
+
+    fn listed(&self, state: &State, name: &Arc<str>, files: &ModelFiles) -> Listed {
+        let queue = state.loaded.get(name).and_then(|running| running.queue.as_ref());
+        let thresholds = || self.settings.onnx.thresholds.clone().or(&files.manifest.thresholds);
+        Listed {
+            name: Arc::clone(name),
+            aliases: state.catalog.aliases_of(name).map(str::to_owned).collect(),
+            is_default: *name == self.default,
+            thresholds: queue.map_or_else(thresholds, |queue| queue.model.thresholds.clone()),
+            loaded: queue.map(|queue| Arc::clone(&queue.model)),
+        }
+    }
+
+    /// The destination of a job of this priority that names this model or alias, or none.
+    ///
+    /// # Errors
+    /// `unknown_model`, naming those there are.
+    pub(crate) fn find(&self, name: Option<&str>, priority: Priority) -> Result<Destination, Failure> {
+        let own = self.own_name(name)?;
+        let mut state = self.state.lock();
+        Ok(match state.use_queue(&own) {
+            Some(queue) => Destination::Loaded(Route::new(&queue, priority)),
+            None => Destination::Unloaded(own),
+        })
+    }
+
+    /// Loads no more models, and lets those there are end after their last job.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.finished = None;
+        let names: Vec<_> = state.loaded.keys().cloned().collect();
+        for name in names {
+            state.retire(&name);
+        }
+        self.stages.close();
+    }
+
+    /// Ends the runs in progress, and loads no more models.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state.lock();
+        state.finished = None;
+        for running in state.loaded.values().chain(&state.retired) {
+            (running.stop)();
+        }
+        self.stages.close();
+    }
+}
+
+fn unknown(name: &str, catalog: &Catalog) -> Failure {
+    Failure::new(Code::UnknownModel, format!("no model `{name}`; this worker has {}", catalog.names()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pipeline::tag::device::Device;
+
+    #[tokio::test]
+    async fn no_model_is_loaded_for_a_client_that_has_left() {
+        let (settings, catalog) = demo();
+        let load = |_: &ModelFiles, _: &onnx::Settings| panic!("it is loaded");
+        let (pool, _broken) = ModelPool::with_loader(load, settings, catalog, "demo", mpsc::channel(1).0);
+        let left = || Err(Failure::new(Code::Overloaded, "no client waits"));
+        assert_eq!(pool.load(&"demo".into(), left).await.err().map(|failure| failure.code), Some(Code::Overloaded));
+    }
+
+    /// The shipped model, on the CPU.
+    pub(super) fn demo() -> (Settings, Catalog) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let catalog = Catalog::read(&folder, &[]).expect("models");
+        let onnx = onnx::Settings {
+            devices: vec![Device::Cpu],
+            threads: 1,
+            batch: 1,
+            thresholds: Thresholds::default(),
+            device_memory: None,
+            engines: None,
+        };
+        let batch = batch::Settings { limit: 1, window: Duration::ZERO };
+        (Settings { repository: Repository::Folder(folder), aliases: vec![], onnx, batch, max_models: 1 }, catalog)
+    }
+}

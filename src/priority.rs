@@ -1,0 +1,28 @@
+//! The two priorities of a job, and the rule that weighs them where both wait.
+
+/// Bulk jobs get one slot in this many where interactive ones wait as well.
+const BULK_EVERY: usize = 4;
+
+/// Whether a client waits for the answer to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// A client waits: a request over NATS or HTTP.
+    Interactive,
+    /// No client waits: a job of the stream, a file of the command line.
+    Bulk,
+}
+
+/// Chooses which priority goes next while both wait: interactive, but for one slot in four.
+#[derive(Debug, Default)]
+pub struct Weighted {
+    /// Slots given away since the last one for bulk.
+    since_bulk: usize,
+}
+
+impl Weighted {
+    /// The priority that the next slot is for.
+    pub fn next_slot(&mut self) -> Priority {
+        self.since_bulk = (self.since_bulk + 1) % BULK_EVERY;
+        if self.since_bulk == 0 { Priority::Bulk } else { Priority::Interactive }
+    }
+}

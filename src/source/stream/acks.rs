@@ -1,0 +1,123 @@
+//! The jobs this worker holds. One task tells the server that all of them are still being worked on; no job needs a task
+//! or timer of its own.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use async_nats::{Client, Subject};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// How long a job stays with the server that a stopping worker hands back: as long as the worker's own last requests for
+/// jobs live. Given back at once, it would come straight back through one of them, and each time count as an attempt.
+pub(super) const HAND_BACK: Duration = super::pull::REQUEST;
+
+/// How long jobs whose answers are being published are waited for before what is held goes back.
+const ARRIVING: Duration = Duration::from_secs(2);
+
+/// Held jobs by their sequence in the stream.
+#[derive(Debug)]
+pub(crate) struct AckTracker {
+    client: Client,
+    held: Mutex<HashMap<u64, Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// Where its acknowledgements go.
+    reply: Subject,
+    /// Answers to its jobs that are being published.
+    answers: TaskTracker,
+}
+
+impl AckTracker {
+    /// No job is held.
+    #[must_use]
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, held: Mutex::default() }
+    }
+
+    /// Holds a job whose acknowledgements go to `reply`. False where it is held already: the server gave it out again
+    /// though it is being worked on, and from now on is answered on the newer delivery.
+    pub(crate) fn take(&self, sequence: u64, reply: Subject) -> bool {
+        match self.lock().entry(sequence) {
+            Entry::Occupied(mut claim) => {
+                claim.get_mut().reply = reply;
+                false
+            }
+            Entry::Vacant(free) => {
+                free.insert(Held { reply, answers: TaskTracker::new() });
+                true
+            }
+        }
+    }
+
+    /// An answer is being published: until the token is dropped, the job is not handed back to get another. None where the
+    /// claim has ended.
+    pub(crate) fn answer(&self, sequence: u64) -> Option<TaskTrackerToken> {
+        self.lock().get(&sequence).map(|claim| claim.answers.token())
+    }
+
+    /// Ends the claim with this acknowledgement. Nothing is said where it has ended already.
+    pub(crate) async fn end(&self, sequence: u64, kind: AckKind) {
+        let claim = self.lock().remove(&sequence);
+        if let Some(Held { reply, .. }) = claim {
+            self.say(reply, kind).await;
+        }
+    }
+
+    /// Says of every held job that it is being worked on, again and again.
+    pub(crate) async fn keep(&self, every: Duration) {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let held: Vec<Subject> = self.lock().values().map(|claim| claim.reply.clone()).collect();
+            for reply in held {
+                self.say(reply, AckKind::Progress).await;
+            }
+        }
+    }
+
+    /// Gives every held job back; at once, but for those whose answers are being published, which are given a moment to
+    /// arrive. One whose answer has not by then comes again after the ack wait.
+    pub(crate) async fn hand_back_all(&self) {
+        self.hand_back_unanswered().await;
+        let answers: Vec<_> = self.lock().values().map(|claim| claim.answers.clone()).collect();
+        let arrived = join_all(answers.iter().map(|answers| {
+            answers.close();
+            answers.wait()
+        }));
+        if tokio::time::timeout(ARRIVING, arrived).await.is_err() {
+            tracing::warn!("NATS did not confirm the last answers; their jobs come again after the ack wait");
+        }
+        // Events, some of whose jobs are answered.
+        self.hand_back_unanswered().await;
+    }
+
+    async fn hand_back_unanswered(&self) {
+        let held: Vec<Subject> =
+            self.lock().extract_if(|_, claim| claim.answers.is_empty()).map(|(_, claim)| claim.reply).collect();
+        if !held.is_empty() {
+            tracing::info!(jobs = held.len(), "handing back jobs");
+        }
+        for reply in held {
+            self.say(reply, AckKind::Nak(Some(HAND_BACK))).await;
+        }
+    }
+
+    async fn say(&self, reply: Subject, kind: AckKind) {
+        // Waits while NATS is away and the client's buffer is full. What is lost then, the ack wait makes good.
+        if let Err(error) = self.client.publish(reply, kind.into()).await {
+            tracing::warn!(%error, "an acknowledgement could not be sent; the job comes again after the ack wait");
+        }
+    }
+
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<u64, Held>> {
+        self.held.lock()
+    }
+}

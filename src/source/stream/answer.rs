@@ -1,0 +1,177 @@
+//! What becomes of a job of the queue: its result or dead letter is published and confirmed, and only then is the job
+//! acknowledged; or it goes back into the queue for another attempt. The message of an event ends when all its jobs have.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::AckKind;
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Stream;
+use super::acks::HAND_BACK;
+use crate::backoff::Backoff;
+use crate::delivery::{Answer, Reply};
+use crate::failure::{Class, Code, Failure};
+use crate::nats::answer_body::dead_letter;
+use crate::nats::headers::{carry, id_in};
+use crate::telemetry::labels::Outcome;
+use crate::telemetry::rate_limited::warn_limited;
+
+/// The stream's side of one job.
+pub(crate) struct StreamReply {
+    held: Arc<Held>,
+    /// The job, of an event the record's.
+    payload: Bytes,
+    /// Which record of an event it is.
+    record: Option<usize>,
+}
+
+/// A message that was claimed, until all the jobs it brought are answered.
+pub(super) struct Held {
+    stream: Arc<Stream>,
+    message: Message,
+    sequence: u64,
+    attempt: u64,
+    /// Jobs not answered yet, and what is to become of the message for the sake of the others.
+    open: Mutex<(usize, Verdict)>,
+    /// A place for another job, once this is dropped.
+    _place: OwnedSemaphorePermit,
+}
+
+/// What becomes of a message, the lesser first: where one of its jobs is to be tried again it comes again as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    /// There is a dead letter.
+    Dead,
+    /// There is a result.
+    Done,
+    /// After this time.
+    Again(Duration),
+}
+
+impl Held {
+    /// Of a message that brought so many jobs, at least one.
+    pub(super) fn new(
+        stream: Arc<Stream>,
+        message: Message,
+        (sequence, attempt): (u64, u64),
+        jobs: usize,
+        place: OwnedSemaphorePermit,
+    ) -> Arc<Self> {
+        Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, Verdict::Dead)), _place: place })
+    }
+
+    /// One of its jobs is answered; the last ends the message.
+    async fn answered(&self, verdict: Verdict) {
+        let last = {
+            let mut open = self.open.lock();
+            *open = (open.0.saturating_sub(1), open.1.max(verdict));
+            (open.0 == 0).then_some(open.1)
+        };
+        let kind = match last {
+            None => return,
+            Some(Verdict::Dead) => AckKind::Term,
+            Some(Verdict::Done) => AckKind::Ack,
+            Some(Verdict::Again(delay)) => AckKind::Nak(Some(delay)),
+        };
+        self.stream.acks.end(self.sequence, kind).await;
+    }
+}
+
+impl StreamReply {
+    pub(super) const fn new(held: Arc<Held>, payload: Bytes, record: Option<usize>) -> Self {
+        Self { held, payload, record }
+    }
+
+    /// What the job is called where it does not say itself.
+    #[must_use]
+    pub(crate) fn default_id(&self) -> String {
+        let Held { stream, message, sequence, .. } = &*self.held;
+        let id = id_in(message.headers.as_ref());
+        self.numbered(id.unwrap_or_else(|| format!("{}-{sequence}", stream.topology.identity.stream)))
+    }
+
+    /// The record's own, of an event.
+    fn numbered(&self, id: String) -> String {
+        match self.record {
+            Some(number) => format!("{id}.{number}"),
+            None => id,
+        }
+    }
+
+    async fn settle(self: Box<Self>, id: String, answer: Answer) -> Outcome {
+        // Until the message is acknowledged.
+        let Some(_answering) = self.held.stream.acks.answer(self.held.sequence) else {
+            // It was handed back: the answer is for the next worker to give.
+            return Outcome::Retried;
+        };
+        let (verdict, outcome) = self.published(id, answer).await;
+        self.held.answered(verdict).await;
+        outcome
+    }
+
+    async fn published(&self, id: String, answer: Answer) -> (Verdict, Outcome) {
+        let Held { stream, message, .. } = &*self.held;
+        let subject = stream.settings.subjects.result_for(&message.subject);
+        let Err(failure) = stream.publisher.answer(&subject, &self.headers(), answer).await else {
+            stream.streak.end();
+            return (Verdict::Done, Outcome::Tagged);
+        };
+        if failure.code == Code::ShuttingDown {
+            // No error of the job's: however often it was handed back, it is for the next worker.
+            return (Verdict::Again(HAND_BACK), Outcome::Retried);
+        }
+        let attempt = self.held.attempt;
+        if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
+            warn_limited!("a job will be tried again", failure.code, id, error = %failure, attempt);
+            return (Verdict::Again(Backoff::OF_JOBS.after(attempt)), Outcome::Retried);
+        }
+        self.dead_letter(id, &failure).await;
+        (Verdict::Dead, Outcome::Rejected)
+    }
+
+    /// Writes the dead letter and sees it confirmed.
+    async fn dead_letter(&self, id: String, failure: &Failure) {
+        let Held { stream, message, attempt, .. } = &*self.held;
+        stream.streak.count(failure.code);
+        warn_limited!("a job becomes a dead letter", failure.code, id, error = %failure, attempts = attempt);
+        let payload = &self.payload;
+        let letter = dead_letter(id, &message.subject, payload, (failure, *attempt), &stream.settings.worker);
+        let subject = stream.settings.subjects.dead_for(&message.subject);
+        stream.publisher.dead_letter(&subject, self.headers(), letter, payload).await;
+    }
+
+    /// The job's headers but the server's, and the id that makes a second answer to this job a duplicate.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let id = self.numbered(self.held.stream.topology.identity.answer_id(self.held.sequence));
+        headers.insert(NATS_MESSAGE_ID, id.as_str());
+        carry(&self.held.message, &mut headers);
+        headers
+    }
+}
+
+impl Reply for StreamReply {
+    fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome> {
+        self.settle(id, answer).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_tried_again_for_one_of_its_jobs_and_ended_as_dead_only_for_all() {
+        let again = Verdict::Again(Duration::from_secs(1));
+        assert_eq!([Verdict::Done, again, Verdict::Dead].into_iter().max(), Some(again));
+        assert_eq!([Verdict::Dead, Verdict::Done, Verdict::Dead].into_iter().max(), Some(Verdict::Done));
+        assert!(again < Verdict::Again(Duration::from_secs(2)));
+    }
+}

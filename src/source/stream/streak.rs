@@ -1,0 +1,35 @@
+//! Jobs that become dead letters one after another. Where none is tagged between them it is more likely that this worker is
+//! set up otherwise than those who publish think, and it would empty the queue of a whole fleet.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::failure::Code;
+use crate::telemetry::rate_limited;
+
+/// So many in a row are odd.
+const ODD: u32 = 32;
+
+const SAID: &str = "the last jobs all became dead letters for want of their image, store or model: is this worker set up as \
+                    the others are (--store, --models), or do publishers name what is not there?";
+
+/// How many there were in a row.
+#[derive(Debug, Default)]
+pub(super) struct RejectStreak(AtomicU32);
+
+impl RejectStreak {
+    /// A job was tagged, or its image at least was there.
+    pub(super) fn end(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// A job became a dead letter.
+    pub(super) fn count(&self, code: Code) {
+        if !matches!(code, Code::ForbiddenLocation | Code::ImageNotFound | Code::UnknownModel) {
+            return self.end();
+        }
+        let many = (self.0.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(ODD);
+        if many && rate_limited::is_new(SAID, Some(code)) {
+            tracing::error!(jobs = ODD, %code, "{SAID}");
+        }
+    }
+}
