@@ -26,7 +26,8 @@ bench: ## measure decoding, batching and whole workers against Python and ONNX R
 bench-gpu: ## measure an NVIDIA device: tags against the CPU's, speed by precision and batch, whole workers (DEVICE=cuda:N)
 	@scripts/bench-gpu.sh $(if $(DEVICE),--device $(DEVICE))
 
-lint: deny ## check format, clippy, documentation and dependencies
+lint: deny ## check format, clippy, documentation, dependencies, and that modules point one way
+	scripts/check-modules.py
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" cargo doc --locked --no-deps --document-private-items --quiet

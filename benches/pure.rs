@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use tagmill::model::labels::{CHARACTER, GENERAL, Label, Labels, RATING};
+use tagmill::model::category::{CHARACTER, GENERAL, RATING};
+use tagmill::model::frame::{Filter, Fit, Frame};
+use tagmill::model::labels::{Label, Labels};
 use tagmill::model::manifest::{Layout, Manifest};
 use tagmill::model::threshold::{Threshold, Thresholds};
 use tagmill::pipeline::batch::window::{Arrivals, Capacity, Decision, Window};
-use tagmill::pipeline::decode::fit::{Filter, Fit, Fitter, Frame};
+use tagmill::pipeline::decode::fit::Fitter;
 use tagmill::pipeline::decode::picture;
 use tagmill::pipeline::tag::onnx::tensor::Encoder;
 use tagmill::priority::Priority;

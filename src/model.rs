@@ -3,11 +3,14 @@
 //! * [`catalog`]: which models there are, and by which names.
 //! * [`repository`]: where they come from: a folder, or a bucket that is copied into one.
 //! * [`manifest`]: what a model says of itself, in `tagmill.toml`.
+//! * [`frame`]: the square that it takes.
 //! * [`label_file`]: what its labels are called.
 //! * [`labels`]: which of them are tags, by their scores and [`threshold`]s.
 //! * [`hub`]: downloads one.
 
 pub(crate) mod catalog;
+pub mod category;
+pub mod frame;
 pub(crate) mod hub;
 pub(crate) mod label_file;
 pub mod labels;

@@ -17,7 +17,7 @@ use crate::cli::tag::CaptionArgs;
 use crate::cli::variables::given;
 use crate::cli::{Replacement, TaggingArgs, WorkerArgs};
 use crate::memory::{self, Budget};
-use crate::model::labels::{CHARACTER, GENERAL};
+use crate::model::category::{CHARACTER, GENERAL};
 use crate::model::repository::Repository;
 use crate::model::threshold::Thresholds;
 use crate::pipeline::publish::caption;

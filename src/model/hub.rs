@@ -8,6 +8,7 @@
 
 mod client;
 mod error;
+mod file;
 mod listing;
 mod record;
 mod repository;
@@ -17,13 +18,12 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
+use client::{Client, Patience};
 pub(crate) use error::Error;
-pub(crate) use listing::File;
+pub(crate) use file::File;
+use record::Record;
 pub(crate) use repository::{FolderName, Repository, Revision};
 pub(crate) use settings::Settings;
-
-use client::{Client, Patience};
-use record::Record;
 use transfer::Transfer;
 use verify::{Verdict, verify};
 

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::manifest::{Format, LabelRules};
-use crate::model::labels::{GENERAL, Label, RATING};
+use crate::model::category::{GENERAL, RATING};
+use crate::model::labels::Label;
 
 /// What the numbers in label files stand for, where the manifest does not say otherwise.
 const CATEGORIES: [(&str, &str); 6] =

@@ -2,15 +2,9 @@
 
 use std::sync::Arc;
 
+use super::category::RATING;
 use super::threshold::Thresholds;
 use crate::tags::{Tag, score};
-
-/// The category of most tags.
-pub const GENERAL: &str = "general";
-/// The category of who is in the picture.
-pub const CHARACTER: &str = "character";
-/// The category that is reported whole, apart from the tags.
-pub const RATING: &str = "rating";
 
 /// One column of a model's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +99,7 @@ fn tag(label: &Label, value: f32) -> Tag {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::category::{CHARACTER, GENERAL};
     use crate::model::threshold::Threshold;
 
     fn labels() -> Labels {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::model::frame::{Filter, Fit};
 use crate::model::threshold::Thresholds;
-use crate::pipeline::decode::fit::{Filter, Fit};
 
 /// The file's name.
 pub const FILE: &str = "tagmill.toml";

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::labels::{CHARACTER, GENERAL};
+use super::category::{CHARACTER, GENERAL};
 
 /// Where neither job, flag nor model sets any: the WD taggers' own.
 const DEFAULT_GENERAL: Threshold = Threshold::Over(0.35);

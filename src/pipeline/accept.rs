@@ -12,7 +12,7 @@ use super::handoff::Finished;
 use super::pool::{Destination, ModelPool};
 use super::stage::{Ended, pass};
 use crate::delivery::Delivery;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::store::Store;
 use crate::store::location::Location;
@@ -28,6 +28,14 @@ pub(crate) struct Incoming {
     pub queued: Duration,
     /// The claim on an answer.
     pub delivery: Delivery,
+}
+
+impl Incoming {
+    /// Answers a job that has not entered the pipeline when the worker stops.
+    pub(crate) fn hand_back(self) {
+        let stopping = Failure::new(Code::ShuttingDown, "the worker stops; the job is handed back unstarted");
+        self.delivery.refuse(stopping);
+    }
 }
 
 /// What a source was asked for.

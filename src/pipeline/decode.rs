@@ -24,10 +24,10 @@ use super::queue::Receiver;
 use super::stage::{Ended, panicked, pass_by_priority};
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
+use crate::model::frame::Frame;
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
 use decoder::Decoder;
-use fit::Frame;
 use picture::Reserve;
 
 /// How images are decoded.

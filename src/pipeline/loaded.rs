@@ -1,6 +1,6 @@
 //! A model that is loaded, as the stages know it.
 
-use super::decode::fit::Frame;
+use crate::model::frame::Frame;
 use crate::model::labels::Labels;
 use crate::model::threshold::Thresholds;
 use crate::tags::ModelId;

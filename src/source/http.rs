@@ -14,6 +14,7 @@ mod error;
 mod image;
 mod models;
 mod page;
+mod peer;
 pub(crate) mod server;
 mod tagging;
 mod trace;
@@ -36,6 +37,9 @@ use crate::memory::Pool;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::pool::ModelPool;
 use crate::secret::Secret;
+
+/// The path of the memory test.
+const VRAM_TEST: &str = "/diagnostics/vram-test";
 
 /// Images one request may bring.
 const MOST_IMAGES: usize = 1024;
@@ -134,7 +138,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Http>)> {
         ("/v1/classify", post(tagging::classify)),
         ("/v1/models", get(models::list)),
         ("/v1/models/refresh", post(models::refresh)),
-        (diagnostics::PATH, post(diagnostics::vram_test)),
+        (VRAM_TEST, post(diagnostics::vram_test)),
     ]
 }
 

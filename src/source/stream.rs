@@ -18,6 +18,7 @@ pub(crate) mod pull;
 mod quarantine;
 mod streak;
 mod topology;
+mod unusable;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +32,8 @@ use crate::store::suffix::Suffixes;
 use acks::AckTracker;
 use part::Filter;
 use streak::RejectStreak;
-use topology::{Topology, Unusable};
+use topology::Topology;
+use unusable::Unusable;
 
 /// How long the servers of a cluster may take to find each other and choose a leader.
 const FORMING: Duration = Duration::from_secs(30);

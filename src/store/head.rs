@@ -9,7 +9,6 @@ use object_store::path::Path;
 use object_store::signer::Signer;
 use reqwest::{Method, StatusCode};
 
-use super::bucket::Bucket;
 use super::{denied, not_found, unavailable};
 use crate::failure::Failure;
 
@@ -27,8 +26,8 @@ impl HeadBucket {
         Ok(Self { signer, http })
     }
 
-    /// Asks; `bucket` is for the error's text.
-    pub(super) async fn ask(&self, bucket: &Bucket) -> Result<(), Failure> {
+    /// Asks; `bucket` is the name in errors.
+    pub(super) async fn ask(&self, bucket: &impl std::fmt::Display) -> Result<(), Failure> {
         let itself = Path::default();
         let signed = self.signer.signed_url(Method::HEAD, &itself, Duration::from_mins(1)).await;
         let url = signed.map_err(|error| unavailable(&itself, bucket, &no_credentials(&error)))?;

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::spread::Spread;
 use crate::failure::Failure;
+use crate::model::frame::Frame;
 use crate::pipeline::decode::decoder::Decoder;
-use crate::pipeline::decode::fit::Frame;
 use crate::pipeline::decode::picture;
 
 /// What decoding on some threads came to.

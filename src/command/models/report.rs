@@ -1,22 +1,17 @@
 //! What models there are, and whether they work.
 
 use std::collections::BTreeMap;
-use std::io::{Write, stdout};
 
-use anyhow::Context;
 use serde::Serialize;
 
-use super::table;
-use crate::cli::models::ModelsArgs;
-use crate::command::Failed;
 use crate::model::catalog::Catalog;
-use crate::model::labels::{Labels, RATING};
+use crate::model::category::RATING;
+use crate::model::labels::Labels;
 use crate::model::threshold::{Threshold, Thresholds};
 use crate::model::{ModelFiles, Unusable};
 use crate::pipeline::tag::Loaded;
 use crate::pipeline::tag::library;
 use crate::pipeline::tag::onnx::{self, CannotLoad};
-use crate::settings;
 
 /// What is said of a model.
 #[derive(Debug, Default, Serialize)]
@@ -51,31 +46,11 @@ pub(super) struct Interface {
     pub(super) onnxruntime: String,
 }
 
-/// Reports on every model; with settings to load them, also on what they do.
-pub(super) async fn look(args: ModelsArgs, onnx: Option<onnx::Settings>) -> Result<(), Failed> {
-    let strict = onnx.is_some();
-    let repository = settings::models(&args.source.models, args.source.models_cache.as_deref())?;
-    let catalog = repository.catalog(&args.source.aliases).await?;
-    let reporting = tokio::task::spawn_blocking(move || {
-        let models = catalog.models();
-        models.map(|(name, model)| report(&catalog, name, model, onnx.as_ref())).collect::<Result<Vec<_>, _>>()
-    });
-    let reports = reporting.await.map_err(Failed::running)?.map_err(Failed::running)?;
-    let mut out = stdout().lock();
-    let written = if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&reports).map_err(Failed::running)?)
-    } else {
-        out.write_all(table::of(&reports).as_bytes())
-    };
-    written.context("standard output can't be written").map_err(Failed::Running)?;
-    let broken: Vec<&str> = reports.iter().filter(|report| !report.ok).map(|report| report.name.as_str()).collect();
-    if strict && !broken.is_empty() {
-        return Err(Failed::running(anyhow::anyhow!("broken: {}", broken.join(", "))));
-    }
-    Ok(())
-}
-
-fn report(
+/// Reports on one model; with settings to load it, also on what it does.
+///
+/// # Errors
+/// What is wrong with the runtime or the device, not with the model.
+pub(super) fn report(
     catalog: &Catalog,
     name: &str,
     model: &Result<ModelFiles, Unusable>,

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::checkpoint::Count;
 use super::publish::START;
 use super::screen::Screen;
-use super::show::Show;
+use super::show::{Kind, Show};
 use crate::nats::subjects::{SERVICE, Subjects};
 use crate::nats::{Nats, is_passing};
 
@@ -47,13 +47,6 @@ pub(super) struct Summary {
     pub(super) dead: u64,
     /// Jobs that left the queue without an answer.
     pub(super) missing: u64,
-}
-
-/// What an answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Result,
-    Dead,
 }
 
 /// Reads the results and dead letters of one run.

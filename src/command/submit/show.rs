@@ -10,12 +10,18 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Deserialize;
 
-use super::follow::Kind;
 use super::screen::Screen;
 use crate::command::{lines, plain};
 
 /// How wide the column of images is.
 const COLUMN: usize = 28;
+
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Result,
+    Dead,
+}
 
 /// Where answers go.
 pub(super) enum Show {

@@ -7,7 +7,8 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 
 use super::error::Error;
-use super::listing::{File, Listing};
+use super::file::File;
+use super::listing::Listing;
 use super::repository::{Repository, Revision};
 use super::settings::Settings;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 
-use super::listing::File;
+use super::file::File;
 
 /// Files an error names at most.
 const NAMED: usize = 12;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::listing::File;
+use super::file::File;
 
 /// The file's name.
 const NAME: &str = ".pulled";

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, Failure, Patience};
 use super::error::Error;
-use super::listing::File;
+use super::file::File;
 use super::verify::{Verdict, verify};
 use super::{Step, Watch};
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use super::listing::{Digest, File};
+use super::file::{Digest, File};
 
 /// How a file on disk stands to the listed one.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! From an image file to one row of a model's input, on one thread.
 
-use super::fit::{Fitter, Frame};
+use super::fit::Fitter;
 use super::picture::{self, Reserve, Settings};
 use crate::failure::Failure;
+use crate::model::frame::Frame;
 
 /// Bytes of a JPEG's pixels that are kept for the next one: those of most photos, which need not be cleared then, nor asked of
 /// the system. 12 MiB.
@@ -46,7 +47,7 @@ mod tests {
     use turbojpeg::{Image, PixelFormat, Subsamp};
 
     use super::*;
-    use crate::pipeline::decode::fit::{Filter, Fit};
+    use crate::model::frame::{Filter, Fit};
 
     fn decoder() -> Decoder {
         let settings = Settings { max_pixels: 100_000_000, ignore_orientation: false };

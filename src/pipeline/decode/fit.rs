@@ -7,135 +7,19 @@
 //!
 //! Reference: `prepare_image` of the WD taggers' demo (pad, then `Image.BICUBIC`), and Pillow's `Resample.c`.
 
-mod axis;
+use std::ops::Range;
 
 use fast_image_resize::images::{TypedCroppedImageMut, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ImageViewMut, ResizeAlg, ResizeOptions, Resizer};
 
-use axis::Axis;
-
-/// Bytes per pixel: red, green, blue.
-pub const CHANNELS: usize = 3;
+use crate::model::frame::{CHANNELS, Filter, Fit, Frame};
 
 /// Pixels of a strip of the first pass: 384 KiB.
 const STRIP: usize = 1 << 17;
 
 /// Pixels that are kept between pictures of what the first pass made: enough for photos of 40 megapixels.
 const KEPT: usize = 1 << 22;
-
-/// The square a model looks at, and how pictures are made to fill it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Frame {
-    /// Width and height in pixels.
-    pub side: u32,
-    /// How a picture that is no square becomes one.
-    pub fit: Fit,
-    /// How it is resized.
-    pub filter: Filter,
-}
-
-impl Frame {
-    /// Whether a picture of this size, reduced from a larger one, still has all the detail that shows in the frame: at least
-    /// twice as many pixels along each side, so that the last and largest step of resizing is the reference's.
-    #[must_use]
-    pub fn is_enough(&self, width: u32, height: u32) -> bool {
-        let decisive = match self.fit {
-            Fit::Pad(_) => width.max(height),
-            Fit::Stretch => width.min(height),
-        };
-        decisive >= self.side.saturating_mul(2)
-    }
-
-    /// Bytes that fitting a picture of this size takes besides it and the row, at most, whichever way up it is: the picture
-    /// as wide as the row, with what the filter reads of the padding above and below.
-    #[must_use]
-    pub fn work_bytes(&self, width: u32, height: u32) -> u64 {
-        let [short, long] = [width.min(height), width.max(height)].map(u64::from);
-        let lines = match self.fit {
-            Fit::Stretch => long,
-            // The longer a picture is than the square's other side, the narrower it becomes.
-            Fit::Pad(_) => short,
-        };
-        // The filter reaches a few pixels of the coarser side.
-        let margin = 16 * (long / u64::from(self.side.max(1)) + 2);
-        (lines + margin) * u64::from(self.side) * CHANNELS as u64
-    }
-
-    /// What of a picture's width and height is resized.
-    fn axes(&self, width: u32, height: u32) -> (Axis, Axis) {
-        let axis = |len: u32| {
-            let square = match self.fit {
-                Fit::Pad(_) => width.max(height),
-                Fit::Stretch => len,
-            };
-            Axis::new(len, (square - len) / 2, square, self.side, self.filter.support())
-        };
-        (axis(width), axis(height))
-    }
-
-    /// Bytes of one row of the model's input.
-    #[must_use]
-    pub const fn row_bytes(&self) -> usize {
-        self.side as usize * self.side as usize * CHANNELS
-    }
-}
-
-/// How a picture that is no square becomes one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fit {
-    /// Centred on a square of this colour (RGB); an odd pixel of padding goes right or below.
-    Pad([u8; CHANNELS]),
-    /// Stretched.
-    Stretch,
-}
-
-/// Pillow's antialiasing filters of the same names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Filter {
-    /// a = -0.5.
-    #[default]
-    Bicubic,
-    /// A triangle.
-    Bilinear,
-    /// Of three lobes.
-    Lanczos,
-}
-
-impl Filter {
-    /// The filter of this name, in lower case.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Bicubic, Self::Bilinear, Self::Lanczos].into_iter().find(|filter| filter.as_str() == name)
-    }
-
-    /// The name it is known by.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Bicubic => "bicubic",
-            Self::Bilinear => "bilinear",
-            Self::Lanczos => "lanczos",
-        }
-    }
-
-    /// How far it reaches on each side, in pixels of the coarser side.
-    const fn support(self) -> f64 {
-        match self {
-            Self::Bicubic => 2.0,
-            Self::Bilinear => 1.0,
-            Self::Lanczos => 3.0,
-        }
-    }
-
-    const fn kernel(self) -> FilterType {
-        match self {
-            Self::Bicubic => FilterType::CatmullRom,
-            Self::Bilinear => FilterType::Bilinear,
-            Self::Lanczos => FilterType::Lanczos3,
-        }
-    }
-}
 
 /// Fits pictures to a frame; keeps its buffers between pictures.
 pub struct Fitter {
@@ -186,7 +70,7 @@ impl Fitter {
 
     /// The picture as one row of the model's input: RGB, `side * side * 3` bytes.
     pub fn fit(&mut self, picture: &Picture<'_>) -> Box<[u8]> {
-        let (across, down) = self.frame.axes(picture.width, picture.height);
+        let (across, down) = axes(&self.frame, picture.width, picture.height);
         self.resize_width(picture, &across, &down);
         let row = self.resize_height(picture.height, &across, &down);
         self.columns.truncate(KEPT);
@@ -251,102 +135,80 @@ fn resize(
     down: &Axis,
 ) {
     let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(filter.kernel()))
+        .resize_alg(ResizeAlg::Convolution(kernel(filter)))
         .crop(across.start, down.start, across.length, down.length)
         .use_alpha(false);
     resizer.resize_typed(source, target, &options).expect("an axis stays inside its source");
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// What of a picture's width and height is resized.
+fn axes(frame: &Frame, width: u32, height: u32) -> (Axis, Axis) {
+    let axis = |len: u32| {
+        let square = match frame.fit {
+            Fit::Pad(_) => width.max(height),
+            Fit::Stretch => len,
+        };
+        Axis::new(len, (square - len) / 2, square, frame.side, frame.filter.support())
+    };
+    (axis(width), axis(height))
+}
 
-    use super::*;
-
-    fn fit(width: u32, height: u32, rgb: &[u8], side: u32) -> Box<[u8]> {
-        fit_with(Filter::Bicubic, width, height, rgb, side)
-    }
-
-    fn fit_with(filter: Filter, width: u32, height: u32, rgb: &[u8], side: u32) -> Box<[u8]> {
-        let frame = Frame { side, fit: Fit::Pad([255; 3]), filter };
-        Fitter::new(frame).fit(&Picture::new(width, height, rgb).expect("a picture"))
-    }
-
-    /// Pads for real, then fits the square.
-    fn padded(filter: Filter, width: u32, height: u32, picture: &[u8], side: u32) -> Box<[u8]> {
-        let square = width.max(height);
-        let mut rgb = vec![255; (square * square) as usize * CHANNELS];
-        let (left, top) = ((square - width) / 2, (square - height) / 2);
-        for (y, line) in picture.chunks_exact(width as usize * CHANNELS).enumerate() {
-            let at = ((top as usize + y) * square as usize + left as usize) * CHANNELS;
-            rgb[at..at + line.len()].copy_from_slice(line);
-        }
-        fit_with(filter, square, square, &rgb, side)
-    }
-
-    fn noise(len: usize, seed: u64) -> Vec<u8> {
-        let mut state = seed | 1;
-        (0..len)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 56) as u8
-            })
-            .collect()
-    }
-
-    proptest! {
-        /// The short cut around the padded square changes nothing but how its fixed-point weights are rounded.
-        #[test]
-        fn equals_resizing_the_padded_square(width in 1u32..90, height in 1u32..90, side in 1u32..60, seed: u64) {
-            let rgb = noise((width * height) as usize * CHANNELS, seed);
-            for filter in [Filter::Bicubic, Filter::Bilinear, Filter::Lanczos] {
-                let fitted = fit_with(filter, width, height, &rgb, side);
-                let reference = padded(filter, width, height, &rgb, side);
-                let worst = fitted.iter().zip(&reference).map(|(a, b)| a.abs_diff(*b)).max();
-                prop_assert!(worst <= Some(2), "{filter:?}: {worst:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_picture_of_the_models_size_is_left_alone() {
-        let rgb = noise(32 * 32 * CHANNELS, 1);
-        assert_eq!(&*fit(32, 32, &rgb, 32), rgb.as_slice());
-    }
-
-    #[test]
-    fn a_stretched_picture_fills_the_frame() {
-        let frame = Frame { side: 8, fit: Fit::Stretch, filter: Filter::Bilinear };
-        let rgb = [7; 30 * 5 * CHANNELS];
-        let fitted = Fitter::new(frame).fit(&Picture::new(30, 5, &rgb).expect("a picture"));
-        assert_eq!(&*fitted, &[7; 8 * 8 * CHANNELS]);
-    }
-
-    proptest! {
-        /// Room is taken for what fitting allocates.
-        #[test]
-        fn takes_the_memory_it_says(width in 1u32..3000, height in 1u32..3000, side in 1u32..600, pad: bool) {
-            let fit = if pad { Fit::Pad([255; 3]) } else { Fit::Stretch };
-            let frame = Frame { side, fit, filter: Filter::Lanczos };
-            let (across, down) = frame.axes(width, height);
-            let columns = u64::from(across.count()) * u64::from(down.before + height + down.after) * CHANNELS as u64;
-            prop_assert!(columns <= frame.work_bytes(width, height), "{columns}");
-        }
-    }
-
-    #[test]
-    fn what_is_kept_between_pictures_is_bounded() {
-        let frame = Frame { side: 448, fit: Fit::Stretch, filter: Filter::Bicubic };
-        let mut fitter = Fitter::new(frame);
-        fitter.fit(&Picture::new(1, 65_535, &vec![7; 65_535 * CHANNELS]).expect("a picture"));
-        assert!(fitter.columns.capacity() <= KEPT);
-    }
-
-    #[test]
-    fn extreme_shapes_fit() {
-        for (width, height) in [(1, 1), (1, 5000), (5000, 1), (2, 3)] {
-            let rgb = vec![7; (width * height) as usize * CHANNELS];
-            assert_eq!(fit(width, height, &rgb, 48).len(), 48 * 48 * CHANNELS);
-        }
+/// The resizer's name of a filter.
+const fn kernel(filter: Filter) -> FilterType {
+    match filter {
+        Filter::Bicubic => FilterType::CatmullRom,
+        Filter::Bilinear => FilterType::Bilinear,
+        Filter::Lanczos => FilterType::Lanczos3,
     }
 }
+
+/// What of one axis of the padded square is resized.
+#[derive(Clone, Debug, PartialEq)]
+struct Axis {
+    /// The pixels of the result that the picture touches.
+    touched: Range<u32>,
+    /// Padding kept for the filter to read before the picture, and after it; none beyond the square.
+    before: u32,
+    after: u32,
+    /// Where `touched` starts and how far it goes, in source pixels after the margin was added.
+    start: f64,
+    length: f64,
+}
+
+impl Axis {
+    /// For a picture `len` long at `offset` in a square of `square`, resized to `side`.
+    fn new(len: u32, offset: u32, square: u32, side: u32, support: f64) -> Self {
+        if len == square {
+            return Self { touched: 0..side, before: 0, after: 0, start: 0.0, length: f64::from(len) };
+        }
+        let scale = f64::from(square) / f64::from(side);
+        let reach = support * scale.max(1.0);
+        let (first, last) = (f64::from(offset), f64::from(offset + len));
+        // Pixel i of the result is centred on (i + 0.5) * scale and sees `reach` to both sides.
+        let low = ((first - reach) / scale - 0.5).floor().max(0.0);
+        let high = ((last + reach) / scale + 0.5).ceil().min(f64::from(side));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and side")]
+        let touched = low as u32..high as u32;
+        // The outermost touched pixels see at most twice the reach beyond the picture; more is never read.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few source pixels")]
+        let margin = (2.0 * (reach + scale)).ceil() as u32 + 1;
+        let (before, after) = (margin.min(offset), margin.min(square - offset - len));
+        // Where the picture's own margin reaches the square's edge, rounding must not lead beyond it.
+        let start = (low * scale - first + f64::from(before)).max(0.0);
+        let length = ((high - low) * scale).min(f64::from(before + len + after) - start);
+        Self { touched, before, after, start, length }
+    }
+
+    /// An axis that is not resized.
+    fn whole(len: u32) -> Self {
+        Self { touched: 0..len, before: 0, after: 0, start: 0.0, length: f64::from(len) }
+    }
+
+    /// Pixels of the result that it touches.
+    const fn count(&self) -> u32 {
+        self.touched.end - self.touched.start
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -25,8 +25,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 
-use super::fit::{Frame, Picture};
+use super::fit::Picture;
 use crate::failure::{Code, Failure};
+use crate::model::frame::Frame;
 use format::Format;
 
 /// The longest side that is read: more than any JPEG or GIF can have, little enough to resize in good time.

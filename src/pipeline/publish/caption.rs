@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::model::labels::{CHARACTER, Labels};
+use crate::model::category::CHARACTER;
+use crate::model::labels::Labels;
 use crate::tags::Tag;
 
 /// Names that are faces, not words: their underscores stay.

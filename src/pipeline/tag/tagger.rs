@@ -15,7 +15,7 @@ use super::split::{Fit, run_or_split};
 use crate::backoff::Backoff;
 use crate::delivery::Delivery;
 use crate::failure::{Code, Failure};
-use crate::pipeline::decode::fit::CHANNELS;
+use crate::model::frame::CHANNELS;
 use crate::pipeline::handoff::{Batch, Finished, Row, Scored, Trial, Work};
 use crate::pipeline::loaded::LoadedModel;
 use crate::pipeline::queue_state::QueueState;

@@ -16,12 +16,12 @@ use crate::delivery::{Answer, Delivery, Reply};
 use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::memory::Budget;
+use crate::model::frame::{Filter, Fit, Frame};
 use crate::model::labels::Labels;
 use crate::model::manifest::Layout;
 use crate::model::threshold::Thresholds;
 use crate::pipeline::batch::limit::Limit;
 use crate::pipeline::context::JobContext;
-use crate::pipeline::decode::fit::{self, Filter, Frame};
 use crate::pipeline::handoff::{Batch, Input, Row};
 use crate::pipeline::loaded::LoadedModel;
 use crate::tags::{ModelId, Seconds};
@@ -31,7 +31,7 @@ use crate::telemetry::labels::{Outcome, Source};
 pub(crate) fn model() -> LoadedModel {
     LoadedModel {
         id: ModelId { name: "m".into(), sha256: String::new() },
-        frame: Frame { side: 2, fit: fit::Fit::Stretch, filter: Filter::Bicubic },
+        frame: Frame { side: 2, fit: Fit::Stretch, filter: Filter::Bicubic },
         labels: Labels::new(vec![]),
         thresholds: Thresholds::default(),
         devices: vec!["cpu".into()],

@@ -10,8 +10,8 @@ use subtle::ConstantTimeEq;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::error::Refused;
-use super::server::Peer;
-use super::{Http, Origins, Settings, body, diagnostics, models, tagging, trace};
+use super::peer::Peer;
+use super::{Http, Origins, Settings, VRAM_TEST, body, models, tagging, trace};
 use crate::failure::{Code, Failure};
 use crate::secret::Secret;
 
@@ -34,7 +34,7 @@ pub(super) async fn guard(
             Some(Refused::new(StatusCode::FORBIDDEN, "forbidden", message))
         }
         (Some(token), stranger) => {
-            let is_test = request.uri().path() == diagnostics::PATH && peer.is_here() && stranger.is_none();
+            let is_test = request.uri().path() == VRAM_TEST && peer.is_loopback() && stranger.is_none();
             let is_open = request.uri().path() == "/" || is_test || is_authorized(&request, token);
             let message = "this needs `Authorization: Bearer` and the token";
             (!is_open).then(|| Failure::new(Code::Unauthorized, message).into())

@@ -10,14 +10,11 @@ use tokio::task::JoinError;
 
 use super::body::{self, Kind, Received};
 use super::error::Refused;
-use super::server::Peer;
+use super::peer::Peer;
 use super::{Http, shutting_down};
 use crate::failure::{Code, ErrorBody, Failure};
 use crate::json::AtMost;
 use crate::machine::gpu;
-
-/// Where it is asked.
-pub(super) const PATH: &str = "/diagnostics/vram-test";
 
 /// Images the largest batch has: more would be a test of the machine's memory.
 const LARGEST: usize = 64;
@@ -57,7 +54,7 @@ pub(super) async fn vram_test(
     request: Request,
 ) -> Result<Json<Trials>, Refused> {
     // Where there is a token, only those who have it come here from elsewhere.
-    if http.0.settings.token.is_none() && !peer.is_here() {
+    if http.0.settings.token.is_none() && !peer.is_loopback() {
         body::discard(request.into_body()).await;
         let message = "this can be asked from this machine alone, unless there is a token (--http-token)";
         return Err(Refused::new(StatusCode::FORBIDDEN, "forbidden", message));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Http;
 use super::error::Refused;
 use crate::machine::gpu;
-use crate::model::labels::{CHARACTER, GENERAL};
+use crate::model::category::{CHARACTER, GENERAL};
 use crate::model::threshold::Threshold;
 use crate::pipeline::pool::Listed;
 use crate::tags::score;

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::error::{self, Refused};
+use super::peer::Peer;
 use super::{Http, Settings, access, trace};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Collected;
@@ -44,17 +45,6 @@ pub(super) const OWN_PATHS: [&str; 4] = ["/health", "/healthz", "/metrics", "/re
 pub(crate) struct CannotListen {
     address: SocketAddr,
     source: std::io::Error,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) SocketAddr);
-
-impl Peer {
-    /// Whether it is this machine.
-    pub(super) fn is_here(self) -> bool {
-        self.0.ip().to_canonical().is_loopback()
-    }
 }
 
 /// The running server.

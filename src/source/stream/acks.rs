@@ -14,7 +14,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// How long a job stays with the server that a stopping worker hands back: as long as the worker's own last requests for
 /// jobs live. Given back at once, it would come straight back through one of them, and each time count as an attempt.
-pub(super) const HAND_BACK: Duration = super::pull::REQUEST;
+pub(super) const HAND_BACK: Duration = Duration::from_secs(1);
 
 /// How long jobs whose answers are being published are waited for before what is held goes back.
 const ARRIVING: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use async_nats::jetstream::{ErrorCode, stream};
 use futures_util::TryStreamExt;
 
 use super::part::{Part, overlap};
-use super::topology::Unusable;
+use super::unusable::Unusable;
 use crate::nats::is_passing;
 
 const ACK_WAIT: Duration = Duration::from_secs(30);

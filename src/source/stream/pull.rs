@@ -32,7 +32,7 @@ use crate::telemetry::metrics;
 use crate::telemetry::rate_limited;
 
 /// How long the server keeps a request for jobs.
-pub(super) const REQUEST: Duration = Duration::from_secs(1);
+const REQUEST: Duration = HAND_BACK;
 
 /// How long to wait before asking again a server that refused.
 const REFUSED: Duration = Duration::from_secs(1);
@@ -206,7 +206,7 @@ impl Puller {
             if let Err(job) = self.gate.try_admit(job).await {
                 // What else this request brings must be claimed meanwhile.
                 let (gate, stop) = (self.gate.clone(), self.stop.clone());
-                tokio::spawn(async move { gate.admit_until(&stop, job).await.unwrap_or_else(hand_back) });
+                tokio::spawn(async move { gate.admit_until(&stop, job).await.unwrap_or_else(Incoming::hand_back) });
             }
         }
     }
@@ -264,9 +264,4 @@ fn give_up(mut delivery: Delivery, payload: &[u8]) {
 fn refuse(delivery: Delivery, failure: Failure) {
     metrics::failed(Stage::Accept, failure.code);
     delivery.refuse(failure);
-}
-
-/// Answers a job that has not entered the pipeline when the worker stops.
-pub(super) fn hand_back(job: Incoming) {
-    job.delivery.refuse(Failure::new(Code::ShuttingDown, "the worker stops; the job is handed back unstarted"));
 }

@@ -4,7 +4,6 @@
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::pull::hand_back;
 use crate::nats::publisher::ConfirmedPublisher;
 use crate::pipeline::accept::Incoming;
 use crate::pipeline::gate::Gate;
@@ -36,7 +35,7 @@ pub(super) async fn run(
     while let Some(mut quarantined) = quarantined.recv().await {
         while let Err(late) = gate.admit_alone_unless(in_the_way(), quarantined).await {
             if !matches!(stop.run_until_cancelled(out_of_it()).await, Some(Ok(()))) {
-                late.into_iter().for_each(hand_back);
+                late.into_iter().for_each(Incoming::hand_back);
                 break;
             }
             quarantined = late;

@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use async_nats::jetstream::{Context, ErrorCode, stream};
 
 use super::part::Part;
+use super::unusable::Unusable;
 use super::{Settings, consumer};
 use crate::nats::is_passing;
 use crate::nats::subjects::Subjects;
@@ -53,56 +54,6 @@ pub(crate) struct Backlog {
     pub waiting: u64,
     /// Age of the oldest job not answered yet; zero where there is none.
     pub oldest: Duration,
-}
-
-/// Why the queue can't be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
-    /// The server has no JetStream, or not for this account.
-    #[error(
-        "the NATS server has no JetStream for this account; start it with --jetstream (nats-server -js) or enable it in its configuration"
-    )]
-    NoJetStream,
-    /// A stream can't be made or read.
-    #[error("the stream {stream} can't be {action}: {reason}")]
-    Stream {
-        /// The stream.
-        stream: String,
-        /// What was tried.
-        action: &'static str,
-        /// What the server says.
-        reason: String,
-        /// Whether it may say otherwise in a moment.
-        passing: bool,
-    },
-    /// Two consumers would take the same jobs, which a work queue does not allow.
-    #[error(
-        "the consumer {consumer} can't have the jobs on {subject}: {others}, and the parts of a work queue must not overlap; have the workers take parts that don't (--filter), or remove the other consumer once its workers are gone (nats consumer rm {stream} NAME)"
-    )]
-    Overlap {
-        /// The stream.
-        stream: String,
-        /// What would have been made.
-        consumer: String,
-        /// What it was to take.
-        subject: String,
-        /// Who has them.
-        others: String,
-    },
-    /// What exists would lose jobs or keep them for ever.
-    #[error(
-        "{what} has {setting} {found}, which tagmill can't work with: it must be {wanted}; change it, or remove it to have it made anew"
-    )]
-    Setting {
-        /// The stream or consumer.
-        what: String,
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        found: String,
-        /// What it must be.
-        wanted: String,
-    },
 }
 
 impl Topology {

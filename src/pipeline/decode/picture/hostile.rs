@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::parity::{cases, is_left_out};
 use super::*;
-use crate::pipeline::decode::fit::{Filter, Fit};
+use crate::model::frame::{Filter, Fit};
 
 const SETTINGS: Settings = Settings { max_pixels: 1_000_000, ignore_orientation: false };
 

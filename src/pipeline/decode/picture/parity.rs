@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::format::{self, Format};
 use super::*;
-use crate::pipeline::decode::fit::{Filter, Fit, Fitter, Frame};
+use crate::model::frame::{Filter, Fit, Frame};
+use crate::pipeline::decode::fit::Fitter;
 
 /// How far from Pillow a picture may be: the largest difference of one sample, and the mean of all.
 struct Tolerance {

@@ -12,9 +12,9 @@ use super::removal::{self, Simplified};
 use super::shared::Shared;
 use super::tensor::Encoder;
 use crate::failure::Failure;
+use crate::model::frame::CHANNELS;
 use crate::model::manifest::{self, Manifest};
 use crate::model::{ModelFiles, Unusable};
-use crate::pipeline::decode::fit::CHANNELS;
 use crate::pipeline::tag::runtime::Runtime;
 
 /// A session, with the tensor its rows are written to.

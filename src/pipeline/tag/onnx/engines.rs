@@ -10,8 +10,8 @@ use ort::ep;
 use super::interface::Interface;
 use super::prepend;
 use crate::model::ModelFiles;
+use crate::model::frame::CHANNELS;
 use crate::model::manifest::Precision;
-use crate::pipeline::decode::fit::CHANNELS;
 
 /// What TensorRT is told of a model.
 #[derive(Clone, Debug)]

@@ -22,8 +22,8 @@ use super::fault::RunError;
 use super::prepend::INPUT;
 use super::shared::Shared;
 use crate::failure::Failure;
+use crate::model::frame::CHANNELS;
 use crate::pipeline::batch::limit::filled_up;
-use crate::pipeline::decode::fit::CHANNELS;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::runtime::Runtime;
 

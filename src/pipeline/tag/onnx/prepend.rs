@@ -15,8 +15,8 @@ use ort::session::builder::{EditableSession, SessionBuilder};
 use ort::value::{Outlet, Shape, SymbolicDimensions, Tensor, TensorElementType, ValueType};
 
 use super::interface::Interface;
+use crate::model::frame::CHANNELS;
 use crate::model::manifest::{self, Channels, Layout};
-use crate::pipeline::decode::fit::CHANNELS;
 
 /// The name of the input that takes rows: `[batch, side, side, 3]`, red, green, blue.
 pub(super) const INPUT: &str = "tagmill_rows";

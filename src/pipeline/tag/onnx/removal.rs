@@ -18,8 +18,8 @@ use prost::Message;
 use self::file::{A_TENSOR, AN_INTEGER, Graph, INTEGERS, Named, Node, Tensor, Value};
 use super::interface;
 use super::tensor::Encoder;
+use crate::model::frame::CHANNELS;
 use crate::model::manifest::{self, Layout};
-use crate::pipeline::decode::fit::CHANNELS;
 
 /// Larger files, in bytes, are left as they are: while a file is simplified it is in memory twice, and then once beside what ONNX
 /// Runtime loads. Models of that size take so long that nothing is gained (half a per cent of vit-b's time).

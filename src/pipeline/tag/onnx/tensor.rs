@@ -1,7 +1,7 @@
 //! From rows of RGB bytes to the numbers a model takes, and from what it gives to probabilities.
 
+use crate::model::frame::CHANNELS;
 use crate::model::manifest::{Activation, Channels, Input, Layout};
-use crate::pipeline::decode::fit::CHANNELS;
 
 /// Writes rows as a model's input.
 #[derive(Clone, Debug)]
