@@ -26,7 +26,7 @@ pub(super) struct InFlightLimit {
     pub(super) most: usize,
     least: usize,
     now: usize,
-    /// InFlightLimit that are to go, but were taken when that was decided.
+    /// Slots to remove that were taken when the limit fell.
     surplus: usize,
     estimator: Arc<Estimator>,
     next: Instant,
