@@ -254,7 +254,7 @@ async fn models_can_come_from_a_bucket() {
     std::fs::remove_dir_all(s3.bucket("models").join("taggers/joytag")).expect("it is there");
     copy(&models.path().join("pixai"), &s3.bucket("models").join("taggers/pixai"));
     worker.signal("HUP");
-    worker.logged("looked at the models again");
+    worker.logged("read the models again");
     assert_eq!(worker.log().matches("file=\"taggers/wd-v3/model.onnx\"").count(), 1, "{}", worker.log());
     submit(&client, "2", "pixai").await;
     client.results(2).await;
