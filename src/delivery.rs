@@ -5,20 +5,16 @@
 //! writes a dead letter; a request is replied to.
 
 pub(crate) mod answers;
-pub(crate) mod permit;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use crate::failure::{Code, Failure};
 use crate::tags::TagResult;
 use crate::telemetry::labels::{Outcome, Source};
 use crate::telemetry::metrics;
 use answers::Answers;
-use permit::Permit;
 
 /// What became of a job.
 #[derive(Debug)]
@@ -30,7 +26,7 @@ pub(crate) enum Answer {
 }
 
 /// A source's side of one job.
-pub(crate) trait Reply: Send {
+pub(crate) trait Reply: Send + Sync {
     /// Tells the client, or the queue, what became of the job with this id; ends when that is certain.
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome>;
 
@@ -38,6 +34,9 @@ pub(crate) trait Reply: Send {
     fn is_wanted(&self) -> bool {
         true
     }
+
+    /// The job waits for its store, or no longer does.
+    fn set_parked(&self, _parked: bool) {}
 }
 
 /// One accepted job's claim on an answer.
@@ -49,8 +48,6 @@ pub(crate) struct Delivery {
     accepted: Instant,
     reply: Option<Box<dyn Reply>>,
     answers: Answers,
-    /// From when it enters the pipeline until it has its answer.
-    permit: Option<Permit>,
 }
 
 impl Delivery {
@@ -58,7 +55,7 @@ impl Delivery {
     #[must_use]
     pub(crate) fn new(id: String, source: Source, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
         metrics::job_accepted();
-        Self { id, source, attempt, accepted: Instant::now(), reply: Some(reply), answers, permit: None }
+        Self { id, source, attempt, accepted: Instant::now(), reply: Some(reply), answers }
     }
 
     /// How long ago its source accepted the job.
@@ -79,25 +76,14 @@ impl Delivery {
         self.reply.as_ref().is_some_and(|reply| reply.is_wanted())
     }
 
-    /// Lets others in beside a job that keeps them waiting; what it needs to run alone again, if it did.
-    pub(crate) fn step_aside(&mut self) -> Option<Arc<RwLock<()>>> {
-        let alone = self.permit.take_if(|permit| matches!(permit, Permit::Exclusive(_)))?;
-        let Permit::Exclusive(guard) = alone else { return None };
-        Some(Arc::clone(OwnedRwLockWriteGuard::rwlock(&guard)))
+    /// Tells the source that the job waits for its store, or no longer does: meanwhile it takes no slot from others.
+    pub(crate) fn set_parked(&self, parked: bool) {
+        if let Some(reply) = &self.reply {
+            reply.set_parked(parked);
+        }
     }
 
-    /// Whether the job keeps all others waiting.
-    #[must_use]
-    pub(crate) const fn is_exclusive(&self) -> bool {
-        matches!(self.permit, Some(Permit::Exclusive(_)))
-    }
-
-    /// The job is in the pipeline from now on.
-    pub(crate) fn enter(&mut self, permit: Permit) {
-        self.permit = Some(permit);
-    }
-
-    /// The job has a name of its own.
+    /// Gives the job the id that its payload has.
     pub(crate) fn set_id(&mut self, id: Option<String>) {
         if let Some(id) = id {
             self.id = id;
@@ -123,10 +109,8 @@ impl Delivery {
     }
 
     fn answered(&mut self, answer: Answer) -> Option<impl Future<Output = Outcome> + Send + 'static> {
-        let (reply, permit) = (self.reply.take()?, self.permit.take());
+        let reply = self.reply.take()?;
         let (id, source, accepted) = (std::mem::take(&mut self.id), self.source, self.accepted);
-        // What could take the worker down is over, and to have an answer confirmed may take as long as the server is away.
-        drop(permit);
         Some(async move {
             let outcome = reply.answer(id, answer).await;
             metrics::job_answered(source, outcome, accepted.elapsed());

@@ -123,6 +123,7 @@ pub struct Failure {
     /// What happened, to what, and what to do, for a person to read.
     pub message: String,
     class: Class,
+    spends_attempt: bool,
 }
 
 impl Failure {
@@ -133,13 +134,25 @@ impl Failure {
             let end = (0..=LONGEST).rfind(|&end| message.is_char_boundary(end)).unwrap_or(0);
             message.replace_range(end.., "…");
         }
-        Self { code, message, class: code.class() }
+        Self { code, message, class: code.class(), spends_attempt: code != Code::ShuttingDown }
     }
 
     /// The same failure, worth another attempt whatever its code says: our fault may be the worker's, not the job's.
     #[must_use]
     pub fn retriable(self) -> Self {
         Self { class: Class::Retry, ..self }
+    }
+
+    /// The same failure, no fault of the job's: another attempt takes the place of this one.
+    #[must_use]
+    pub fn without_attempt(self) -> Self {
+        Self { class: Class::Retry, spends_attempt: false, ..self }
+    }
+
+    /// Whether this counts among the attempts that a job has.
+    #[must_use]
+    pub const fn spends_attempt(&self) -> bool {
+        self.spends_attempt
     }
 
     /// Whether another attempt may succeed.

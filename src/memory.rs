@@ -1,8 +1,9 @@
 //! Memory is a budget: the bytes of images in flight are reserved before they are allocated, and given back when they are
 //! dropped.
 //!
-//! Encoded and decoded images have a pool each. What waits for room among the decoded holds room among the encoded, never
-//! the other way round, so that nothing waits in a circle; each pool is given out in the order in which it was asked for.
+//! Encoded and decoded images have a pool each. A job that waits for room in the decoded pool holds room in the encoded one,
+//! never the other way round, so there is no deadlock. A quarter of each pool is for interactive jobs alone: bulk jobs never
+//! keep an interactive one of up to that size waiting.
 
 use std::sync::Arc;
 
@@ -11,16 +12,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::failure::{Code, Failure};
 use crate::machine;
+use crate::priority::Priority;
 use crate::telemetry::metrics;
 
-/// What reservations are counted in.
+/// The unit of reservations, in bytes.
 const PAGE: u64 = 4096;
 
 /// The least budget: room for a decoded photo of a phone or two.
 pub(crate) const LEAST: u64 = 64 << 20;
 
-/// The most a budget is where the operator sets none: more makes nothing faster.
+/// The largest default budget: more makes nothing faster.
 const MOST_BY_DEFAULT: u64 = 4 << 30;
+
+/// One part in so many of a pool is for interactive jobs alone.
+const RESERVE: u64 = 4;
 
 /// Room for the images in flight.
 #[derive(Clone, Debug)]
@@ -34,11 +39,15 @@ pub(crate) struct Budget {
     pub bodies: Pool,
 }
 
-/// A part of the budget.
+/// A part of the budget, for jobs of one priority.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
+    /// All of it, in pages.
     pages: Arc<Semaphore>,
+    /// What bulk jobs may take of it.
+    bulk: Arc<Semaphore>,
     total: u64,
+    priority: Priority,
     what: &'static str,
     /// Whether metrics count what is reserved.
     is_counted: bool,
@@ -48,6 +57,7 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     pages: OwnedSemaphorePermit,
+    bulk: Option<OwnedSemaphorePermit>,
     /// As metrics count them.
     bytes: u64,
 }
@@ -63,60 +73,107 @@ impl Budget {
         Self { encoded: Pool::new(encoded, "encoded"), decoded, bodies }
     }
 
-    /// What a budget is where the operator sets none: a quarter of the memory this process may use.
+    /// Checks that an interactive picture of so many bytes finds room beside bulk ones.
+    ///
+    /// # Errors
+    /// The smallest budget, in bytes, that has room for it.
+    pub(crate) fn check(decoded: &Pool, picture: u64) -> Result<(), u64> {
+        if picture <= decoded.interactive_part() {
+            return Ok(());
+        }
+        // A quarter of three quarters.
+        Err(picture.saturating_mul(4 * RESERVE).div_ceil(3))
+    }
+
+    /// The default budget: a quarter of the memory that this process may use.
     #[must_use]
     pub(crate) fn default_bytes() -> u64 {
         (machine::available_memory() / 4).clamp(LEAST, MOST_BY_DEFAULT)
     }
 }
 
+fn pages(bytes: u64) -> Arc<Semaphore> {
+    let pages = usize::try_from(bytes / PAGE).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+    Arc::new(Semaphore::new(pages))
+}
+
 impl Pool {
     fn new(total: u64, what: &'static str) -> Self {
-        let pages = usize::try_from(total / PAGE).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { pages: Arc::new(Semaphore::new(pages)), total, what, is_counted: true }
+        let (all, bulk) = (pages(total), pages(total - total / RESERVE));
+        Self { pages: all, bulk, total, priority: Priority::Interactive, what, is_counted: true }
     }
 
-    /// Bytes it holds in all.
+    /// The same pool, for jobs of this priority.
+    #[must_use]
+    pub(crate) fn of(&self, priority: Priority) -> Self {
+        Self { priority, ..self.clone() }
+    }
+
+    /// The priority of those that it is for.
+    #[must_use]
+    pub(crate) const fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Bytes that one job of this priority can have at most.
     #[must_use]
     pub(crate) const fn total(&self) -> u64 {
-        self.total
+        match self.priority {
+            Priority::Interactive => self.total,
+            Priority::Bulk => self.total - self.total / RESERVE,
+        }
+    }
+
+    /// Bytes that bulk jobs leave to interactive ones.
+    const fn interactive_part(&self) -> u64 {
+        self.total / RESERVE
     }
 
     /// Takes room for so many bytes, if there is any now.
     #[must_use]
     pub(crate) fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
-        let pages = u32::try_from(bytes.div_ceil(PAGE)).ok()?;
-        let pages = Arc::clone(&self.pages).try_acquire_many_owned(pages).ok()?;
-        Some(self.reserved(pages, bytes))
+        let count = u32::try_from(bytes.div_ceil(PAGE)).ok()?;
+        let take = |pages: &Arc<Semaphore>| Arc::clone(pages).try_acquire_many_owned(count).ok();
+        let bulk = match self.priority {
+            Priority::Bulk => Some(take(&self.bulk)?),
+            Priority::Interactive => None,
+        };
+        Some(self.reserved(take(&self.pages)?, bulk, bytes))
     }
 
-    /// Waits until there is room for so many bytes.
+    /// Waits until there is room for so many bytes, in the order in which jobs of one priority ask.
     ///
     /// # Errors
     /// `image_too_large` where there never will be.
     pub(crate) async fn reserve(&self, bytes: u64) -> Result<Reservation, Failure> {
         let too_large = || {
-            let (what, total) = (self.what, self.total);
+            let (what, total) = (self.what, self.total());
             Failure::new(
                 Code::ImageTooLarge,
                 format!(
-                    "the {what} image takes {bytes} bytes, over the {total} that all {what} images may take (--memory-budget)"
+                    "the {what} image takes {bytes} bytes, over the {total} that one {what} image may take (--memory-budget)"
                 ),
             )
         };
-        let pages = u32::try_from(bytes.div_ceil(PAGE)).map_err(|_| too_large())?;
-        if u64::from(pages) > self.total / PAGE {
+        let count = u32::try_from(bytes.div_ceil(PAGE)).map_err(|_| too_large())?;
+        if u64::from(count) > self.total() / PAGE {
             return Err(too_large());
         }
-        // It is never closed.
-        let pages = Arc::clone(&self.pages).acquire_many_owned(pages).await.map_err(|_| too_large())?;
-        Ok(self.reserved(pages, bytes))
+        // They are never closed. Of the bulk's part first: a bulk job that waits for that holds nothing of the whole.
+        let take =
+            async |pages: &Arc<Semaphore>| Arc::clone(pages).acquire_many_owned(count).await.map_err(|_| too_large());
+        let bulk = match self.priority {
+            Priority::Bulk => Some(take(&self.bulk).await?),
+            Priority::Interactive => None,
+        };
+        let pages = take(&self.pages).await?;
+        Ok(self.reserved(pages, bulk, bytes))
     }
 
-    fn reserved(&self, pages: OwnedSemaphorePermit, bytes: u64) -> Reservation {
+    fn reserved(&self, pages: OwnedSemaphorePermit, bulk: Option<OwnedSemaphorePermit>, bytes: u64) -> Reservation {
         let bytes = if self.is_counted { bytes } else { 0 };
         metrics::memory_reserved(bytes);
-        Reservation { pages, bytes }
+        Reservation { pages, bulk, bytes }
     }
 
     /// The same, on a thread that may block; `runtime` runs what gives room back.
@@ -132,7 +189,9 @@ impl Reservation {
     /// Gives back all but so many bytes.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let pages = usize::try_from(bytes.div_ceil(PAGE)).unwrap_or(usize::MAX);
-        drop(self.pages.split(self.pages.num_permits().saturating_sub(pages)));
+        for permit in [Some(&mut self.pages), self.bulk.as_mut()].into_iter().flatten() {
+            drop(permit.split(permit.num_permits().saturating_sub(pages)));
+        }
         metrics::memory_returned(self.bytes.saturating_sub(bytes));
         self.bytes = self.bytes.min(bytes);
     }
@@ -183,5 +242,24 @@ mod tests {
             assert_eq!(failure.code, Code::ImageTooLarge);
             assert!(failure.message.contains("--memory-budget"), "{failure}");
         }
+    }
+
+    #[tokio::test]
+    async fn bulk_leaves_room_for_interactive_jobs_and_never_overtakes_them() {
+        let budget = Budget::new(1 << 20);
+        let (bulk, interactive) = (budget.decoded.of(Priority::Bulk), budget.decoded.of(Priority::Interactive));
+        let most = bulk.reserve(bulk.total()).await.expect("room");
+        assert!(bulk.try_reserve(4096).is_none(), "bulk has all that it may have");
+        let first = interactive.try_reserve(interactive.interactive_part()).expect("the reserve");
+        let mut large = Box::pin(interactive.reserve(interactive.total()));
+        assert!((&mut large).now_or_never().is_none(), "larger than the reserve: it waits for bulk");
+        drop(most);
+        let mut late = Box::pin(bulk.reserve(4096));
+        assert!((&mut late).now_or_never().is_none(), "after the interactive job that waits");
+        drop(first);
+        drop(large.await.expect("all of it"));
+        assert!(late.await.is_ok());
+        let failure = bulk.reserve(interactive.total()).await.expect_err("over the part of bulk");
+        assert_eq!(failure.code, Code::ImageTooLarge);
     }
 }

@@ -9,7 +9,6 @@ pub(crate) mod concurrency;
 pub(crate) mod context;
 pub mod decode;
 pub(crate) mod fetch;
-pub(crate) mod gate;
 pub(crate) mod handoff;
 pub(crate) mod loaded;
 pub(crate) mod model_queue;
@@ -30,9 +29,9 @@ use tokio::task::JoinSet;
 use crate::model::catalog::Catalog;
 use crate::store::Store;
 use crate::telemetry::labels::Stage;
+use accept::Incoming;
 use batch::limit::Limit;
 use concurrency::Estimator;
-use gate::Gate;
 use handoff::Finished;
 use model_queue::ModelQueue;
 use pool::ModelPool;
@@ -72,10 +71,15 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts every stage, with no model loaded yet. Jobs come in through the gate returned, and the pipeline ends after all
+    /// Starts every stage, with no model loaded yet. Jobs come in through the sender returned, and the pipeline ends after all
     /// copies of it were dropped.
     #[must_use]
-    pub(crate) fn start(settings: Settings, stores: Vec<Store>, catalog: Catalog, default: &str) -> (Gate, Self) {
+    pub(crate) fn start(
+        settings: Settings,
+        stores: Vec<Store>,
+        catalog: Catalog,
+        default: &str,
+    ) -> (Sender<Incoming>, Self) {
         let Settings { fetch, decode, pool, publish } = settings;
         let estimator = Arc::new(Estimator::default());
         // Short: what waits in a channel is held from other workers, and gains nothing by waiting there.
@@ -87,11 +91,10 @@ impl Pipeline {
         let (pool, broken) = ModelPool::new(pool, catalog, default, to_publish.clone());
 
         let mut stages = JoinSet::new();
-        let accept = accept::Accept { stores: stores.clone(), pool: Arc::clone(&pool) };
+        let accept = accept::Accept { stores, pool: Arc::clone(&pool) };
         stages.spawn(named(Stage::Accept, accept::run(accept, incoming, to_fetch, to_publish.clone())));
         let fetch = fetch::Fetch {
             settings: fetch,
-            stores,
             pool: Arc::clone(&pool),
             estimator: Arc::clone(&estimator),
             decode: to_decode,
@@ -101,7 +104,7 @@ impl Pipeline {
         stages.spawn(named(Stage::Decode, decode::run(decode, fetched, to_publish)));
         stages.spawn(named(Stage::Tag, Arc::clone(&pool).run(broken)));
         stages.spawn(named(Stage::Publish, publish::run(publish, finished, Arc::clone(&estimator))));
-        (Gate::new(to_accept), Self { stages, pool, estimator })
+        (to_accept, Self { stages, pool, estimator })
     }
 
     /// The models.
@@ -131,7 +134,7 @@ impl Pipeline {
         }
     }
 
-    /// Waits until every stage has ended, after the gate was dropped.
+    /// Waits until every stage has ended, after all senders were dropped.
     ///
     /// # Errors
     /// Where a stage ended for another reason than that its input closed.

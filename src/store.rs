@@ -8,6 +8,7 @@ pub(crate) mod inline;
 mod invalid;
 pub(crate) mod location;
 pub(crate) mod outage;
+mod reads;
 pub(crate) mod suffix;
 
 use std::fmt;
@@ -23,12 +24,14 @@ use crate::memory::{Pool, Reservation};
 use bucket::Bucket;
 pub(crate) use invalid::InvalidStore;
 use outage::Outage;
+use reads::Reads;
 
 /// One store: a bucket, or a folder.
 #[derive(Clone)]
 pub(crate) struct Store {
     place: Place,
     outage: Outage,
+    reads: Reads,
 }
 
 #[derive(Clone)]
@@ -61,13 +64,13 @@ impl FromStr for Store {
 
     fn from_str(url: &str) -> Result<Self, InvalidStore> {
         let place = if url.starts_with("s3://") { Place::Bucket(url.parse()?) } else { folder::open(url)? };
-        Ok(Self { place, outage: Outage::default() })
+        Ok(Self { place, outage: Outage::default(), reads: Reads::default() })
     }
 }
 
 impl From<Bucket> for Store {
     fn from(bucket: Bucket) -> Self {
-        Self { place: Place::Bucket(bucket), outage: Outage::default() }
+        Self { place: Place::Bucket(bucket), outage: Outage::default(), reads: Reads::default() }
     }
 }
 
@@ -89,7 +92,7 @@ impl Store {
     /// the folder), `storage_denied` or `storage_unavailable`.
     pub(crate) async fn read(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         match &self.place {
-            Place::Bucket(bucket) => bucket.read(path, limit, room).await,
+            Place::Bucket(bucket) => bucket.read(path, limit, room, &self.reads).await,
             Place::Folder { root, .. } => folder::read(self, root, path, limit, room).await,
         }
     }

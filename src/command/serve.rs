@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc::Sender;
+
 use super::Failed;
 use super::signals::{Signals, Stopping};
 use super::tagging::{self, CLOSING};
 use crate::cli::http::ServeArgs;
 use crate::delivery::answers::Answers;
-use crate::pipeline::gate::Gate;
+use crate::pipeline::accept::Incoming;
 use crate::pipeline::{Pipeline, StageEnded};
 use crate::settings;
 use crate::source::http::Http;
@@ -31,7 +33,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failed> {
     serve(settings, server, started, health, signals).await
 }
 
-async fn start(settings: &settings::Tagging, health: &Health) -> Result<(Gate, Pipeline), Failed> {
+async fn start(settings: &settings::Tagging, health: &Health) -> Result<(Sender<Incoming>, Pipeline), Failed> {
     let started = tagging::pipeline(settings, health).await?;
     tagging::stores(&settings.stores, health).await?;
     Ok(started)
@@ -41,13 +43,13 @@ async fn start(settings: &settings::Tagging, health: &Health) -> Result<(Gate, P
 async fn serve(
     settings: settings::Tagging,
     server: Server,
-    (gate, mut pipeline): (Gate, Pipeline),
+    (to_accept, mut pipeline): (Sender<Incoming>, Pipeline),
     health: Health,
     mut signals: Signals,
 ) -> Result<(), Failed> {
     let pool = Arc::clone(pipeline.pool());
     let (in_flight_limit, answers) = (InFlightLimit::new(settings.interactive_in_flight), Answers::new());
-    let http = Http::new(settings.http.clone(), in_flight_limit, Arc::clone(&pool), gate, answers);
+    let http = Http::new(settings.http.clone(), in_flight_limit, Arc::clone(&pool), to_accept, answers);
     server.open(&http);
     tracing::info!(name = %settings.name, page = format!("http://{}/", server.address()), "serving the API");
     let broken = tokio::select! {

@@ -8,6 +8,7 @@ mod sidecar;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::Sender;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use super::tagging::start;
 use crate::cli::tag::{Sidecar, TagArgs};
 use crate::failure::Failure;
 use crate::pipeline::Pipeline;
-use crate::pipeline::gate::Gate;
+use crate::pipeline::accept::Incoming;
 use crate::settings;
 use crate::source::local::{Done, Local};
 use crate::store::Store;
@@ -51,9 +52,9 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
         return say_missing(missing, output);
     }
     let (stores, model) = (sources.stores().to_vec(), settings.model.as_deref());
-    let (gate, pipeline, model) = start(&settings.pipeline, stores, catalog, model).await?;
+    let (to_accept, pipeline, model) = start(&settings.pipeline, stores, catalog, model).await?;
     settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
-    let progress = tag(&settings, sources, output, (gate, pipeline), stop.clone()).await?;
+    let progress = tag(&settings, sources, output, (to_accept, pipeline), stop.clone()).await?;
     progress.end(stop.soon.is_cancelled().then_some(is_kept))
 }
 
@@ -87,7 +88,7 @@ async fn tag(
     settings: &settings::Local,
     sources: Sources,
     mut output: Output,
-    (gate, mut pipeline): (Gate, Pipeline),
+    (to_accept, mut pipeline): (Sender<Incoming>, Pipeline),
     stop: Stop,
 ) -> Result<Progress, Failed> {
     let stores = sources.stores().to_vec();
@@ -97,11 +98,11 @@ async fn tag(
     if progress.is_shown() {
         tokio::spawn(progress.count(sources.found(output.left_out())));
     }
-    let local = Local::new(gate.clone(), done, stop.soon.clone());
+    let local = Local::new(to_accept.clone(), done, stop.soon.clone());
     let (found, ended) = (sources.found(output.looked_at()), stop.soon.clone());
     let (others, mut passed) = mpsc::channel(settings.in_flight);
     tokio::spawn(feed(local, found, others, Arc::new(Semaphore::new(settings.in_flight)), ended));
-    // The gate is held meanwhile, so that the stages end after the images and not while the last is counted.
+    // A sender is held meanwhile, so that the stages end after the images and not while the last is counted.
     let (mut running, mut open) = (true, true);
     let mut minutes = tokio::time::interval_at(tokio::time::Instant::now() + MINUTE, MINUTE);
     while running || open {
@@ -137,7 +138,7 @@ async fn tag(
             broken = pipeline.broken() => return Err(Failed::running(broken)),
         }
     }
-    drop(gate);
+    drop(to_accept);
     pipeline.drained().await.map_err(Failed::running)?;
     output.flush().map_err(Failed::running)?;
     Ok(progress)
@@ -147,7 +148,7 @@ async fn tag(
 async fn feed(
     local: Arc<Local>,
     mut found: mpsc::Receiver<Found>,
-    others: mpsc::Sender<Found>,
+    others: Sender<Found>,
     room: Arc<Semaphore>,
     stop: CancellationToken,
 ) {

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{select_all, try_join_all};
+use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
 use super::Failed;
 use crate::backoff::Backoff;
 use crate::failure::{Code, Failure};
 use crate::machine::{self, gpu};
+use crate::memory::Budget;
 use crate::model::catalog::Catalog;
-use crate::pipeline::gate::Gate;
+use crate::pipeline::accept::Incoming;
 use crate::pipeline::loaded::LoadedModel;
 use crate::pipeline::tag::library;
 use crate::pipeline::{self, Pipeline};
@@ -50,20 +52,30 @@ pub(super) async fn start(
     stores: Vec<Store>,
     catalog: Catalog,
     model: Option<&str>,
-) -> Result<(Gate, Pipeline, Arc<LoadedModel>), Failed> {
+) -> Result<(Sender<Incoming>, Pipeline, Arc<LoadedModel>), Failed> {
     let default = catalog.choose(model)?.name.clone();
-    let (gate, pipeline) = Pipeline::start(settings.clone(), stores, catalog, &default);
+    let (to_accept, pipeline) = Pipeline::start(settings.clone(), stores, catalog, &default);
     let queue = pipeline.pool().load_default().await?;
-    Ok((gate, pipeline, Arc::clone(&queue.model)))
+    Ok((to_accept, pipeline, Arc::clone(&queue.model)))
 }
 
 /// Starts the pipeline, loads the default model, and reports it to metrics and readiness.
-pub(super) async fn pipeline(settings: &settings::Tagging, health: &Health) -> Result<(Gate, Pipeline), Failed> {
+pub(super) async fn pipeline(
+    settings: &settings::Tagging,
+    health: &Health,
+) -> Result<(Sender<Incoming>, Pipeline), Failed> {
     let pool = &settings.pipeline.pool;
     let catalog = pool.repository.catalog(&pool.aliases).await?;
     let stores = settings.stores.clone();
-    let (gate, pipeline, model) = start(&settings.pipeline, stores, catalog, settings.model.as_deref()).await?;
+    let (to_accept, pipeline, model) = start(&settings.pipeline, stores, catalog, settings.model.as_deref()).await?;
     settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
+    if let Err(smallest) = Budget::check(&settings.pipeline.decode.room, model.frame.picture_bytes()) {
+        let (budget, smallest) = (settings.memory_budget, smallest.div_ceil(1 << 20));
+        return Err(Failed::settings(anyhow::anyhow!(
+            "a memory budget of {budget} bytes has no room for requests beside jobs of the stream with the model {} (--memory-budget); the smallest that works is {smallest}MiB",
+            model.id.name
+        )));
+    }
     let library = library::load().map_err(Failed::running)?;
     tracing::debug!(path = %library.path.display(), "ONNX Runtime");
     metrics::running(&library.version);
@@ -71,7 +83,7 @@ pub(super) async fn pipeline(settings: &settings::Tagging, health: &Health) -> R
     let readiness = health.clone();
     tokio::spawn(pipeline.pool().health().follow(move |fine| readiness.set_inference(fine)));
     tokio::spawn(watch_devices(model.devices.clone()));
-    Ok((gate, pipeline))
+    Ok((to_accept, pipeline))
 }
 
 /// Looks at every store, and from then on keeps readiness up to date with them: one that does not exist or refuses is an

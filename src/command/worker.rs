@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::Sender;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -13,19 +14,17 @@ use crate::cli::WorkerArgs;
 use crate::delivery::answers::Answers;
 use crate::nats::Nats;
 use crate::nats::publisher::ConfirmedPublisher;
-use crate::pipeline::gate::Gate;
+use crate::pipeline::accept::Incoming;
 use crate::pipeline::{Pipeline, StageEnded};
 use crate::settings;
 use crate::source::http::Http;
 use crate::source::http::server::Server;
 use crate::source::limit::InFlightLimit;
 use crate::source::nats::{self, NatsSource};
+use crate::source::stream::topology::Gone;
 use crate::source::stream::{self, Stream, pull};
 use crate::store::Store;
 use crate::telemetry::health::Health;
-
-/// How often the backlog is looked at.
-const BACKLOG: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
     let settings = settings::Worker::try_from(args)?;
@@ -44,7 +43,7 @@ pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
 
 /// What a worker works with.
 struct Started {
-    gate: Gate,
+    to_accept: Sender<Incoming>,
     pipeline: Pipeline,
     nats: Nats,
     stream: Arc<Stream>,
@@ -55,7 +54,7 @@ struct Started {
 
 /// Everything that can fail before the first job is taken, in the order in which an operator would look.
 async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, Failed> {
-    let (gate, pipeline) = tagging::pipeline(&settings.tagging, health).await?;
+    let (to_accept, pipeline) = tagging::pipeline(&settings.tagging, health).await?;
     let name = format!("tagmill {}", settings.tagging.name);
     let nats = Nats::connect(&settings.nats, &name).await.map_err(Failed::running)?;
     let readiness = health.clone();
@@ -66,14 +65,14 @@ async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, 
     let in_flight_limit = InFlightLimit::new(settings.tagging.interactive_in_flight);
     let requests = NatsSource::new(settings.requests.clone(), nats.clone(), in_flight_limit.clone(), publisher);
     tagging::stores(&settings.tagging.stores, health).await?;
-    Ok(Started { gate, pipeline, nats, stream, requests, in_flight_limit })
+    Ok(Started { to_accept, pipeline, nats, stream, requests, in_flight_limit })
 }
 
 /// Takes jobs until told to stop or something breaks.
 async fn work(
     settings: settings::Worker,
     server: Server,
-    Started { gate, mut pipeline, nats, stream, requests, in_flight_limit }: Started,
+    Started { to_accept, mut pipeline, nats, stream, requests, in_flight_limit }: Started,
     health: Health,
     mut signals: Signals,
 ) -> Result<(), Failed> {
@@ -81,16 +80,15 @@ async fn work(
     let (stores, pool) = (settings.stores, Arc::clone(pipeline.pool()));
     let (answers, stop) = (Answers::new(), CancellationToken::new());
     tokio::spawn(Arc::clone(&stream).keep_alive());
-    tokio::spawn(Arc::clone(&stream).watch_backlog(BACKLOG));
-    let http = Http::new(settings.http, in_flight_limit, Arc::clone(&pool), gate.clone(), answers.clone());
+    let http = Http::new(settings.http, in_flight_limit, Arc::clone(&pool), to_accept.clone(), answers.clone());
     server.open(&http);
     let member = requests.join().await.map_err(Failed::running)?;
-    let answering = nats::run(Arc::clone(&requests), member, gate.clone(), answers.clone(), stop.clone());
+    let answering = nats::run(Arc::clone(&requests), member, to_accept.clone(), answers.clone(), stop.clone());
     let mut answering = tokio::spawn(answering);
     let mut pulling = tokio::spawn(pull::run(
         Arc::clone(&stream),
         stores.clone(),
-        gate.clone(),
+        to_accept.clone(),
         pipeline.estimator(),
         answers.clone(),
         stop.clone(),
@@ -104,7 +102,7 @@ async fn work(
         ended = &mut answering => Some(closed("the source of requests over NATS", ended)),
     };
     // Held until now, so that a source reports why it closed and not the stages after it.
-    drop(gate);
+    drop(to_accept);
     health.set_draining();
     stop.cancel();
     http.close();
@@ -129,7 +127,7 @@ fn closed<E: Into<anyhow::Error>>(source: &str, ended: Result<Result<(), E>, Joi
 
 /// What a worker has to bring to an end.
 struct Ending {
-    pulling: JoinHandle<Result<(), pull::Closed>>,
+    pulling: JoinHandle<Result<(), Gone>>,
     answering: JoinHandle<Result<(), nats::Closed>>,
     http: Http,
     server: Server,

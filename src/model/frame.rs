@@ -41,6 +41,14 @@ impl Frame {
         (lines + margin) * u64::from(self.side) * CHANNELS as u64
     }
 
+    /// Bytes that a picture takes which has just the detail that shows in the frame: its pixels, its row, and fitting it.
+    #[must_use]
+    pub fn picture_bytes(&self) -> u64 {
+        let side = self.side.saturating_mul(2);
+        let pixels = u64::from(side).pow(2) * CHANNELS as u64;
+        pixels + self.row_bytes() as u64 + self.work_bytes(side, side)
+    }
+
     /// Bytes of one row of the model's input.
     #[must_use]
     pub const fn row_bytes(&self) -> usize {

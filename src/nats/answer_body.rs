@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
@@ -67,6 +68,19 @@ pub(crate) fn dead_letter(
 /// A job in place of which a dead letter has its size and hash, for the server takes no more.
 pub(super) fn omitted(payload: &Bytes) -> OriginalJob {
     OriginalJob::Omitted { job: (), job_bytes: payload.len(), job_sha256: hex::encode(Sha256::digest(payload)) }
+}
+
+/// What an answer says of its job: the id, and the image or the subject. Answers to one job have it in common, however often
+/// it was tried.
+pub(super) fn job_of(body: &[u8]) -> Option<(String, Option<String>)> {
+    #[derive(Deserialize)]
+    struct Answer {
+        id: String,
+        #[serde(alias = "subject")]
+        image: Option<String>,
+    }
+    let Answer { id, image } = serde_json::from_slice(body).ok()?;
+    Some((id, image))
 }
 
 /// The JSON of a dead letter.

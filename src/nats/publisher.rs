@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -15,7 +17,8 @@ use super::headers::{id_alone, wire_size};
 use super::{Nats, is_full, reply};
 use crate::backoff::Backoff;
 use crate::delivery::Answer;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
+use crate::job::random_id;
 use crate::tags::{DeadLetter, OriginalJob, TagResult};
 use crate::telemetry::health::Health;
 use crate::telemetry::labels::Stage;
@@ -44,21 +47,27 @@ struct Backlog {
 }
 
 /// An answer that waits, as long as this is held.
-struct Waiting<'a>(&'a ConfirmedPublisher);
+struct Waiting<'a> {
+    publisher: &'a ConfirmedPublisher,
+    /// Whether it waits no longer because it is stored; a stop gives it up.
+    stored: bool,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.count(|waiting| waiting - 1);
+        self.publisher.count(self.stored, |waiting| waiting - 1);
     }
 }
 
-/// The server will never take this message.
+/// Why the stream will never take this message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TooLarge {
-    /// For its headers alone, which may have 64 KiB in a stream.
+enum Unstorable {
+    /// Its headers alone are too large: they may have 64 KiB in a stream.
     Headers,
-    /// For all of it.
+    /// All of it is too large.
     Message,
+    /// Another job's answer has its message id: the jobs stream was made anew.
+    Taken,
 }
 
 impl ConfirmedPublisher {
@@ -68,25 +77,21 @@ impl ConfirmedPublisher {
         Self { jetstream: jetstream::new(nats.client.clone()), nats, health, waiting: Arc::default() }
     }
 
-    /// Ends when answers wait to be confirmed, or none does.
-    pub(crate) async fn until_some_wait(&self, some: bool) {
-        // It fails only where the sender is gone, which is held here.
-        let _ = self.waiting.subscribe().wait_for(|waiting| (waiting.count > 0) == some).await;
-    }
-
     fn wait(&self) -> Waiting<'_> {
-        self.count(|waiting| waiting + 1);
-        Waiting(self)
+        self.count(false, |waiting| waiting + 1);
+        Waiting { publisher: self, stored: false }
     }
 
-    fn count(&self, change: impl FnOnce(usize) -> usize) {
+    fn count(&self, stored: bool, change: impl FnOnce(usize) -> usize) {
         self.waiting.send_modify(|waiting| {
             waiting.count = change(waiting.count);
             metrics::waiting_answers(waiting.count);
             self.health.set_answers(waiting.count == 0);
             if waiting.count > 0 {
                 waiting.since.get_or_insert_with(Instant::now);
-            } else if let Some(since) = waiting.since.take() {
+            } else if let Some(since) = waiting.since.take()
+                && stored
+            {
                 tracing::info!(after = ?since.elapsed(), "all answers are stored");
             }
         });
@@ -113,7 +118,13 @@ impl ConfirmedPublisher {
     async fn result(&self, subject: &str, headers: &HeaderMap, result: &TagResult) -> Result<(), Failure> {
         let body = answer_body::result(result)?;
         let (size, tags) = (body.len(), result.tags.tags.len());
-        self.until_confirmed(subject, headers, body).await.map_err(|_| result_too_large(tags, size))
+        self.until_confirmed(subject, headers, body).await.map_err(|reason| match reason {
+            Unstorable::Headers | Unstorable::Message => result_too_large(tags, size),
+            Unstorable::Taken => {
+                let message = "another job's result has the id of this one's: the jobs stream was made anew";
+                Failure::new(Code::ShuttingDown, message)
+            }
+        })
     }
 
     /// Publishes a dead letter and sees it confirmed, with as much of the job and its headers as the server takes.
@@ -125,9 +136,11 @@ impl ConfirmedPublisher {
         payload: &Bytes,
     ) {
         let (code, mut waiting) = (letter.error.code, None);
-        while let Err(too_large) = self.until_confirmed(subject, &headers, answer_body::encode(&letter)).await {
+        while let Err(reason) = self.until_confirmed(subject, &headers, answer_body::encode(&letter)).await {
             let omitted = matches!(letter.job, OriginalJob::Omitted { .. });
-            if headers.len() > 1 && (omitted || too_large == TooLarge::Headers) {
+            if reason == Unstorable::Taken {
+                headers.insert(NATS_MESSAGE_ID, random_id().as_str());
+            } else if headers.len() > 1 && (omitted || reason == Unstorable::Headers) {
                 headers = id_alone(&headers);
             } else if omitted {
                 tracing::error!(subject, "the server takes no message even of this size; the dead letter waits");
@@ -137,15 +150,18 @@ impl ConfirmedPublisher {
                 letter.job = answer_body::omitted(payload);
             }
         }
+        if let Some(waiting) = &mut waiting {
+            waiting.stored = true;
+        }
         metrics::dead_letter(code);
     }
 
     /// Publishes again and again, under one message id, until the stream has it.
-    async fn until_confirmed(&self, subject: &str, headers: &HeaderMap, body: Bytes) -> Result<(), TooLarge> {
+    async fn until_confirmed(&self, subject: &str, headers: &HeaderMap, body: Bytes) -> Result<(), Unstorable> {
         if !self.fits(headers, body.len()) {
-            return Err(TooLarge::Message);
+            return Err(Unstorable::Message);
         }
-        let (mut tries, mut waiting) = (0, None);
+        let (mut tries, mut waiting): (_, Option<Waiting<'_>>) = (0, None);
         loop {
             let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
             let sent = self.jetstream.send_publish(subject.to_owned(), message).await;
@@ -153,7 +169,16 @@ impl ConfirmedPublisher {
                 Ok(confirmation) => confirmation.await,
                 Err(error) => Err(error),
             };
-            let Err(error) = confirmed else { return Ok(()) };
+            let error = match confirmed {
+                Ok(ack) if ack.duplicate && self.is_anothers(&ack, &body).await => return Err(Unstorable::Taken),
+                Ok(_) => {
+                    if let Some(waiting) = &mut waiting {
+                        waiting.stored = true;
+                    }
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
             if let Some(too_large) = too_large(&error) {
                 return Err(too_large);
             }
@@ -162,6 +187,18 @@ impl ConfirmedPublisher {
             tries += 1;
             tokio::time::sleep(REPUBLISH.after(tries)).await;
             self.nats.up().await;
+        }
+    }
+
+    /// Whether the message that was stored under this id is the answer to another job. Where it can't be read it is not.
+    async fn is_anothers(&self, ack: &PublishAck, body: &[u8]) -> bool {
+        let Ok(stream) = self.jetstream.get_stream_no_info(&ack.stream).await else { return false };
+        match stream.get_raw_message(ack.sequence).await {
+            Ok(stored) => answer_body::job_of(&stored.payload) != answer_body::job_of(body),
+            Err(error) => {
+                tracing::debug!(%error, "a duplicate of an answer can't be looked at");
+                false
+            }
         }
     }
 
@@ -190,10 +227,10 @@ fn unconfirmed(subject: &str, error: &PublishError) {
 }
 
 /// Whether a message is refused for its size. Whatever else the server says may be mended: it is waited for.
-fn too_large(error: &PublishError) -> Option<TooLarge> {
+fn too_large(error: &PublishError) -> Option<Unstorable> {
     match reply(error).map(jetstream::Error::error_code) {
-        Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => Some(TooLarge::Headers),
-        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Some(TooLarge::Message),
-        _ => (error.kind() == PublishErrorKind::MaxPayloadExceeded).then_some(TooLarge::Message),
+        Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => Some(Unstorable::Headers),
+        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Some(Unstorable::Message),
+        _ => (error.kind() == PublishErrorKind::MaxPayloadExceeded).then_some(Unstorable::Message),
     }
 }

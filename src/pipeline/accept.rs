@@ -9,10 +9,10 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::context::JobContext;
 use super::handoff::Finished;
-use super::pool::{Destination, ModelPool};
+use super::pool::ModelPool;
 use super::stage::{Ended, pass};
 use crate::delivery::Delivery;
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::job::Job;
 use crate::store::Store;
 use crate::store::location::Location;
@@ -28,14 +28,6 @@ pub(crate) struct Incoming {
     pub queued: Duration,
     /// The claim on an answer.
     pub delivery: Delivery,
-}
-
-impl Incoming {
-    /// Answers a job that has not entered the pipeline when the worker stops.
-    pub(crate) fn hand_back(self) {
-        let stopping = Failure::new(Code::ShuttingDown, "the worker stops; the job is handed back unstarted");
-        self.delivery.refuse(stopping);
-    }
 }
 
 /// What a source was asked for.
@@ -55,8 +47,8 @@ pub(crate) enum Request {
 pub(crate) struct Accepted {
     /// The job.
     pub context: JobContext,
-    /// The model it goes to.
-    pub destination: Destination,
+    /// The own name of its model.
+    pub model: Arc<str>,
     /// Where its image is.
     pub location: Location,
 }
@@ -81,14 +73,13 @@ pub(crate) async fn run(
 ) -> Result<(), Ended> {
     while let Some(Incoming { request, queued, mut delivery }) = incoming.recv().await {
         metrics::stage_seconds("queue", queued);
-        // What it waited for to come in: a suspect to be through, or, being one, its turn to run alone.
+        // Time it waited to be admitted.
         metrics::waited(Stage::Accept, delivery.age());
         match accept.check(request, &mut delivery) {
-            Ok((mut job, destination, location)) => {
+            Ok((mut job, model, location)) => {
                 let image = std::mem::take(&mut job.image);
                 let seconds = Seconds { queue: queued.as_secs_f64(), ..Seconds::default() };
-                let accepted =
-                    Accepted { context: JobContext { job, image, seconds, delivery }, destination, location };
+                let accepted = Accepted { context: JobContext { job, image, seconds, delivery }, model, location };
                 if pass(Stage::Accept, &fetch, accepted).await.is_err() {
                     return Err(Ended::NextGone);
                 }
@@ -103,7 +94,7 @@ pub(crate) async fn run(
 }
 
 impl Accept {
-    fn check(&self, request: Request, delivery: &mut Delivery) -> Result<(Job, Destination, Location), Failure> {
+    fn check(&self, request: Request, delivery: &mut Delivery) -> Result<(Job, Arc<str>, Location), Failure> {
         let (mut job, image) = match request {
             Request::Message(payload) => {
                 // A job that is wrong elsewhere is still answered under its own name.
@@ -117,8 +108,7 @@ impl Accept {
             Some(image) => image,
             None => Location::find(&mut job.image, &self.stores)?,
         };
-        // Last: it counts the job as on its way.
-        let destination = self.pool.find(job.model.as_deref(), delivery.source().priority())?;
-        Ok((job, destination, location))
+        let model = self.pool.own_name(job.model.as_deref())?;
+        Ok((job, model, location))
     }
 }

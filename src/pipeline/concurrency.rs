@@ -1,77 +1,102 @@
-//! How many jobs must be on their way so that the models never wait for storage or for the broker, as a rule without a
-//! clock.
+//! Concurrency estimator: how many jobs must be in flight so that the models never wait for storage or for the broker. A rule
+//! without a clock.
 //!
-//! By Little's law a rate of `r` jobs a second that each take `t` seconds outside this machine's own work keeps `r · t` of
-//! them on their way. Twice as many are taken in: while that makes the rate grow, it grows; once something else is what
-//! limits it, the number stays.
+//! By Little's law a rate of `r` jobs a second that each spend `t` seconds outside this machine's own work keeps `r · t` of them
+//! in flight. Twice as many are allowed: while that makes the rate grow, the estimate grows; once something else is the limit,
+//! it stays.
+//!
+//! The latency is the least of the medians of the last few periods: what an outage or a pause delayed is no latency.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// From a request for jobs to the job, on a broker nearby.
+/// From a request for jobs to the job, on a broker nearby, in seconds.
 const PULL: f64 = 0.01;
 
-/// The weight of the last period in the averages.
+/// The weight of the last period in the average rate.
 const LAST: f64 = 0.5;
 
-/// What is seen of jobs as they pass, shared by those who see and the one who asks.
+/// Periods whose least latency counts.
+const PERIODS: usize = 5;
+
+/// Samples kept of one period.
+const SAMPLES: usize = 256;
+
+/// What is measured of jobs as they pass.
 #[derive(Debug, Default)]
 pub(crate) struct Estimator {
-    seen: Mutex<Seen>,
+    measured: Mutex<Measured>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    fetched: Times,
-    published: Times,
-    /// Jobs a second, and seconds of each that are spent waiting for others, on average.
+#[derive(Debug, Default)]
+struct Measured {
+    first_byte: Latency,
+    publish: Latency,
+    published: u32,
+    /// Jobs a second, on average.
     rate: f64,
-    wait: f64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Times {
-    count: u32,
-    total: Duration,
+/// Latencies of this period, and the medians of those before.
+#[derive(Debug, Default)]
+struct Latency {
+    samples: Vec<Duration>,
+    medians: VecDeque<f64>,
 }
 
-impl Times {
-    fn add(&mut self, time: Duration) {
-        self.count += 1;
-        self.total += time;
+impl Latency {
+    fn add(&mut self, sample: Duration) {
+        if self.samples.len() < SAMPLES {
+            self.samples.push(sample);
+        }
     }
 
-    /// In seconds.
-    fn mean(self) -> Option<f64> {
-        (self.count > 0).then(|| self.total.as_secs_f64() / f64::from(self.count))
+    /// Ends a period. Without samples nothing is learnt of it.
+    fn end_period(&mut self) {
+        if self.samples.is_empty() {
+            return;
+        }
+        let middle = self.samples.len() / 2;
+        let (_, median, _) = self.samples.select_nth_unstable(middle);
+        self.medians.push_back(median.as_secs_f64());
+        self.samples.clear();
+        if self.medians.len() > PERIODS {
+            self.medians.pop_front();
+        }
+    }
+
+    /// In seconds; zero while nothing is known.
+    fn least(&self) -> f64 {
+        self.medians.iter().copied().reduce(f64::min).unwrap_or_default()
     }
 }
 
 impl Estimator {
-    /// A store began to answer after this long. How long the rest takes does not count: where bandwidth is what limits,
-    /// more reads at once only make each slower.
+    /// A store began to answer after this long. The time of the rest does not count: where bandwidth is the limit, more reads
+    /// at once only make each slower.
     pub(crate) fn first_byte(&self, after: Duration) {
-        self.seen.lock().fetched.add(after);
+        self.measured.lock().first_byte.add(after);
     }
 
     /// An answer was confirmed after this long.
     pub(crate) fn published(&self, after: Duration) {
-        self.seen.lock().published.add(after);
+        let mut measured = self.measured.lock();
+        measured.publish.add(after);
+        measured.published += 1;
     }
 
-    /// Jobs to be held at once from now on, between `least` and `most`; to be asked after every `period`.
-    pub(crate) fn places(&self, period: Duration, least: usize, most: usize) -> usize {
-        let mut seen = self.seen.lock();
-        let (fetched, published) = (std::mem::take(&mut seen.fetched), std::mem::take(&mut seen.published));
-        let blend = |average: f64, now: f64| average + LAST * (now - average);
-        seen.rate = blend(seen.rate, f64::from(published.count) / period.as_secs_f64());
-        // Without jobs nothing is learnt of how long they take.
-        if let Some(published) = published.mean() {
-            seen.wait = blend(seen.wait, PULL + fetched.mean().unwrap_or_default() + published);
-        }
+    /// Jobs to have in flight from now on, between `least` and `most`; to be called after every `period`.
+    pub(crate) fn estimate(&self, period: Duration, least: usize, most: usize) -> usize {
+        let mut measured = self.measured.lock();
+        let now = f64::from(std::mem::take(&mut measured.published)) / period.as_secs_f64();
+        measured.rate += LAST * (now - measured.rate);
+        measured.first_byte.end_period();
+        measured.publish.end_period();
+        let latency = PULL + measured.first_byte.least() + measured.publish.least();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number, not negative")]
-        let waiting = (2.0 * seen.rate * seen.wait).ceil() as usize;
+        let waiting = (2.0 * measured.rate * latency).ceil() as usize;
         least.saturating_add(waiting).min(most)
     }
 }
@@ -82,49 +107,72 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Runs a worker that holds `places` jobs, tags at most `fastest` a second, and reads from a store this far away.
-    fn settled(fastest: u32, latency: Duration) -> u32 {
-        let estimator = Estimator::default();
-        let mut places = 24;
-        for _ in 0..30 {
-            // What the places allow, if each job takes the latency and a bit.
-            let job = latency + Duration::from_millis(20);
-            let rate = fastest.min(places * 1000 / u32::try_from(job.as_millis()).expect("small"));
-            for _ in 0..rate {
-                estimator.first_byte(latency);
-                estimator.published(Duration::from_millis(1));
-            }
-            places = u32::try_from(estimator.places(SECOND, 24, 1024)).expect("small");
+    /// A worker that tags at most `fastest` jobs a second.
+    struct Worker {
+        estimator: Estimator,
+        fastest: u32,
+        in_flight: u32,
+    }
+
+    impl Worker {
+        fn new(fastest: u32) -> Self {
+            Self { estimator: Estimator::default(), fastest, in_flight: 24 }
         }
-        places
+
+        /// Runs for so many seconds with a store this far away.
+        fn run(&mut self, seconds: u32, latency: Duration) -> u32 {
+            for _ in 0..seconds {
+                // What the jobs in flight allow, if each takes the latency and a bit.
+                let job = latency + Duration::from_millis(20);
+                let rate = self.fastest.min(self.in_flight * 1000 / u32::try_from(job.as_millis()).expect("small"));
+                for _ in 0..rate {
+                    self.estimator.first_byte(latency);
+                    self.estimator.published(Duration::from_millis(1));
+                }
+                self.in_flight = u32::try_from(self.estimator.estimate(SECOND, 24, 1024)).expect("small");
+            }
+            self.in_flight
+        }
     }
 
     #[test]
     fn a_store_nearby_needs_no_more_than_the_least() {
-        assert!((24..30).contains(&settled(100, Duration::from_millis(1))));
+        assert!((24..30).contains(&Worker::new(100).run(30, Duration::from_millis(1))));
     }
 
     #[test]
     fn a_store_far_away_needs_as_many_as_hide_it() {
-        // A hundred a second, a tenth of a second each: ten on their way, and as many again.
-        assert!((44..=48).contains(&settled(100, Duration::from_millis(100))));
-        assert!(settled(1000, Duration::from_millis(100)) >= 200);
+        // A hundred a second, a tenth of a second each: ten in flight, and as many again.
+        assert!((44..=48).contains(&Worker::new(100).run(30, Duration::from_millis(100))));
+        assert!(Worker::new(1000).run(30, Duration::from_millis(100)) >= 200);
     }
 
     #[test]
     fn there_is_a_most() {
-        assert_eq!(settled(100_000, SECOND), 1024);
+        assert_eq!(Worker::new(100_000).run(30, SECOND), 1024);
     }
 
     #[test]
-    fn without_jobs_it_goes_back_to_the_least() {
-        let estimator = Estimator::default();
-        for _ in 0..1000 {
-            estimator.first_byte(SECOND);
-            estimator.published(SECOND);
+    fn without_jobs_it_falls_to_the_least() {
+        let mut worker = Worker::new(1000);
+        assert!(worker.run(30, Duration::from_millis(500)) > 500);
+        worker.fastest = 0;
+        assert!(worker.run(20, SECOND) <= 26);
+    }
+
+    #[test]
+    fn a_pause_of_the_store_is_no_latency() {
+        let mut worker = Worker::new(100);
+        let before = worker.run(10, Duration::from_millis(5));
+        for _ in 0..8 {
+            worker.estimator.estimate(SECOND, 24, 1024);
         }
-        assert!(estimator.places(SECOND, 24, 1024) > 500);
-        let last = (0..20).map(|_| estimator.places(SECOND, 24, 1024)).last();
-        assert!(last.is_some_and(|places| places <= 26), "{last:?}");
+        // Then all that stood still answers at once.
+        for _ in 0..before {
+            worker.estimator.first_byte(8 * SECOND);
+            worker.estimator.published(Duration::from_millis(1));
+        }
+        assert!(worker.estimator.estimate(SECOND, 24, 1024) <= before as usize + 1);
+        assert!(worker.run(10, Duration::from_millis(5)) <= before + 1);
     }
 }

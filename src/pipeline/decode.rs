@@ -25,6 +25,7 @@ use super::stage::{Ended, panicked, pass_by_priority};
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
 use crate::model::frame::Frame;
+use crate::priority::Priority;
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
 use decoder::Decoder;
@@ -65,10 +66,15 @@ async fn run_with(
 ) -> Result<(), Ended> {
     let mut threads = JoinSet::new();
     let (interactive, bulk) = fetched.split();
-    for (kind, jobs, gives_way) in [("request", interactive, false), ("decode", bulk, true)] {
+    for (priority, jobs) in [(Priority::Interactive, interactive), (Priority::Bulk, bulk)] {
+        let (kind, gives_way) = match priority {
+            Priority::Interactive => ("request", false),
+            Priority::Bulk => ("decode", true),
+        };
         let jobs = Arc::new(Mutex::new(jobs));
         for number in 0..settings.threads {
             let Settings { picture, room, .. } = settings.clone();
+            let room = room.of(priority);
             let (runtime, publish, jobs) = (Handle::current(), publish.clone(), Arc::clone(&jobs));
             let worker = Worker { decode, picture, room, runtime, publish, decoder: None };
             let (done, ended) = oneshot::channel::<()>();

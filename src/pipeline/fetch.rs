@@ -1,17 +1,18 @@
-//! **fetch**: [`Accepted`] jobs become [`Fetched`] ones: the image's bytes are read from their store, several jobs at once.
-//! Fails with `image_not_found`, `image_too_large`, `forbidden_location`, `storage_denied`, `storage_unavailable`,
-//! `bad_job` for an inline image that is not base64, `overloaded` where nobody waits for the answer any more, or
-//! `shutting_down` where the job is to go back to the queue. A model that is not loaded is loaded here, so that other jobs go
-//! on; fails with `inference_failed` where it can't be.
+//! **fetch**: [`Accepted`] jobs become [`Fetched`] ones: the image's bytes are read from their store, several jobs at once, and
+//! the job gets its route to the queue of its model, which is loaded if it is not. Fails with `image_not_found`,
+//! `image_too_large`, `forbidden_location`, `storage_denied`, `storage_unavailable`, `bad_job` for an inline image that is not
+//! base64, `inference_failed` where the model can't be loaded, `overloaded` where nobody waits for the answer any more, or
+//! `shutting_down` where the job is to go back to the queue.
+//!
+//! A job that waits here holds nothing that others need: no model while it waits for its store, no read of a store while it
+//! waits for its model, and no slot of its source while it waits for long.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinSet;
 
 use super::accept::Accepted;
@@ -19,22 +20,23 @@ use super::concurrency::Estimator;
 use super::context::JobContext;
 use super::handoff::Finished;
 use super::model_queue::Route;
-use super::pool::{Destination, ModelPool};
+use super::pool::ModelPool;
 use super::queue::{self, Queued};
 use super::stage::{Ended, panicked, pass_by_priority};
-use crate::delivery::permit::Permit;
 use crate::failure::{Code, Failure};
 use crate::memory::{Pool, Reservation};
 use crate::priority::Priority;
 use crate::store::inline::Inline;
 use crate::store::location::Location;
-use crate::store::outage::{Attempt, all_well, any_troubled};
 use crate::store::{Read, Store, file, too_large};
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
 
-/// How often a read that takes long is asked whether somebody still waits for it.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often a wait that takes long checks whether somebody still waits for the answer.
+const CHECK: Duration = Duration::from_millis(250);
+
+/// How long a job waits before it leaves its source's slot to others.
+const PARK: Duration = Duration::from_secs(1);
 
 /// How images are read.
 #[derive(Clone, Debug)]
@@ -49,7 +51,7 @@ pub(crate) struct Settings {
 pub(crate) struct Fetched {
     /// The job.
     pub context: JobContext,
-    /// The queue it goes to.
+    /// Its route to the queue of its model.
     pub route: Route,
     /// The image, encoded.
     pub bytes: Bytes,
@@ -75,8 +77,6 @@ struct Image {
 pub(crate) struct Fetch {
     /// How images are read.
     pub settings: Settings,
-    /// The stores.
-    pub stores: Vec<Store>,
     /// The models.
     pub pool: Arc<ModelPool>,
     /// Learns how far away the stores are.
@@ -95,7 +95,7 @@ pub(crate) async fn run(fetch: Fetch, mut accepted: Receiver<Accepted>) -> Resul
     let fetch = Arc::new(fetch);
     let mut fetches = JoinSet::new();
     while let Some(job) = accepted.recv().await {
-        // The one concurrent point of this stage, bounded by what sources let in. A fetch that panics drops its delivery,
+        // The one concurrent point of this stage, bounded by what sources admit. A fetch that panics drops its delivery,
         // which hands the job back.
         let fetch = Arc::clone(&fetch);
         fetches.spawn(async move { fetch.one(job).await });
@@ -108,17 +108,8 @@ pub(crate) async fn run(fetch: Fetch, mut accepted: Receiver<Accepted>) -> Resul
 }
 
 impl Fetch {
-    async fn one(&self, Accepted { mut context, destination, location }: Accepted) {
-        // First, so that a job that waits for its model, and with it for another model's last jobs, holds no memory from
-        // them.
-        let route = self.route(destination, &mut context).await;
-        let began = Instant::now();
-        let read = match route {
-            Ok(route) => self.read(location, route, &mut context).await,
-            Err(failure) => Err(failure),
-        };
-        context.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
-        match read {
+    async fn one(&self, Accepted { mut context, model, location }: Accepted) {
+        match self.fetch(&model, location, &mut context).await {
             Ok((route, Image { bytes, reserved, name })) => {
                 if let Some(name) = name {
                     context.image = name;
@@ -133,125 +124,120 @@ impl Fetch {
         }
     }
 
-    /// The way to a job's model, which is loaded if it is not.
-    async fn route(&self, destination: Destination, context: &mut JobContext) -> Result<Route, Failure> {
-        let model = match destination {
-            Destination::Loaded(route) => return Ok(route),
-            Destination::Unloaded(model) => model,
-        };
-        // Not fetching: it waits to begin, as at the gate.
-        let _waiting = metrics::backpressure(Stage::Accept);
-        let (priority, waits) = (context.priority(), context);
-        let queue = self.pool.load(&model, move || waits.still_wanted()).await?;
-        Ok(Route::new(&queue, priority))
-    }
-
-    async fn read(
+    async fn fetch(
         &self,
+        model: &Arc<str>,
         location: Location,
-        route: Route,
         context: &mut JobContext,
     ) -> Result<(Route, Image), Failure> {
+        // A model that is not loaded comes first, so that a job that waits for it holds no memory meanwhile; but not while its
+        // store keeps jobs waiting, for it would evict another that is needed now. Only what counts the job as pending is
+        // kept: the model may be evicted while the image is read.
+        let pending = match self.pool.route(model, context.priority()) {
+            Some(route) => Some(route.pending),
+            None if is_slow(&location) => None,
+            None => Some(self.loaded(model, context).await?.pending),
+        };
         context.still_wanted()?;
+        let began = Instant::now();
+        let image = self.image(location, context).await;
+        context.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
+        let image = image?;
+        let route = match (self.pool.queue(model), pending) {
+            (Some(queue), Some(pending)) => Route::with_pending(&queue, pending),
+            (Some(queue), None) => Route::new(&queue, context.priority()),
+            (None, _) => self.loaded(model, context).await?,
+        };
+        Ok((route, image))
+    }
+
+    /// The route to a job's model, which is loaded.
+    async fn loaded(&self, model: &Arc<str>, context: &JobContext) -> Result<Route, Failure> {
+        // Not fetching: it waits to begin, as for admission.
+        let _waiting = metrics::backpressure(Stage::Accept);
+        let loading = self.pool.load(model, || context.still_wanted());
+        Ok(Route::new(&parked_after(PARK, context, loading).await?, context.priority()))
+    }
+
+    /// Reads an image. An interactive job does not wait for a store that is down, nor longer than its client.
+    async fn image(&self, location: Location, context: &JobContext) -> Result<Image, Failure> {
+        let (limit, room) = (self.settings.max_image_bytes, self.settings.room.of(context.priority()));
         match location {
-            Location::Stored { store, path } if context.delivery.is_exclusive() => {
-                self.read_alone(&store, &path, route, context).await
+            Location::Stored { store, path } => {
+                let read = match context.priority() {
+                    Priority::Interactive => tokio::select! {
+                        read = store.read_promptly(&path, limit, &room) => read?,
+                        failure = unwanted(context) => return Err(failure),
+                    },
+                    Priority::Bulk => {
+                        self.patiently(&store, context, store.read_patiently(&path, limit, &room)).await?
+                    }
+                };
+                self.estimator.first_byte(read.first_byte);
+                Ok(read.into())
             }
-            location => match context.priority() {
-                Priority::Interactive => tokio::select! {
-                    image = self.image(location, Priority::Interactive) => Ok((route, image?)),
-                    failure = unwanted(context) => Err(failure),
-                },
-                Priority::Bulk => Ok((route, self.image(location, Priority::Bulk).await?)),
+            Location::File(path) => Ok(file::read(path, limit, &room).await?.into()),
+            Location::Inline(image) => tokio::select! {
+                image = inline(image, limit, &room) => image,
+                failure = unwanted(context) => Err(failure),
+            },
+            Location::Here(bytes) if bytes.len() as u64 > limit => Err(too_large(bytes.len() as u64, limit)),
+            Location::Here(bytes) => tokio::select! {
+                reserved = room.reserve(bytes.len() as u64) => Ok(Image { bytes, reserved: reserved?, name: None }),
+                failure = unwanted(context) => Err(failure),
             },
         }
     }
 
-    /// Reads an image. Somebody who waits for the answer does not wait for a store in trouble.
-    async fn image(&self, location: Location, priority: Priority) -> Result<Image, Failure> {
-        let Settings { max_image_bytes: limit, room } = &self.settings;
-        let read = match location {
-            Location::Stored { store, path } => {
-                let read = match priority {
-                    Priority::Interactive => store.read_promptly(&path, *limit, room).await?,
-                    Priority::Bulk => self.read_patiently(&store, &path).await?,
-                };
-                self.estimator.first_byte(read.first_byte);
-                read
-            }
-            Location::File(path) => file::read(path, *limit, room).await?,
-            Location::Inline(image) => return inline(image, *limit, room).await,
-            Location::Here(bytes) if bytes.len() as u64 > *limit => {
-                return Err(too_large(bytes.len() as u64, *limit));
-            }
-            Location::Here(bytes) => {
-                let reserved = room.reserve(bytes.len() as u64).await?;
-                return Ok(Image { bytes, reserved, name: None });
-            }
-        };
-        Ok(read.into())
-    }
-
-    /// Reads for a job that waits as long as its store is in trouble.
-    async fn read_patiently(&self, store: &Store, path: &Path) -> Result<Read, Failure> {
-        let mut recoveries = 0;
-        loop {
-            store.well().await?;
-            if let Some(read) = self.attempt(store, path, &mut recoveries).await {
-                return read;
-            }
-        }
-    }
-
-    /// What came of one read; `None` where the job is to wait and come again.
-    async fn attempt(&self, store: &Store, path: &Path, recoveries: &mut u32) -> Option<Result<Read, Failure>> {
-        let Settings { max_image_bytes: limit, room } = &self.settings;
-        match store.read_unless_troubled(path, *limit, room, recoveries).await {
-            Attempt::Ended(read) => Some(read),
-            Attempt::Waits(failure) => {
-                metrics::failed(Stage::Fetch, failure.code);
-                None
-            }
-        }
-    }
-
-    /// Reads for a job that keeps all others waiting. It does not do so while it waits for a store in trouble: then it steps
-    /// aside, and is alone again before it is read for once more. Nor does it keep its model loaded meanwhile: those that
-    /// are let in may want another in its place.
-    async fn read_alone(
+    /// Waits for a read of a bulk job. One that takes long leaves its slot to jobs of other stores, or where too many wait for
+    /// this store goes back to the queue.
+    async fn patiently(
         &self,
         store: &Store,
-        path: &Path,
-        mut route: Route,
-        context: &mut JobContext,
-    ) -> Result<(Route, Image), Failure> {
-        let mut recoveries = 0;
-        loop {
-            if let Some(read) = self.attempt(store, path, &mut recoveries).await {
-                let read = read?;
-                self.estimator.first_byte(read.first_byte);
-                return Ok((route, read.into()));
-            }
-            drop(route);
-            if let Some(company) = context.delivery.step_aside() {
-                let alone = self.alone_again(company).await?;
-                context.delivery.enter(Permit::Exclusive(Arc::new(alone)));
-            }
-            let destination = self.pool.find(context.job.model.as_deref(), context.priority())?;
-            route = self.route(destination, context).await?;
+        context: &JobContext,
+        read: impl Future<Output = Result<Read, Failure>>,
+    ) -> Result<Read, Failure> {
+        tokio::pin!(read);
+        if let Ok(read) = tokio::time::timeout(PARK, &mut read).await {
+            return read;
         }
+        let Some(_waiting) = store.wait() else {
+            let message = format!("too many jobs wait for {store}; others go first");
+            return Err(Failure::new(Code::StorageUnavailable, message).without_attempt());
+        };
+        let _parked = Parked::new(context);
+        read.await
     }
+}
 
-    /// Ends when no store is in trouble and nothing else in flight.
-    async fn alone_again(&self, company: Arc<RwLock<()>>) -> Result<OwnedRwLockWriteGuard<()>, Failure> {
-        loop {
-            all_well(&self.stores).await?;
-            tokio::select! {
-                biased;
-                () = any_troubled(&self.stores) => {}
-                alone = Arc::clone(&company).write_owned() => return Ok(alone),
-            }
-        }
+/// Whether an image is in a store that keeps jobs waiting.
+fn is_slow(location: &Location) -> bool {
+    matches!(location, Location::Stored { store, .. } if store.keeps_waiting())
+}
+
+/// Parks a job once it has waited for so long.
+async fn parked_after<T>(time: Duration, context: &JobContext, waiting: impl Future<Output = T>) -> T {
+    tokio::pin!(waiting);
+    if let Ok(ended) = tokio::time::timeout(time, &mut waiting).await {
+        return ended;
+    }
+    let _parked = Parked::new(context);
+    waiting.await
+}
+
+/// A job that takes no slot of its source, until dropped.
+struct Parked<'a>(&'a JobContext);
+
+impl<'a> Parked<'a> {
+    fn new(context: &'a JobContext) -> Self {
+        context.delivery.set_parked(true);
+        Self(context)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.delivery.set_parked(false);
     }
 }
 
@@ -262,9 +248,9 @@ impl From<Read> for Image {
 }
 
 /// Ends when nobody waits for the answer any more.
-async fn unwanted(context: &mut JobContext) -> Failure {
+async fn unwanted(context: &JobContext) -> Failure {
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK).await;
         if let Err(failure) = context.still_wanted() {
             return failure;
         }

@@ -72,4 +72,12 @@ impl Route {
     pub(crate) fn new(queue: &Arc<ModelQueue>, priority: Priority) -> Self {
         Self { queue: Arc::clone(queue), pending: Pending::begin(&queue.state, priority) }
     }
+
+    /// A route for a job that is pending already: for this queue, or for one that it has replaced.
+    #[must_use]
+    pub(crate) fn with_pending(queue: &Arc<ModelQueue>, pending: Pending) -> Self {
+        let pending =
+            if pending.is_for(&queue.state) { pending } else { Pending::begin(&queue.state, pending.priority()) };
+        Self { queue: Arc::clone(queue), pending }
+    }
 }

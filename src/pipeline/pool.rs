@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::batch;
 use super::handoff::Finished;
 use super::loaded::LoadedModel;
-use super::model_queue::Route;
+use super::model_queue::{ModelQueue, Route};
 use super::stage::{Ended, guarded};
 use super::tag::health::InferenceHealth;
 use super::tag::onnx;
@@ -52,20 +53,16 @@ pub(crate) struct ModelPool {
     health: InferenceHealth,
     state: Mutex<State>,
     load: Load,
-    /// Held while a model is loaded: one at a time.
-    loading: tokio::sync::Mutex<()>,
+    /// Slots for loaded models; each keeps one until it is unloaded.
+    slots: Arc<Semaphore>,
+    /// Notified when a model can be evicted that could not before.
+    changed: Arc<Notify>,
+    /// Held while the repository is read: one at a time.
+    refreshing: tokio::sync::Mutex<()>,
     /// The running stages of models.
     stages: TaskTracker,
     /// Receives the reason of a stage that failed.
     broken: Sender<String>,
-}
-
-/// Where a job goes.
-pub(crate) enum Destination {
-    /// To the queue of a loaded model.
-    Loaded(Route),
-    /// To a model that must be loaded first.
-    Unloaded(Arc<str>),
 }
 
 /// A model that jobs can name.
@@ -102,13 +99,16 @@ impl ModelPool {
         finished: Sender<Finished>,
     ) -> (Arc<Self>, Receiver<String>) {
         let (broken, reasons) = mpsc::channel(1);
+        let slots = Arc::new(Semaphore::new(settings.max_models));
         let pool = Self {
             settings,
             default: default.into(),
             health: InferenceHealth::default(),
             state: Mutex::new(State::new(catalog, finished)),
             load,
-            loading: tokio::sync::Mutex::default(),
+            slots,
+            changed: Arc::default(),
+            refreshing: tokio::sync::Mutex::default(),
             stages: TaskTracker::new(),
             broken,
         };
@@ -174,17 +174,16 @@ impl ModelPool {
         }
     }
 
-    /// The destination of a job of this priority that names this model or alias, or none.
-    ///
-    /// # Errors
-    /// `unknown_model`, naming those there are.
-    pub(crate) fn find(&self, name: Option<&str>, priority: Priority) -> Result<Destination, Failure> {
-        let own = self.own_name(name)?;
-        let mut state = self.state.lock();
-        Ok(match state.use_queue(&own) {
-            Some(queue) => Destination::Loaded(Route::new(&queue, priority)),
-            None => Destination::Unloaded(own),
-        })
+    /// The queue of the model of this own name, if it is loaded.
+    #[must_use]
+    pub(crate) fn queue(&self, name: &str) -> Option<Arc<ModelQueue>> {
+        self.state.lock().use_queue(name)
+    }
+
+    /// A route to it for a job of this priority.
+    #[must_use]
+    pub(crate) fn route(&self, name: &str, priority: Priority) -> Option<Route> {
+        self.queue(name).map(|queue| Route::new(&queue, priority))
     }
 
     /// Loads no more models, and lets those there are end after their last job.
@@ -196,6 +195,7 @@ impl ModelPool {
             state.retire(&name);
         }
         self.stages.close();
+        self.changed.notify_waiters();
     }
 
     /// Ends the runs in progress, and loads no more models.
@@ -206,6 +206,7 @@ impl ModelPool {
             (running.stop)();
         }
         self.stages.close();
+        self.changed.notify_waiters();
     }
 }
 

@@ -37,6 +37,16 @@ impl Pending {
         state.pending(priority).fetch_add(1, Ordering::AcqRel);
         Self { state: Arc::clone(state), priority }
     }
+
+    /// Whether it counts for this queue.
+    pub(crate) fn is_for(&self, state: &Arc<QueueState>) -> bool {
+        Arc::ptr_eq(&self.state, state)
+    }
+
+    /// The job's priority.
+    pub(crate) const fn priority(&self) -> Priority {
+        self.priority
+    }
 }
 
 impl Drop for Pending {

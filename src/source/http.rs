@@ -28,13 +28,14 @@ use axum::http::HeaderValue;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use parking_lot::Mutex;
+use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::limit::InFlightLimit;
 use crate::delivery::answers::Answers;
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
-use crate::pipeline::gate::Gate;
+use crate::pipeline::accept::Incoming;
 use crate::pipeline::pool::ModelPool;
 use crate::secret::Secret;
 
@@ -80,7 +81,7 @@ struct Inner {
     pool: Arc<ModelPool>,
     answers: Answers,
     /// `None` once no more requests are let in; those that are hold a copy.
-    gate: Mutex<Option<Gate>>,
+    to_accept: Mutex<Option<Sender<Incoming>>>,
     /// Cancelled when requests in hand are given up.
     given_up: CancellationToken,
     trial: tokio::sync::Mutex<()>,
@@ -93,16 +94,17 @@ impl Http {
         settings: Settings,
         in_flight_limit: InFlightLimit,
         pool: Arc<ModelPool>,
-        gate: Gate,
+        to_accept: Sender<Incoming>,
         answers: Answers,
     ) -> Self {
-        let (gate, given_up, trial) = (Mutex::new(Some(gate)), CancellationToken::new(), tokio::sync::Mutex::new(()));
-        Self(Arc::new(Inner { settings, in_flight_limit, pool, answers, gate, given_up, trial }))
+        let (to_accept, given_up, trial) =
+            (Mutex::new(Some(to_accept)), CancellationToken::new(), tokio::sync::Mutex::new(()));
+        Self(Arc::new(Inner { settings, in_flight_limit, pool, answers, to_accept, given_up, trial }))
     }
 
     /// Lets in no more requests; the pipeline ends after those in hand.
     pub(crate) fn close(&self) {
-        self.0.gate.lock().take();
+        self.0.to_accept.lock().take();
     }
 
     /// Answers the requests in hand at once: the program ends before they are done.
@@ -112,9 +114,9 @@ impl Http {
     }
 
     /// The way in, for one request.
-    fn gate(&self) -> Result<Gate, Failure> {
-        let gate = self.0.gate.lock().clone();
-        gate.ok_or_else(shutting_down)
+    fn to_accept(&self) -> Result<Sender<Incoming>, Failure> {
+        let to_accept = self.0.to_accept.lock().clone();
+        to_accept.ok_or_else(shutting_down)
     }
 
     /// All of the API but what needs no model.

@@ -16,7 +16,6 @@ use crate::failure::{Class, Code, Failure};
 use crate::job::Job;
 use crate::model::threshold::Thresholds;
 use crate::pipeline::accept::{Incoming, Request};
-use crate::pipeline::gate::Gate;
 use crate::store::location::Location;
 use crate::tags::TagResult;
 use crate::telemetry::labels::{Outcome, Source};
@@ -45,7 +44,7 @@ pub(crate) struct Done {
 
 /// The way in for images of the command line.
 pub(crate) struct Local {
-    gate: Gate,
+    to_accept: mpsc::Sender<Incoming>,
     answers: Answers,
     done: mpsc::Sender<Done>,
     stop: CancellationToken,
@@ -54,8 +53,12 @@ pub(crate) struct Local {
 impl Local {
     /// What is through goes to `done`; nothing is tried again after `stop`.
     #[must_use]
-    pub(crate) fn new(gate: Gate, done: mpsc::Sender<Done>, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { gate, answers: Answers::new(), done, stop })
+    pub(crate) fn new(
+        to_accept: mpsc::Sender<Incoming>,
+        done: mpsc::Sender<Done>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self { to_accept, answers: Answers::new(), done, stop })
     }
 
     /// Brings an image in.
@@ -76,7 +79,8 @@ impl Local {
         let id = image.name.clone();
         let reply = LocalReply { local: Arc::clone(self), image, place, attempt };
         let delivery = Delivery::new(id, Source::Local, attempt, Box::new(reply), self.answers.clone());
-        self.gate.admit(Incoming { request, queued: Duration::ZERO, delivery }).await;
+        // Refused only where the pipeline is gone: the delivery inside hands its job back.
+        drop(self.to_accept.send(Incoming { request, queued: Duration::ZERO, delivery }).await);
     }
 }
 

@@ -20,6 +20,7 @@ use futures_util::future::join_all;
 use futures_util::stream::SelectAll;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::limit::InFlightLimit;
@@ -33,7 +34,6 @@ use crate::nats::headers::id_in;
 use crate::nats::publisher::ConfirmedPublisher;
 use crate::nats::subjects::Subjects;
 use crate::pipeline::accept::{Incoming, Request};
-use crate::pipeline::gate::Gate;
 use crate::telemetry::labels::Source;
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
@@ -139,14 +139,14 @@ pub(crate) struct Membership {
     questions: SelectAll<Subscriber>,
 }
 
-/// Takes requests into `gate` until stopped, and then what has come until the server has let this worker go.
+/// Takes requests into the pipeline until stopped, and then what has come until the server has let this worker go.
 ///
 /// # Errors
 /// Where the connection is gone.
 pub(crate) async fn run(
     source: Arc<NatsSource>,
     Membership { mut requests, questions }: Membership,
-    gate: Gate,
+    to_accept: Sender<Incoming>,
     answers: Answers,
     stop: CancellationToken,
 ) -> Result<(), Closed> {
@@ -159,14 +159,16 @@ pub(crate) async fn run(
             request = requests.next() => match request {
                 Some(request) => {
                     taken += 1;
-                    source.take(request, &gate, &answers).await;
+                    source.take(request, &to_accept, &answers).await;
                 }
                 None => break Err(Closed::Ended(source.settings.subjects.requests())),
             },
         }
     };
     instance.abort();
-    if ended.is_ok() && tokio::time::timeout(LEAVING, source.leave(requests, taken, &gate, &answers)).await.is_err() {
+    if ended.is_ok()
+        && tokio::time::timeout(LEAVING, source.leave(requests, taken, &to_accept, &answers)).await.is_err()
+    {
         tracing::warn!("NATS did not confirm that this worker has left the group");
     }
     ended
@@ -190,12 +192,18 @@ impl NatsSource {
     /// The client lets go of a subscription that it drains when it next looks at its connection, which is before the server
     /// has answered where there is much to do: what comes in between is lost. So the server is asked to end it after a few
     /// more requests, which both sides count; only where these do not come, and little is under way, it is drained.
-    async fn leave(self: &Arc<Self>, mut requests: Subscriber, taken: u64, gate: &Gate, answers: &Answers) {
+    async fn leave(
+        self: &Arc<Self>,
+        mut requests: Subscriber,
+        taken: u64,
+        to_accept: &Sender<Incoming>,
+        answers: &Answers,
+    ) {
         let _ = requests.unsubscribe_after(taken + LAST).await;
         let few = async {
             while let Ok(request) = tokio::time::timeout(QUIET, requests.next()).await {
                 match request {
-                    Some(request) => self.take(request, gate, answers).await,
+                    Some(request) => self.take(request, to_accept, answers).await,
                     None => return,
                 }
             }
@@ -203,13 +211,13 @@ impl NatsSource {
         let _ = tokio::time::timeout(LEAVING / 2, few).await;
         if requests.drain().await.is_ok() {
             while let Some(request) = requests.next().await {
-                self.take(request, gate, answers).await;
+                self.take(request, to_accept, answers).await;
             }
         }
     }
 
     /// Brings a request in, or says at once why not.
-    async fn take(self: &Arc<Self>, message: Message, gate: &Gate, answers: &Answers) {
+    async fn take(self: &Arc<Self>, message: Message, to_accept: &Sender<Incoming>, answers: &Answers) {
         let id = id_in(message.headers.as_ref()).unwrap_or_else(random_id);
         let place = self.in_flight_limit.try_acquire();
         // Twice: what it says of its image is read out of it.
@@ -234,11 +242,8 @@ impl NatsSource {
         let reply = NatsReply::new(Arc::clone(self), number, deadline, place);
         let delivery = Delivery::new(id, Source::Nats, 1, Box::new(reply), answers.clone());
         let request = Incoming { request: Request::Message(payload), queued: Duration::ZERO, delivery };
-        if let Err(request) = gate.try_admit(request).await {
-            // A suspect runs alone. Meanwhile others must be refused, not kept waiting.
-            let gate = gate.clone();
-            tokio::spawn(async move { gate.admit(request).await });
-        }
+        // Refused only where the pipeline is gone: the delivery inside answers.
+        drop(to_accept.send(request).await);
     }
 
     fn refuse(self: &Arc<Self>, open: Open, refused: Failure, answers: &Answers) {

@@ -3,7 +3,6 @@
 //! * [`part`]: which of the jobs are this worker's.
 //! * [`topology`]: the streams, made where missing, and `consumer`: what the workers of a part share.
 //! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
-//! * `quarantined`: a job that came too often runs alone.
 //! * [`acks`]: what this worker holds, kept alive by progress acknowledgements.
 //! * `event`: what a bucket publishes of its new objects, each a job of its own.
 //! * [`answer`]: result, dead letter or retry; then the acknowledgement.
@@ -12,28 +11,40 @@ mod acks;
 mod answer;
 mod consumer;
 mod event;
+mod evidence;
 mod limit;
 pub(crate) mod part;
 pub(crate) mod pull;
-mod quarantine;
 mod streak;
-mod topology;
+pub(crate) mod topology;
 mod unusable;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
+use tokio::sync::{Notify, watch};
 
 use crate::nats::Nats;
 use crate::nats::publisher::ConfirmedPublisher;
 use crate::nats::subjects::Subjects;
 use crate::store::suffix::Suffixes;
+use crate::telemetry::metrics;
 use acks::AckTracker;
+use evidence::Evidence;
 use part::Filter;
 use streak::RejectStreak;
-use topology::Topology;
+use topology::{Gone, Look, Topology};
 use unusable::Unusable;
+
+/// How often the stream is looked at.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// The same after it was missing.
+const LOOK_AGAIN: Duration = Duration::from_millis(600);
+
+/// How often in a row the server must report the stream missing.
+const MISSING: u32 = 3;
 
 /// How long the servers of a cluster may take to find each other and choose a leader.
 const FORMING: Duration = Duration::from_secs(30);
@@ -67,6 +78,11 @@ pub(crate) struct Stream {
     topology: Topology,
     acks: Arc<AckTracker>,
     streak: RejectStreak,
+    evidence: Evidence,
+    /// Whether the stream may be another than the one that was opened: nothing is acknowledged meanwhile.
+    doubt: watch::Sender<bool>,
+    /// Has the stream looked at before it is time.
+    look_soon: Notify,
 }
 
 impl Stream {
@@ -89,7 +105,9 @@ impl Stream {
             );
         }
         let acks = Arc::new(AckTracker::new(nats.client.clone()));
-        Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak: RejectStreak::default() }))
+        let evidence = Evidence::open(jetstream, &settings.subjects, settings.replicas, &topology.identity).await;
+        let (streak, doubt, look_soon) = (RejectStreak::default(), watch::Sender::new(false), Notify::new());
+        Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak, evidence, doubt, look_soon }))
     }
 
     /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.
@@ -110,18 +128,52 @@ impl Stream {
         }
     }
 
-    /// Tells the metrics what waits in the stream, for as long as the process lives.
-    pub(crate) async fn watch_backlog(self: Arc<Self>, every: Duration) {
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    /// Looks at the stream again and again: reports what waits in it, and ends once it is gone or another one.
+    ///
+    /// A cluster between two leaders may report a missing stream once, but not again and again.
+    pub(super) async fn until_gone(self: Arc<Self>) -> Gone {
+        let mut missing = 0;
         loop {
-            ticks.tick().await;
+            if missing == 0 {
+                let _ = tokio::time::timeout(LOOK, self.look_soon.notified()).await;
+            } else {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
             self.nats.up().await;
-            match self.topology.backlog().await {
-                Ok(backlog) => crate::telemetry::metrics::backlog(backlog.waiting, backlog.oldest),
-                Err(error) => tracing::debug!(%error, "the backlog can't be read"),
+            let stream = &self.topology.identity.stream;
+            match self.topology.look().await {
+                Look::There(backlog) => {
+                    missing = 0;
+                    self.doubt.send_replace(false);
+                    metrics::backlog(backlog.waiting, backlog.oldest);
+                }
+                Look::Gone(reason) => {
+                    missing += 1;
+                    self.doubt.send_replace(true);
+                    if missing == MISSING {
+                        let consumer = self.topology.part.consumer.clone();
+                        return Gone::Deleted { consumer, stream: stream.clone(), reason };
+                    }
+                }
+                Look::Renewed => {
+                    self.doubt.send_replace(true);
+                    return Gone::Renewed(stream.clone());
+                }
+                Look::Unknown(reason) => tracing::debug!(reason, "the stream can't be looked at"),
             }
         }
+    }
+
+    /// The stream may have been made anew: has that looked at.
+    fn doubt(&self) {
+        self.doubt.send_replace(true);
+        self.look_soon.notify_one();
+    }
+
+    /// Ends when the stream is known to be the one that was opened.
+    async fn certain(&self) {
+        // It fails only where the sender is gone, which is held here.
+        let _ = self.doubt.subscribe().wait_for(|doubt| !*doubt).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! Objects of a bucket. S3 settings come from the standard `AWS_*` variables.
 
+mod body;
 pub(crate) mod list;
 
 use std::fmt;
@@ -9,13 +10,17 @@ use std::time::{Duration, Instant};
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key};
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, ObjectStoreExt, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, RetryConfig,
+};
 use url::Url;
 
 use super::head::HeadBucket;
+use super::reads::{Reads, Slot};
 use super::{InvalidStore, Read, denied, not_found, too_large, unavailable};
 use crate::failure::Failure;
 use crate::memory::Pool;
+use body::{Body, IDLE, SILENCE};
 
 /// Objects of a bucket whose keys start with the prefix.
 #[derive(Clone)]
@@ -26,19 +31,11 @@ pub(crate) struct Bucket {
     head: HeadBucket,
 }
 
-/// How long reads may take.
-struct Patience {
-    /// All of one, where that is limited.
-    whole: Option<Duration>,
-    /// Tries again after an error, all together.
-    retry: Duration,
-}
+/// How long the client tries again after an error: objects of some megabytes, with a queue that has better ways to wait.
+const IMAGES: Duration = Duration::from_secs(10);
 
-/// Objects of some megabytes, with a queue that has better ways to wait.
-const IMAGES: Patience = Patience { whole: Some(Duration::from_mins(1)), retry: Duration::from_secs(10) };
-
-/// Objects of some gigabytes, and nobody else to read them.
-const MODELS: Patience = Patience { whole: None, retry: Duration::from_hours(24) };
+/// The same for objects of some gigabytes, which nobody else reads.
+const MODELS: Duration = Duration::from_hours(24);
 
 impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,7 +54,7 @@ impl FromStr for Bucket {
     type Err = InvalidStore;
 
     fn from_str(url: &str) -> Result<Self, InvalidStore> {
-        Self::open(url, &IMAGES)
+        Self::open(url, IMAGES)
     }
 }
 
@@ -67,10 +64,10 @@ impl Bucket {
     /// # Errors
     /// As for one of images.
     pub(crate) fn of_models(url: &str) -> Result<Self, InvalidStore> {
-        Self::open(url, &MODELS)
+        Self::open(url, MODELS)
     }
 
-    fn open(url: &str, patience: &Patience) -> Result<Self, InvalidStore> {
+    fn open(url: &str, retry: Duration) -> Result<Self, InvalidStore> {
         let malformed = || InvalidStore::Url(url.to_owned());
         let rest = url.strip_prefix("s3://").ok_or_else(malformed)?;
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -79,7 +76,7 @@ impl Bucket {
             return Err(malformed());
         }
         let wrong = |source| InvalidStore::S3 { url: url.to_owned(), source };
-        let objects = builder(patience)?.with_bucket_name(name).build().map(Arc::new).map_err(wrong)?;
+        let objects = builder(retry)?.with_bucket_name(name).build().map(Arc::new).map_err(wrong)?;
         let head = HeadBucket::new(Arc::clone(&objects))
             .map_err(|error| wrong(object_store::Error::Generic { store: "S3", source: error.into() }))?;
         Ok(Self { name: name.to_owned(), prefix, objects, head })
@@ -93,31 +90,53 @@ impl Bucket {
         self.head.ask(self).await
     }
 
-    /// Reads an object, as [`super::Store::read`].
-    pub(super) async fn read(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
-        let failed = |error| failure(path, self, &error);
+    /// Reads an object, as [`super::Store::read`]. It takes a slot of `reads`, but not while it waits for room.
+    pub(super) async fn read(&self, path: &Path, limit: u64, room: &Pool, reads: &Reads) -> Result<Read, Failure> {
+        let mut reading = Some(reads.acquire(room.priority()).await);
         let asked = Instant::now();
-        let object = self.objects.get(path).await.map_err(failed)?;
-        let first_byte = asked.elapsed();
+        let (object, first_byte) = (self.get(path, &mut reading).await?, asked.elapsed());
         let size = object.meta.size;
         if size > limit {
             return Err(too_large(size, limit));
         }
         if let Some(reserved) = room.try_reserve(size) {
-            return Ok(Read { bytes: object.bytes().await.map_err(failed)?, reserved, first_byte });
+            let bytes = Body::new(self, path, object).read(&mut reading).await?;
+            reads.ended(first_byte, asked.elapsed());
+            return Ok(Read { bytes, reserved, first_byte });
         }
         // An open read would be given up meanwhile, by us or by the store.
-        drop(object);
+        drop((object, reading));
         let reserved = room.reserve(size).await?;
-        let object = self.objects.get(path).await.map_err(failed)?;
+        let mut reading = Some(reads.acquire(room.priority()).await);
+        let object = self.get(path, &mut reading).await?;
         if object.meta.size > size {
             return Err(unavailable(path, self, &"it has grown while it was waited for"));
         }
-        Ok(Read { bytes: object.bytes().await.map_err(failed)?, reserved, first_byte })
+        Ok(Read { bytes: Body::new(self, path, object).read(&mut reading).await?, reserved, first_byte })
+    }
+
+    /// Asks for an object. One whose answer takes long leaves its slot to others: it uses nothing of the link.
+    async fn get(&self, path: &Path, reading: &mut Option<Slot>) -> Result<GetResult, Failure> {
+        let object = self.objects.get(path);
+        tokio::pin!(object);
+        let answer = match tokio::time::timeout(IDLE, &mut object).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                reading.take();
+                object.await
+            }
+        };
+        answer.map_err(|error| failure(path, self, &error))
+    }
+
+    /// An object from this byte on, if it still is the one with this tag.
+    pub(super) async fn get_from(&self, path: &Path, offset: u64, tag: Option<String>) -> Result<GetResult, Failure> {
+        let options = GetOptions { range: Some(GetRange::Offset(offset)), if_match: tag, ..GetOptions::default() };
+        self.objects.get_opts(path, options).await.map_err(|error| failure(path, self, &error))
     }
 }
 
-fn builder(patience: &Patience) -> Result<AmazonS3Builder, InvalidStore> {
+fn builder(retry_timeout: Duration) -> Result<AmazonS3Builder, InvalidStore> {
     let builder = AmazonS3Builder::from_env();
     let endpoint = [Key::S3Endpoint, Key::Endpoint]
         .iter()
@@ -134,7 +153,7 @@ fn builder(patience: &Patience) -> Result<AmazonS3Builder, InvalidStore> {
     }
     let retry = RetryConfig {
         max_retries: 2,
-        retry_timeout: patience.retry,
+        retry_timeout,
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(2),
@@ -144,12 +163,9 @@ fn builder(patience: &Patience) -> Result<AmazonS3Builder, InvalidStore> {
     let client = ClientOptions::new()
         .with_connect_timeout(Duration::from_secs(5))
         // A read that stands still is given up; one that moves has time.
-        .with_read_timeout(Duration::from_secs(10))
+        .with_read_timeout(SILENCE)
+        .with_timeout_disabled()
         .with_allow_http(allowed);
-    let client = match patience.whole {
-        Some(whole) => client.with_timeout(whole),
-        None => client.with_timeout_disabled(),
-    };
     Ok(builder.with_retry(retry).with_client_options(client))
 }
 

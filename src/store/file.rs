@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::reads::Reads;
 use super::{Read, too_large};
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
@@ -52,11 +53,23 @@ pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
 /// # Errors
 /// `image_not_found`, `image_too_large` (known before anything is read), `storage_denied` or `storage_unavailable`.
 pub(crate) async fn read(path: PathBuf, limit: u64, room: &Pool) -> Result<Read, Failure> {
-    read_from(Named(path), limit, room).await
+    read_from(Named(path), limit, room, None).await
 }
 
 /// The same from wherever it is.
-pub(super) async fn read_from(source: impl Source, limit: u64, room: &Pool) -> Result<Read, Failure> {
+///
+/// Of a store the read takes one of its slots, but not while it waits for room.
+pub(super) async fn read_from(
+    source: impl Source,
+    limit: u64,
+    room: &Pool,
+    reads: Option<&Reads>,
+) -> Result<Read, Failure> {
+    let slot = async || match reads {
+        Some(reads) => Some(reads.acquire(room.priority()).await),
+        None => None,
+    };
+    let reading = slot().await;
     let asked = Instant::now();
     let (again, here) = (source.clone(), room.clone());
     let read_at_once = move || {
@@ -75,7 +88,9 @@ pub(super) async fn read_from(source: impl Source, limit: u64, room: &Pool) -> R
         Err(no_room) => no_room,
     };
     // Not held open meanwhile: many may wait.
+    drop(reading);
     let reserved = room.reserve(size).await?;
+    let _reading = slot().await;
     blocking(move || {
         let bytes = whole(&again.open()?, size).map_err(|error| again.failure(&error))?.into();
         Ok(Read { bytes, reserved, first_byte })

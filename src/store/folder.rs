@@ -29,7 +29,8 @@ pub(super) async fn read(
     limit: u64,
     room: &Pool,
 ) -> Result<Read, Failure> {
-    read_from(InFolder { store: store.clone(), folder: Arc::clone(folder), path: path.clone() }, limit, room).await
+    let file = InFolder { store: store.clone(), folder: Arc::clone(folder), path: path.clone() };
+    read_from(file, limit, room, Some(&store.reads)).await
 }
 
 /// The folder at a URL.

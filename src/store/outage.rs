@@ -1,18 +1,25 @@
-//! A store in trouble is waited for: jobs must not spend their attempts on what is no fault of theirs.
+//! Tells an object's fault from its store's: jobs must not spend their attempts on an outage, and one object must not be taken
+//! for one.
 //!
-//! When a read fails with a storage code, the store itself is asked. If it does not answer either, or several reads in a
-//! row failed and none went well, the trouble is the store's: it is said once, nothing is read until the store answers
-//! again, and the jobs in hand wait. Otherwise the trouble is the object's, and its job alone is tried again later. So it is
-//! where an object still can't be read once the store has answered again, twice: else objects that are never to be read
-//! would keep all others waiting.
+//! When a read fails with a storage code, the store is probed. The verdict:
+//!
+//! | the probe | other reads | verdict |
+//! |---|---|---|
+//! | any | one went well since this one began | the object's fault: its job spends an attempt |
+//! | fails | none went well | the store is down: its jobs wait until it answers the probe, nothing is read, no attempt is spent |
+//! | answers | fewer than eight objects failed in a row | the object's fault |
+//! | answers | eight distinct objects failed in a row, none went well within a moment | unknown: the job is handed back without spending an attempt, so that others are tried |
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use object_store::path::Path;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Read, Store};
@@ -20,155 +27,291 @@ use crate::backoff::Backoff;
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
 
-/// Reads that fail in a row before the store is at fault, even where it answers when asked.
-const IN_A_ROW: u32 = 8;
+/// Distinct objects that fail in a row before the store may be refusing all of them.
+const DISTINCT: usize = 8;
 
-/// How often the store may answer again, and an object still be waited for that can't be read.
-const RECOVERIES: u32 = 2;
+/// How long a job waits for another read to go well before it is handed back.
+const VERDICT: Duration = Duration::from_secs(2);
 
-/// The first and the longest wait between two questions to a store in trouble.
-const ASK: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+/// Jobs that may wait for a store at a time; with more, those that wait for another store would find no place.
+const WAITING: usize = 64;
 
-/// How long an answer to the question whether the store is there is believed.
-const BELIEVED: Duration = Duration::from_secs(1);
+/// The first and the longest wait between two probes of a store that is down.
+const PROBE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+
+/// How long the answer to a probe is good for.
+const PROBED: Duration = Duration::from_secs(1);
 
 /// Whether a store can be read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// As far as is known.
     Well,
-    /// It is being waited for.
-    Troubled,
-    /// It is in trouble and the worker stops: waiting is over.
+    /// It answers the probe, and no object can be read. Others are tried.
+    Refusing,
+    /// It does not answer the probe: it is waited for.
+    Down,
+    /// It is down and the worker stops: waiting is over.
     Abandoned,
 }
 
-/// What is known of a store's state, shared by all its copies.
+impl State {
+    /// Whether reading is worth a try.
+    const fn is_readable(self) -> bool {
+        matches!(self, Self::Well | Self::Refusing)
+    }
+}
+
+/// What is known of a store's state, shared by its copies.
 #[derive(Clone, Debug)]
 pub(super) struct Outage {
     state: Arc<watch::Sender<State>>,
-    failed_in_a_row: Arc<AtomicU32>,
-    /// When it last answered the question whether it is there.
-    seen: Arc<tokio::sync::Mutex<Option<Instant>>>,
-    /// Nobody waits any more, whatever becomes of it.
+    failing: Arc<Mutex<Failing>>,
+    /// When it last answered the probe.
+    probed: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    /// Jobs that wait for it.
+    waiting: Arc<AtomicUsize>,
+    /// The worker stops.
     abandoned: Arc<AtomicBool>,
 }
 
-/// What came of a read for somebody who waits as long as the store is in trouble.
-pub(crate) enum Attempt {
-    /// The object, or why there is none.
-    Ended(Result<Read, Failure>),
-    /// The store is in trouble, which showed in this: the object is to be read again once that is over.
-    Waits(Failure),
+/// Failed reads.
+#[derive(Debug, Default)]
+struct Failing {
+    /// Hashes of objects that failed since the last read that went well.
+    objects: HashSet<u64>,
+    /// When a read last went well.
+    read: Option<Instant>,
 }
 
-/// Whose fault it may be that a read failed.
-enum Fault {
-    /// The object's.
-    Objects(Failure),
-    /// The store's, which may be `gone` altogether.
-    Stores { failure: Failure, gone: bool },
+impl Failing {
+    fn add(&mut self, path: &Path) {
+        if self.objects.len() < DISTINCT {
+            let mut hasher = DefaultHasher::new();
+            path.as_ref().hash(&mut hasher);
+            self.objects.insert(hasher.finish());
+        }
+    }
+}
+
+/// Whose fault a failed read is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Object,
+    Store,
+    Unknown,
 }
 
 impl Default for Outage {
     fn default() -> Self {
-        let state = Arc::new(watch::channel(State::Well).0);
-        Self { state, failed_in_a_row: Arc::default(), seen: Arc::default(), abandoned: Arc::default() }
+        Self {
+            state: Arc::new(watch::channel(State::Well).0),
+            failing: Arc::default(),
+            probed: Arc::default(),
+            waiting: Arc::default(),
+            abandoned: Arc::default(),
+        }
     }
 }
 
-/// Ends when one of the stores is in trouble.
-pub(crate) async fn any_troubled(stores: &[Store]) {
-    let troubled = |store: &Store| {
-        let mut state = store.state();
-        // It fails only where the store is gone, which is held here.
-        async move { drop(state.wait_for(|state| *state == State::Troubled).await) }
-    };
-    let mut troubled: FuturesUnordered<_> = stores.iter().map(troubled).collect();
-    if troubled.next().await.is_none() {
-        std::future::pending::<()>().await;
+/// A job that waits for a store, until dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Ends when all of the stores can be read from.
-///
-/// # Errors
-/// `shutting_down` where the worker stops while one can't.
-pub(crate) async fn all_well(stores: &[Store]) -> Result<(), Failure> {
-    for store in stores {
-        store.well().await?;
+/// Ends when one of the stores can be read from and has room for jobs that wait for it. Looks again after a while, for jobs
+/// that wait no longer are not told.
+pub(crate) async fn any_readable(stores: &[Store]) {
+    const AGAIN: Duration = Duration::from_millis(250);
+    while !stores.is_empty() && !stores.iter().any(Store::takes_jobs) {
+        let readable = stores.iter().map(|store| {
+            let mut state = store.state();
+            // It fails only where the store is gone, which is held here.
+            async move { drop(state.wait_for(|state| state.is_readable()).await) }
+        });
+        let mut readable: FuturesUnordered<_> = readable.collect();
+        let _ = tokio::time::timeout(AGAIN, readable.next()).await;
+        if stores.iter().any(|store| store.state().borrow().is_readable()) {
+            tokio::time::sleep(AGAIN / 10).await;
+        }
     }
-    Ok(())
 }
 
 impl Store {
-    /// Reads an object of at most `limit` bytes whole, as [`Store::read`], once for somebody who waits as long as the store is
-    /// in trouble, and then comes again. Nobody waits for an object that can't be read though the store answered again some
-    /// times, of which `recoveries` keeps count.
-    pub(crate) async fn read_unless_troubled(
-        &self,
-        path: &Path,
-        limit: u64,
-        room: &Pool,
-        recoveries: &mut u32,
-    ) -> Attempt {
-        let (failure, gone) = match self.read_once(path, limit, room).await {
-            Err(Fault::Stores { failure, gone }) => (failure, gone),
-            Err(Fault::Objects(failure)) => return Attempt::Ended(Err(failure)),
-            Ok(read) => return Attempt::Ended(Ok(read)),
-        };
-        let hopeless = !gone && *recoveries == RECOVERIES;
-        if hopeless || !self.is_troubled(&failure).await {
-            return Attempt::Ended(Err(failure));
-        }
-        *recoveries = (*recoveries + 1).min(RECOVERIES);
-        Attempt::Waits(failure)
-    }
-
-    /// The same for somebody who waits for an answer: fails where the store is in trouble.
+    /// Reads an object of at most `limit` bytes whole, once there is room, for a bulk job. Waits while the store is down.
     ///
     /// # Errors
-    /// As `read`.
-    pub(crate) async fn read_promptly(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
-        if *self.state().borrow() != State::Well {
-            return Err(Failure::new(
-                Code::StorageUnavailable,
-                format!("{self} does not answer; it is being waited for"),
-            ));
-        }
-        match self.read_once(path, limit, room).await {
-            Ok(read) => Ok(read),
-            Err(Fault::Objects(failure)) => Err(failure),
-            Err(Fault::Stores { failure, .. }) => {
-                self.is_troubled(&failure).await;
-                Err(failure)
+    /// As [`Store::read`], handed back where nothing is known of whose fault it is; `shutting_down` where the worker stops
+    /// while the store is down.
+    pub(crate) async fn read_patiently(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
+        loop {
+            self.readable().await?;
+            let began = Instant::now();
+            let failure = match self.read_once(path, limit, room).await {
+                Ok(read) => return Ok(read),
+                Err(failure) if is_storage(failure.code) => failure,
+                Err(failure) => return Err(failure),
+            };
+            match self.verdict(path, began, &failure).await {
+                Verdict::Object => return Err(failure),
+                Verdict::Store => {}
+                Verdict::Unknown if self.other_read(began).await => return Err(failure),
+                Verdict::Unknown => return Err(failure.without_attempt()),
             }
         }
     }
 
-    /// Reads, and sees whose fault it may be where that fails: no object can be found in a bucket or folder that is gone.
-    async fn read_once(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Fault> {
+    /// The same for an interactive job: fails at once while the store is down.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub(crate) async fn read_promptly(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
+        if !self.state().borrow().is_readable() {
+            let message = format!("{self} does not answer; it is being waited for");
+            return Err(Failure::new(Code::StorageUnavailable, message));
+        }
+        let began = Instant::now();
+        let read = self.read_once(path, limit, room).await;
+        if let Err(failure) = read.as_ref()
+            && is_storage(failure.code)
+        {
+            // The store's state for others follows; this caller does not wait for it.
+            let (store, path, failure) = (self.clone(), path.clone(), failure.clone());
+            tokio::spawn(async move { store.verdict(&path, began, &failure).await });
+        }
+        read
+    }
+
+    /// Reads; of a bucket or folder that is gone no object is missing.
+    async fn read_once(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         let read = self.read(path, limit, room).await;
-        let fault = match read {
-            Ok(read) => Ok(read),
-            Err(failure) if is_storage(failure.code) => return Err(Fault::Stores { failure, gone: false }),
-            Err(failure) if failure.code == Code::ImageNotFound => match self.is_there().await {
-                Ok(()) => Err(Fault::Objects(failure)),
-                Err(failure) => return Err(Fault::Stores { failure, gone: true }),
-            },
-            Err(failure) => Err(Fault::Objects(failure)),
-        };
-        self.outage.failed_in_a_row.store(0, Ordering::Relaxed);
-        fault
+        if let Err(failure) = &read {
+            if is_storage(failure.code) {
+                return read;
+            }
+            if failure.code == Code::ImageNotFound {
+                self.is_there().await?;
+            }
+        }
+        self.went_well();
+        read
+    }
+
+    /// An object was read, or known not to be there.
+    fn went_well(&self) {
+        let mut failing = self.outage.failing.lock();
+        failing.read = Some(Instant::now());
+        failing.objects.clear();
+        drop(failing);
+        let refused = self.outage.state.send_if_modified(|state| {
+            let refusing = *state == State::Refusing;
+            if refusing {
+                *state = State::Well;
+            }
+            refusing
+        });
+        if refused {
+            tracing::info!(store = %self, "objects of the store can be read again");
+        }
+    }
+
+    /// Whose fault it is that this object, whose read began then, can't be read. Where it is the store's, somebody probes the
+    /// store from now on.
+    async fn verdict(&self, path: &Path, began: Instant, failure: &Failure) -> Verdict {
+        if !self.state().borrow().is_readable() {
+            return Verdict::Store;
+        }
+        let probe = self.is_there().await;
+        {
+            let mut failing = self.outage.failing.lock();
+            if failing.read.is_some_and(|read| read > began) {
+                return Verdict::Object;
+            }
+            if probe.is_ok() {
+                failing.add(path);
+                if failing.objects.len() < DISTINCT {
+                    return Verdict::Object;
+                }
+            }
+        }
+        match probe {
+            Ok(()) => {
+                self.refuses(failure);
+                Verdict::Unknown
+            }
+            Err(reason) => {
+                self.goes_down(&reason);
+                Verdict::Store
+            }
+        }
+    }
+
+    /// Whether another object is read soon that was asked for no earlier than this.
+    async fn other_read(&self, began: Instant) -> bool {
+        let mut state = self.state();
+        let well = async { drop(state.wait_for(|state| *state != State::Refusing).await) };
+        let _ = tokio::time::timeout(VERDICT, well).await;
+        self.outage.failing.lock().read.is_some_and(|read| read > began)
+    }
+
+    fn refuses(&self, failure: &Failure) {
+        let newly = self.outage.state.send_if_modified(|state| {
+            let well = *state == State::Well;
+            if well {
+                *state = State::Refusing;
+            }
+            well
+        });
+        if newly {
+            tracing::error!(
+                store = %self, code = %failure.code, error = %failure,
+                "the store answers, but no object can be read; jobs are handed back until one can"
+            );
+        }
+    }
+
+    fn goes_down(&self, reason: &Failure) {
+        let abandoned = self.outage.abandoned.load(Ordering::Acquire);
+        let newly = self.outage.state.send_if_modified(|state| {
+            let readable = state.is_readable();
+            if readable {
+                *state = if abandoned { State::Abandoned } else { State::Down };
+            }
+            readable
+        });
+        if newly {
+            tracing::error!(store = %self, code = %reason.code, error = %reason, "the store is in trouble; waiting for it");
+            tokio::spawn(self.clone().recover());
+        }
+    }
+
+    /// Probes the store until it answers; what failed before counts no more.
+    async fn recover(self) {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            tokio::time::sleep(PROBE.after(tries)).await;
+            if self.probe().await.is_ok() {
+                break;
+            }
+        }
+        tracing::info!(store = %self, "the store answers again");
+        self.outage.failing.lock().objects.clear();
+        let _ = self.outage.state.send_replace(State::Well);
     }
 
     /// Ends when the store can be read from.
     ///
     /// # Errors
     /// `shutting_down` where the worker stops first.
-    pub(crate) async fn well(&self) -> Result<(), Failure> {
+    async fn readable(&self) -> Result<(), Failure> {
         let mut state = self.outage.state.subscribe();
-        match state.wait_for(|state| *state != State::Troubled).await.map(|state| *state) {
+        match state.wait_for(|state| *state != State::Down).await.map(|state| *state) {
             Ok(State::Abandoned) => {
                 Err(Failure::new(Code::ShuttingDown, format!("the worker stops while {self} does not answer")))
             }
@@ -182,76 +325,53 @@ impl Store {
         self.outage.state.subscribe()
     }
 
-    /// Lets those who wait for a store in trouble, now or later, hand their jobs back.
+    /// Counts a job as waiting for this store; `None` where too many do.
+    #[must_use]
+    pub(crate) fn wait(&self) -> Option<Waiting> {
+        let waiting = &self.outage.waiting;
+        if waiting.fetch_add(1, Ordering::AcqRel) < WAITING {
+            return Some(Waiting(Arc::clone(waiting)));
+        }
+        waiting.fetch_sub(1, Ordering::AcqRel);
+        None
+    }
+
+    /// Whether jobs wait for this store, or would.
+    #[must_use]
+    pub(crate) fn keeps_waiting(&self) -> bool {
+        *self.state().borrow() != State::Well || self.outage.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether jobs of this store are worth pulling.
+    fn takes_jobs(&self) -> bool {
+        self.state().borrow().is_readable() && self.outage.waiting.load(Ordering::Acquire) < WAITING
+    }
+
+    /// Lets those who wait for a store that is down, now or later, hand their jobs back.
     pub(crate) fn abandon(&self) {
         self.outage.abandoned.store(true, Ordering::Release);
         self.outage.state.send_if_modified(|state| {
-            let troubled = *state == State::Troubled;
-            if troubled {
+            let down = *state == State::Down;
+            if down {
                 *state = State::Abandoned;
             }
-            troubled
+            down
         });
     }
 
-    /// Whether the bucket or folder exists, and if not, why: asked at most once a second.
+    /// Probes the store, at most once a second while it answers.
     async fn is_there(&self) -> Result<(), Failure> {
-        let mut seen = self.outage.seen.lock().await;
-        if seen.is_some_and(|time| time.elapsed() < BELIEVED) {
+        let mut probed = self.outage.probed.lock().await;
+        if probed.is_some_and(|time| time.elapsed() < PROBED) {
             return Ok(());
         }
-        let there = self.asked().await;
-        *seen = there.is_ok().then(Instant::now);
-        there
-    }
-
-    /// Asks whether the store is there. One that was, and is not any more, may come back.
-    async fn asked(&self) -> Result<(), Failure> {
-        self.probe().await.map_err(|failure| match failure.code {
+        // One that was there and is not any more may come back.
+        let answer = self.probe().await.map_err(|failure| match failure.code {
             Code::ImageNotFound => Failure::new(Code::StorageUnavailable, failure.message),
             _ => failure,
-        })
-    }
-
-    /// Whether a failed read is the store's fault; if so, somebody waits for the store from now on.
-    async fn is_troubled(&self, failure: &Failure) -> bool {
-        let in_a_row = self.outage.failed_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
-        if *self.outage.state.borrow() != State::Well {
-            return true;
-        }
-        let asked = self.asked().await;
-        if in_a_row < IN_A_ROW && asked.is_ok() {
-            return false;
-        }
-        let newly = self.outage.state.send_if_modified(|state| {
-            let well = *state == State::Well;
-            if well {
-                let abandoned = self.outage.abandoned.load(Ordering::Acquire);
-                *state = if abandoned { State::Abandoned } else { State::Troubled };
-            }
-            well
         });
-        if newly {
-            // What the store says of itself tells more than what it says of one object.
-            let reason = asked.as_ref().err().unwrap_or(failure);
-            tracing::error!(store = %self, code = %reason.code, error = %reason, "the store is in trouble; waiting for it");
-            tokio::spawn(self.clone().recover(in_a_row));
-        }
-        true
-    }
-
-    /// Asks until the store answers. One that answers questions but fails reads is given longer and longer.
-    async fn recover(self, in_a_row: u32) {
-        let mut tries = u64::from(in_a_row / IN_A_ROW);
-        loop {
-            tries += 1;
-            tokio::time::sleep(ASK.after(tries)).await;
-            if self.probe().await.is_ok() {
-                break;
-            }
-        }
-        tracing::info!(store = %self, "the store answers again");
-        let _ = self.outage.state.send_replace(State::Well);
+        *probed = answer.is_ok().then(Instant::now);
+        answer
     }
 }
 

@@ -16,6 +16,7 @@ mod filter;
 mod gpu;
 mod help;
 mod http;
+mod independence;
 mod live;
 mod log;
 mod models;

@@ -89,10 +89,10 @@ async fn stages_and_backpressure_account_for_the_time_of_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_do_they_where_jobs_wait_for_suspects_and_for_their_model() {
+async fn so_do_they_where_jobs_are_quarantined_and_wait_for_their_model() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    client.submit_suspects(20).await;
+    client.submit_quarantined(20).await;
     for number in 0..20 {
         let job = json!({ "id": number.to_string(), "image": "orange-sunset.jpg", "model": "wd-v2" });
         client.publish("tagmill.jobs", HeaderMap::new(), job.to_string()).await;

@@ -46,13 +46,14 @@ pub(super) async fn measure(
     images: &[Image],
     time: Duration,
 ) -> Result<Measured, Failed> {
-    let (gate, mut pipeline, model) = start(&settings.pipeline, stores, catalog, settings.model.as_deref()).await?;
+    let (to_accept, mut pipeline, model) =
+        start(&settings.pipeline, stores, catalog, settings.model.as_deref()).await?;
     let device = model.devices.first().cloned().unwrap_or_default();
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let stop = CancellationToken::new();
     // Held until all is through, so that the pipeline ends after what it is for and not before.
-    let open = gate.clone();
-    let local = Local::new(gate, done, stop.clone());
+    let open = to_accept.clone();
+    let local = Local::new(to_accept, done, stop.clone());
     tokio::spawn(feed(local, images.to_vec(), settings.in_flight, stop.clone()));
     let mut tally = Tally::default();
     let mut passed = 0;

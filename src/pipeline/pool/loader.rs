@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::ModelPool;
@@ -21,7 +23,8 @@ use crate::telemetry::metrics;
 const BROKEN: Duration = Duration::from_secs(10);
 
 impl ModelPool {
-    /// The queue of a model. Loads the model if it is not loaded and, once its turn has come, still `is_wanted`.
+    /// The queue of a model. Loads the model if it is not loaded and, once its turn has come, still `is_wanted`. Models are
+    /// loaded beside one another.
     ///
     /// # Errors
     /// Why it is not wanted; `inference_failed` where it can't be loaded, `shutting_down` where no more models are.
@@ -30,16 +33,17 @@ impl ModelPool {
         name: &Arc<str>,
         mut is_wanted: impl FnMut() -> Result<(), Failure>,
     ) -> Result<Arc<ModelQueue>, Failure> {
-        let _one_at_a_time = self.loading.lock().await;
+        let lock = self.state.lock().lock_of(name);
+        let _once = lock.lock().await;
         is_wanted()?;
-        if let Some(queue) = self.state.lock().use_queue(name) {
+        if let Some(queue) = self.queue(name) {
             return Ok(queue);
         }
         let known = self.state.lock().broken.get(name).filter(|(since, _)| since.elapsed() < BROKEN).cloned();
         if let Some((_, reason)) = known {
             return Err(Failure::new(Code::InferenceFailed, reason));
         }
-        self.open(name, true).await.map_err(|error| {
+        self.open(name).await.map_err(|error| {
             if let CannotLoad::Stopped | CannotLoad::Hung { .. } = error {
                 return Failure::new(Code::ShuttingDown, error.to_string());
             }
@@ -55,10 +59,10 @@ impl ModelPool {
     /// # Errors
     /// Where it can't be loaded.
     pub(crate) async fn load_default(&self) -> Result<Arc<ModelQueue>, CannotLoad> {
-        self.open(&self.default, false).await
+        self.open(&self.default).await
     }
 
-    async fn open(&self, name: &Arc<str>, make_room: bool) -> Result<Arc<ModelQueue>, CannotLoad> {
+    async fn open(&self, name: &Arc<str>) -> Result<Arc<ModelQueue>, CannotLoad> {
         let files = match self.state.lock().catalog.get(name) {
             Some(Ok(files)) => files.clone(),
             Some(Err(broken)) => return Err(broken.clone().into()),
@@ -66,11 +70,31 @@ impl ModelPool {
         };
         // Before another model is evicted for one that does not work.
         timed::check(&files).await?;
-        if make_room {
-            self.make_room().await;
-        }
+        let slot = self.slot().await?;
         let loaded = self.load_files(&files).await?;
-        self.insert(name, &files, loaded)
+        self.insert(name, &files, loaded, Some(slot))
+    }
+
+    /// A slot for one more model. Where there is none the least recently used model is evicted: it ends after the rows that
+    /// are in its queue.
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, CannotLoad> {
+        loop {
+            let changed = self.changed.notified();
+            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+                return Ok(slot);
+            }
+            {
+                let mut state = self.state.lock();
+                if state.finished.is_none() {
+                    return Err(CannotLoad::Stopped);
+                }
+                // Otherwise one is on its way out already.
+                if state.retired.iter().all(|running| running.gone.is_cancelled()) {
+                    state.evict();
+                }
+            }
+            changed.await;
+        }
     }
 
     async fn load_files(&self, files: &ModelFiles) -> Result<Loaded, CannotLoad> {
@@ -94,21 +118,25 @@ impl ModelPool {
         }
     }
 
-    /// Waits until there is room for one more model.
-    async fn make_room(&self) {
-        loop {
-            let Some(gone) = self.state.lock().evict(self.settings.max_models) else { return };
-            gone.cancelled().await;
-        }
-    }
-
     /// Starts the stages of a loaded model; those of the one it replaces finish what they have.
-    fn insert(&self, name: &Arc<str>, files: &ModelFiles, loaded: Loaded) -> Result<Arc<ModelQueue>, CannotLoad> {
+    ///
+    /// # Errors
+    /// `Stopped` where no more models are loaded.
+    fn insert(
+        &self,
+        name: &Arc<str>,
+        files: &ModelFiles,
+        loaded: Loaded,
+        slot: Option<OwnedSemaphorePermit>,
+    ) -> Result<Arc<ModelQueue>, CannotLoad> {
         let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state.lock();
         let finished = state.finished.clone().ok_or(CannotLoad::Stopped)?;
         let ModelStages { queue, batch, tag } = start_model(self.settings.batch, loaded, self.health.clone(), finished);
-        let ended = gone.clone().drop_guard();
+        // One that takes another's place takes its slot as well.
+        let slot = slot.or_else(|| state.loaded.get_mut(name).and_then(|running| running.slot.lock().take()));
+        let slot = Arc::new(Mutex::new(slot));
+        let ended = Unloaded { gone: gone.clone(), slot: Arc::clone(&slot), changed: Arc::clone(&self.changed) };
         metrics::model_loaded(&model.id, &model.devices);
         self.spawn(batch);
         self.spawn(async move {
@@ -118,10 +146,18 @@ impl ModelPool {
             result
         });
         state.retire(name);
-        let running =
-            Running { queue: Some(Arc::clone(&queue)), stamp: files.stamp.clone(), used: Instant::now(), stop, gone };
+        let running = Running {
+            queue: Some(Arc::clone(&queue)),
+            stamp: files.stamp.clone(),
+            used: Instant::now(),
+            stop,
+            gone,
+            slot,
+        };
         state.loaded.insert(Arc::clone(name), running);
         state.broken.remove(name);
+        drop(state);
+        self.changed.notify_waiters();
         Ok(queue)
     }
 
@@ -131,7 +167,7 @@ impl ModelPool {
     /// # Errors
     /// Where the repository can't be read; everything stays as it is.
     pub(crate) async fn refresh(&self) -> Result<(), NoModel> {
-        let _one_at_a_time = self.loading.lock().await;
+        let _one_at_a_time = self.refreshing.lock().await;
         let catalog = Arc::new(self.settings.repository.catalog(&self.settings.aliases).await?);
         let loaded: Vec<(Arc<str>, Stamp)> = {
             let state = self.state.lock();
@@ -166,7 +202,24 @@ impl ModelPool {
     }
 
     async fn replace(&self, name: &Arc<str>, files: &ModelFiles) -> Result<Arc<ModelQueue>, CannotLoad> {
+        let lock = self.state.lock().lock_of(name);
+        let _once = lock.lock().await;
         let loaded = self.load_files(files).await?;
-        self.insert(name, files, loaded)
+        self.insert(name, files, loaded, None)
+    }
+}
+
+/// Tells that a model is unloaded, when dropped.
+struct Unloaded {
+    gone: CancellationToken,
+    slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    changed: Arc<Notify>,
+}
+
+impl Drop for Unloaded {
+    fn drop(&mut self) {
+        self.gone.cancel();
+        drop(self.slot.lock().take());
+        self.changed.notify_waiters();
     }
 }

@@ -1,9 +1,11 @@
 //! Which models are loaded, retired or broken.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,8 @@ pub(super) struct State {
     /// Models that get no more jobs, until their last job is through.
     pub(super) retired: Vec<Running>,
     pub(super) broken: HashMap<Arc<str>, (Instant, String)>,
+    /// Locks of models that are being loaded: a model is loaded once, and beside others.
+    loading: HashMap<Arc<str>, Weak<tokio::sync::Mutex<()>>>,
 }
 
 /// A loaded model.
@@ -33,13 +37,21 @@ pub(super) struct Running {
     pub(super) stop: Stopper,
     /// Cancelled once the model is unloaded.
     pub(super) gone: CancellationToken,
+    /// Its slot among the loaded models, until it is unloaded or another takes its place.
+    pub(super) slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
 
 impl State {
     /// With no model loaded yet.
     pub(super) fn new(catalog: Catalog, finished: Sender<Finished>) -> Self {
-        let (loaded, retired, broken) = (HashMap::new(), Vec::new(), HashMap::new());
-        Self { catalog: Arc::new(catalog), finished: Some(finished), loaded, retired, broken }
+        Self {
+            catalog: Arc::new(catalog),
+            finished: Some(finished),
+            loaded: HashMap::new(),
+            retired: Vec::new(),
+            broken: HashMap::new(),
+            loading: HashMap::new(),
+        }
     }
 
     /// The queue of a model, if it is loaded.
@@ -49,22 +61,30 @@ impl State {
         running.queue.clone()
     }
 
-    /// Gives a model no more jobs; the token returned is cancelled once it is unloaded.
-    pub(super) fn retire(&mut self, name: &str) -> Option<CancellationToken> {
-        let running = self.loaded.remove(name)?;
-        let gone = running.gone.clone();
+    /// Gives a model no more jobs.
+    pub(super) fn retire(&mut self, name: &str) {
+        let Some(running) = self.loaded.remove(name) else { return };
         self.retired.retain(|running| !running.gone.is_cancelled());
         self.retired.push(Running { queue: None, ..running });
-        Some(gone)
     }
 
-    /// Retires the least recently used model where `max` are loaded; the token returned is cancelled once it is unloaded.
-    pub(super) fn evict(&mut self, max: usize) -> Option<CancellationToken> {
-        if self.loaded.len() < max {
-            return None;
+    /// The lock to hold while this model is loaded.
+    pub(super) fn lock_of(&mut self, name: &Arc<str>) -> Arc<tokio::sync::Mutex<()>> {
+        self.loading.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = self.loading.get(name).and_then(Weak::upgrade) {
+            return lock;
         }
-        let oldest = self.loaded.iter().min_by_key(|(_, running)| running.used).map(|(name, _)| Arc::clone(name))?;
-        tracing::info!(model = %oldest, "unloading a model to make room for another (--max-models)");
-        self.retire(&oldest)
+        let lock = Arc::default();
+        self.loading.insert(Arc::clone(name), Arc::downgrade(&lock));
+        lock
+    }
+
+    /// Retires the least recently used model, if one is loaded.
+    pub(super) fn evict(&mut self) {
+        let oldest = self.loaded.iter().min_by_key(|(_, running)| running.used).map(|(name, _)| Arc::clone(name));
+        if let Some(oldest) = oldest {
+            tracing::info!(model = %oldest, "unloading a model to make room for another (--max-models)");
+            self.retire(&oldest);
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::Sender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::body::{Given, Room};
@@ -13,7 +14,6 @@ use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::model::threshold::Thresholds;
 use crate::pipeline::accept::{Incoming, Request};
-use crate::pipeline::gate::Gate;
 use crate::tags::TagResult;
 use crate::telemetry::labels::{Outcome, Source};
 
@@ -74,7 +74,7 @@ impl Http {
     /// Has an image tagged.
     pub(super) async fn tag(
         &self,
-        gate: &Gate,
+        to_accept: &Sender<Incoming>,
         place: OwnedSemaphorePermit,
         given: Given,
         question: Question,
@@ -94,7 +94,8 @@ impl Http {
             let caller = Caller { told, until, _place: place, _room: room };
             let delivery = Delivery::new(id, Source::Http, 1, Box::new(caller), self.0.answers.clone());
             let request = Request::Job { job: Box::new(job), image: brought };
-            gate.admit(Incoming { request, queued: Duration::ZERO, delivery }).await;
+            // Refused only where the pipeline is gone: the delivery inside answers.
+            drop(to_accept.send(Incoming { request, queued: Duration::ZERO, delivery }).await);
             answer.await.unwrap_or_else(|_| Err(shutting_down()))
         };
         tokio::select! {

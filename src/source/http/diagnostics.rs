@@ -74,7 +74,7 @@ pub(super) async fn vram_test(
     let busy = || Refused::new(StatusCode::CONFLICT, "busy", "another test is running; one runs at a time");
     let _one_at_a_time = http.0.trial.try_lock().map_err(|_| busy())?;
     // Ends a test that is in hand with the other requests.
-    let _in_hand = http.gate()?;
+    let _in_hand = http.to_accept()?;
     let mut results = Vec::with_capacity(batch_sizes.len());
     for size in batch_sizes {
         let trial = tokio::select! {

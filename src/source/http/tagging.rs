@@ -119,7 +119,7 @@ pub(super) async fn batch_caption(
     request: Request,
 ) -> Result<Response, Refused> {
     let (images, model, room) = http.many(request).await?;
-    let gate = http.gate()?;
+    let to_accept = http.to_accept()?;
     // Of a request with an unknown model nothing is answered by another.
     http.0.pool.own_name(model.as_deref())?;
     let began = Instant::now();
@@ -131,13 +131,13 @@ pub(super) async fn batch_caption(
     let answers = stream::iter(images.into_iter().enumerate()).map(|(number, given)| {
         let (id, model, room) = (format!("{id}.{number}"), model.clone(), Arc::clone(&room));
         let question = Question { id, model, scores_from: None, room };
-        let (first, http, gate) = (first.take(), http.clone(), gate.clone());
+        let (first, http, to_accept) = (first.take(), http.clone(), to_accept.clone());
         async move {
             let place = match first {
                 Some(place) => place,
                 None => http.next_place().await?,
             };
-            http.tag(&gate, place, given, question).await
+            http.tag(&to_accept, place, given, question).await
         }
     });
     let answers: Vec<Result<TagResult, Failure>> = answers.buffered(at_once).collect().await;
@@ -160,11 +160,11 @@ fn answer(began: Instant, body: impl Serialize) -> Response {
 
 impl Http {
     async fn ask_one(&self, given: Given, question: Question) -> Result<TagResult, Refused> {
-        let gate = self.gate()?;
+        let to_accept = self.to_accept()?;
         // Before it takes a place.
         self.0.pool.own_name(question.model.as_deref())?;
         let place = self.place()?;
-        Ok(self.tag(&gate, place, given, question).await?)
+        Ok(self.tag(&to_accept, place, given, question).await?)
     }
 
     /// The one image a request is about, and the model it names.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::AckKind;
 use async_nats::{Client, Subject};
 use futures_util::future::join_all;
@@ -26,10 +27,23 @@ pub(crate) struct AckTracker {
     held: Mutex<HashMap<u64, Held>>,
 }
 
+/// What a delivery is to the jobs that are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is held from now on.
+    New,
+    /// It is held already: the server gave it out again though it is being worked on. It is answered on the newer delivery.
+    Again,
+    /// Another job of this sequence is held: the stream was made anew. It is not held.
+    OfAnotherStream,
+}
+
 #[derive(Debug)]
 struct Held {
     /// Where its acknowledgements go.
     reply: Subject,
+    /// When it was published.
+    published: DateTime,
     /// Answers to its jobs that are being published.
     answers: TaskTracker,
 }
@@ -41,17 +55,17 @@ impl AckTracker {
         Self { client, held: Mutex::default() }
     }
 
-    /// Holds a job whose acknowledgements go to `reply`. False where it is held already: the server gave it out again
-    /// though it is being worked on, and from now on is answered on the newer delivery.
-    pub(crate) fn take(&self, sequence: u64, reply: Subject) -> bool {
-        match self.lock().entry(sequence) {
-            Entry::Occupied(mut claim) => {
-                claim.get_mut().reply = reply;
-                false
+    /// Holds a job that was published then and whose acknowledgements go to `reply`.
+    pub(crate) fn take(&self, sequence: u64, published: DateTime, reply: Subject) -> Taken {
+        match self.held.lock().entry(sequence) {
+            Entry::Occupied(mut held) if held.get().published == published => {
+                held.get_mut().reply = reply;
+                Taken::Again
             }
+            Entry::Occupied(_) => Taken::OfAnotherStream,
             Entry::Vacant(free) => {
-                free.insert(Held { reply, answers: TaskTracker::new() });
-                true
+                free.insert(Held { reply, published, answers: TaskTracker::new() });
+                Taken::New
             }
         }
     }
@@ -59,12 +73,12 @@ impl AckTracker {
     /// An answer is being published: until the token is dropped, the job is not handed back to get another. None where the
     /// claim has ended.
     pub(crate) fn answer(&self, sequence: u64) -> Option<TaskTrackerToken> {
-        self.lock().get(&sequence).map(|claim| claim.answers.token())
+        self.held.lock().get(&sequence).map(|claim| claim.answers.token())
     }
 
     /// Ends the claim with this acknowledgement. Nothing is said where it has ended already.
     pub(crate) async fn end(&self, sequence: u64, kind: AckKind) {
-        let claim = self.lock().remove(&sequence);
+        let claim = self.held.lock().remove(&sequence);
         if let Some(Held { reply, .. }) = claim {
             self.say(reply, kind).await;
         }
@@ -76,7 +90,7 @@ impl AckTracker {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let held: Vec<Subject> = self.lock().values().map(|claim| claim.reply.clone()).collect();
+            let held: Vec<Subject> = self.held.lock().values().map(|claim| claim.reply.clone()).collect();
             for reply in held {
                 self.say(reply, AckKind::Progress).await;
             }
@@ -87,7 +101,7 @@ impl AckTracker {
     /// arrive. One whose answer has not by then comes again after the ack wait.
     pub(crate) async fn hand_back_all(&self) {
         self.hand_back_unanswered().await;
-        let answers: Vec<_> = self.lock().values().map(|claim| claim.answers.clone()).collect();
+        let answers: Vec<_> = self.held.lock().values().map(|claim| claim.answers.clone()).collect();
         let arrived = join_all(answers.iter().map(|answers| {
             answers.close();
             answers.wait()
@@ -101,7 +115,7 @@ impl AckTracker {
 
     async fn hand_back_unanswered(&self) {
         let held: Vec<Subject> =
-            self.lock().extract_if(|_, claim| claim.answers.is_empty()).map(|(_, claim)| claim.reply).collect();
+            self.held.lock().extract_if(|_, claim| claim.answers.is_empty()).map(|(_, claim)| claim.reply).collect();
         if !held.is_empty() {
             tracing::info!(jobs = held.len(), "handing back jobs");
         }
@@ -115,9 +129,5 @@ impl AckTracker {
         if let Err(error) = self.client.publish(reply, kind.into()).await {
             tracing::warn!(%error, "an acknowledgement could not be sent; the job comes again after the ack wait");
         }
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<u64, Held>> {
-        self.held.lock()
     }
 }

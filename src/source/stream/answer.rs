@@ -11,10 +11,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Stream;
 use super::acks::HAND_BACK;
+use super::limit::Slot;
 use crate::backoff::Backoff;
 use crate::delivery::{Answer, Reply};
 use crate::failure::{Class, Code, Failure};
@@ -30,6 +30,8 @@ pub(crate) struct StreamReply {
     payload: Bytes,
     /// Which record of an event it is.
     record: Option<usize>,
+    /// Its slot, until it is answered.
+    slot: Slot,
 }
 
 /// A message that was claimed, until all the jobs it brought are answered.
@@ -40,8 +42,6 @@ pub(super) struct Held {
     attempt: u64,
     /// Jobs not answered yet, and what is to become of the message for the sake of the others.
     open: Mutex<(usize, Verdict)>,
-    /// A place for another job, once this is dropped.
-    _place: OwnedSemaphorePermit,
 }
 
 /// What becomes of a message, the lesser first: where one of its jobs is to be tried again it comes again as a whole.
@@ -62,9 +62,13 @@ impl Held {
         message: Message,
         (sequence, attempt): (u64, u64),
         jobs: usize,
-        place: OwnedSemaphorePermit,
     ) -> Arc<Self> {
-        Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, Verdict::Dead)), _place: place })
+        Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, Verdict::Dead)) })
+    }
+
+    /// Which delivery of the message this is, from 1.
+    pub(super) const fn attempt(&self) -> u64 {
+        self.attempt
     }
 
     /// One of its jobs is answered; the last ends the message.
@@ -80,13 +84,15 @@ impl Held {
             Some(Verdict::Done) => AckKind::Ack,
             Some(Verdict::Again(delay)) => AckKind::Nak(Some(delay)),
         };
+        // The job of that sequence may be another's by now.
+        self.stream.certain().await;
         self.stream.acks.end(self.sequence, kind).await;
     }
 }
 
 impl StreamReply {
-    pub(super) const fn new(held: Arc<Held>, payload: Bytes, record: Option<usize>) -> Self {
-        Self { held, payload, record }
+    pub(super) const fn new(held: Arc<Held>, payload: Bytes, record: Option<usize>, slot: Slot) -> Self {
+        Self { held, payload, record, slot }
     }
 
     /// What the job is called where it does not say itself.
@@ -124,13 +130,20 @@ impl StreamReply {
             return (Verdict::Done, Outcome::Tagged);
         };
         if failure.code == Code::ShuttingDown {
-            // No error of the job's: however often it was handed back, it is for the next worker.
+            // No error of the job's: however often it was handed back, it is for the next worker. Or its answer's id is taken.
+            stream.doubt();
             return (Verdict::Again(HAND_BACK), Outcome::Retried);
         }
         let attempt = self.held.attempt;
-        if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
-            warn_limited!("a job will be tried again", failure.code, id, error = %failure, attempt);
+        if !failure.spends_attempt() {
             return (Verdict::Again(Backoff::OF_JOBS.after(attempt)), Outcome::Retried);
+        }
+        if failure.class() == Class::Retry {
+            let failures = stream.evidence.failed(self.held.sequence).await;
+            if failures < stream.settings.max_attempts {
+                warn_limited!("a job will be tried again", failure.code, id, error = %failure, attempt);
+                return (Verdict::Again(Backoff::OF_JOBS.after(failures)), Outcome::Retried);
+            }
         }
         self.dead_letter(id, &failure).await;
         (Verdict::Dead, Outcome::Rejected)
@@ -160,6 +173,10 @@ impl StreamReply {
 impl Reply for StreamReply {
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome> {
         self.settle(id, answer).boxed()
+    }
+
+    fn set_parked(&self, parked: bool) {
+        self.slot.set_parked(parked);
     }
 }
 

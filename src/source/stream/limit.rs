@@ -1,114 +1,248 @@
-//! How many jobs a worker holds: never fewer than a few batches, and as many more as it takes to hide how far away storage
-//! and broker are.
+//! In-flight limit of the stream's source: never fewer jobs than a few batches, and as many more as hide the distance of
+//! storage and broker.
+//!
+//! A job takes a [`Slot`]. While it waits for its store it is *parked*: it keeps its slot's place among all jobs held, which
+//! is bounded as well, but leaves the limit to jobs that keep the models busy.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::pipeline::concurrency::Estimator;
 
-/// The most jobs a worker holds, unless its batches are larger.
+/// The highest limit, unless batches are larger.
 const MOST: usize = 1024;
 
-/// How often it is looked at how many it should be.
+/// Parked jobs beyond the limit.
+const PARKED: usize = 1024;
+
+/// How often the limit is adapted.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long room for one job waits for room for more, so that a batch that is done is asked for again as one.
+/// How long a free slot waits for more, so that a batch that is done is asked for again as one.
 const COMPANY: Duration = Duration::from_millis(5);
 
-/// The places for jobs.
+/// The limit, and the jobs that count against it.
 pub(super) struct InFlightLimit {
-    /// Those that are free.
-    pub(super) free: Arc<Semaphore>,
-    /// The most there can be.
-    pub(super) most: usize,
+    slots: Arc<Slots>,
     least: usize,
-    now: usize,
-    /// Slots to remove that were taken when the limit fell.
-    surplus: usize,
+    most: usize,
     estimator: Arc<Estimator>,
     next: Instant,
 }
 
+#[derive(Debug)]
+struct Slots {
+    counts: Mutex<Counts>,
+    /// Notified when slots may have become free.
+    freed: Notify,
+}
+
+#[derive(Debug)]
+struct Counts {
+    limit: usize,
+    /// Jobs that count against the limit.
+    active: usize,
+    /// Jobs that wait for their store.
+    parked: usize,
+}
+
+impl Counts {
+    /// Slots that are free now.
+    fn free(&self) -> usize {
+        if self.parked >= PARKED { 0 } else { self.limit.saturating_sub(self.active) }
+    }
+}
+
+/// Slots that were acquired together.
+#[derive(Debug)]
+pub(super) struct Acquired {
+    slots: Arc<Slots>,
+    count: usize,
+}
+
+/// A job's slot, until dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    slots: Arc<Slots>,
+    parked: AtomicBool,
+}
+
 impl InFlightLimit {
-    /// At first `least` of them.
+    /// A limit that begins with, and never falls below, `least` jobs.
     pub(super) fn new(least: usize, estimator: Arc<Estimator>) -> Self {
-        let free = Arc::new(Semaphore::new(least));
-        Self { free, most: least.max(MOST), least, now: least, surplus: 0, estimator, next: Instant::now() + PERIOD }
+        let counts = Counts { limit: least, active: 0, parked: 0 };
+        let slots = Arc::new(Slots { counts: Mutex::new(counts), freed: Notify::new() });
+        Self { slots, least, most: least.max(MOST), estimator, next: Instant::now() + PERIOD }
     }
 
-    /// Jobs to ask for at once: a third of what is held, so that some are asked for while others are on their way.
-    pub(super) fn chunk(&self) -> u32 {
-        u32::try_from(self.now / 3).unwrap_or(u32::MAX).max(1)
+    /// Jobs to ask for at once: a third of the limit, so that some are asked for while others are on their way.
+    pub(super) fn chunk(&self) -> usize {
+        (self.slots.counts.lock().limit / 3).max(1)
     }
 
-    /// Ends once a period, with as many places as are needed then.
+    /// Ends once a period, with the limit adapted.
     ///
     /// Cancel safe.
     pub(super) async fn adapt(&mut self) {
         sleep_until(self.next).await;
         self.next = Instant::now() + PERIOD;
-        self.change_to(self.estimator.places(PERIOD, self.least, self.most));
+        self.set(self.estimator.estimate(PERIOD, self.least, self.most));
     }
 
-    fn change_to(&mut self, places: usize) {
-        if places > self.now {
-            let more = places - self.now;
-            // What was to go stays instead.
-            let kept = more.min(self.surplus);
-            self.surplus -= kept;
-            self.free.add_permits(more - kept);
-        } else {
-            self.surplus += self.now - places;
-        }
-        self.now = places;
-        self.surplus -= self.free.forget_permits(self.surplus);
+    fn set(&self, limit: usize) {
+        self.slots.counts.lock().limit = limit;
+        self.slots.freed.notify_waiters();
+    }
+
+    /// The handle that acquires slots.
+    pub(super) fn acquirer(&self) -> Acquirer {
+        Acquirer(Arc::clone(&self.slots))
     }
 }
 
-/// Waits for room for one job, and a moment for room for as many as are asked for at once. It must not insist on more than
-/// one: quarantined hold places while they wait for the jobs in the others.
-pub(super) async fn acquire_some(room: &Arc<Semaphore>, chunk: u32) -> Result<OwnedSemaphorePermit, AcquireError> {
-    let mut places = Arc::clone(room).acquire_owned().await?;
-    let more = Arc::clone(room).acquire_many_owned(chunk - 1);
-    if let Ok(more) = tokio::time::timeout(COMPANY, more).await {
-        places.merge(more?);
-        return Ok(places);
+/// Acquires slots.
+#[derive(Clone, Debug)]
+pub(super) struct Acquirer(Arc<Slots>);
+
+impl Acquirer {
+    /// Waits for a free slot, and a moment for more; takes at most `most`.
+    ///
+    /// Cancel safe.
+    pub(super) async fn acquire(&self, most: usize) -> Acquired {
+        loop {
+            self.free(1).await;
+            let _ = timeout(COMPANY, self.free(most)).await;
+            let mut counts = self.0.counts.lock();
+            let count = counts.free().min(most);
+            // Others may have been quicker.
+            if count > 0 {
+                counts.active += count;
+                return Acquired { slots: Arc::clone(&self.0), count };
+            }
+        }
     }
-    let free = u32::try_from(room.available_permits()).unwrap_or(u32::MAX).min(chunk - 1);
-    if let Ok(more) = Arc::clone(room).try_acquire_many_owned(free) {
-        places.merge(more);
+
+    /// Ends when so many slots are free.
+    async fn free(&self, wanted: usize) {
+        loop {
+            let freed = self.0.freed.notified();
+            if self.0.counts.lock().free() >= wanted {
+                return;
+            }
+            freed.await;
+        }
     }
-    Ok(places)
+}
+
+impl Acquired {
+    /// How many there are.
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// One of them.
+    pub(super) fn take(&mut self) -> Option<Slot> {
+        self.count = self.count.checked_sub(1)?;
+        Some(Slot { slots: Arc::clone(&self.slots), parked: AtomicBool::new(false) })
+    }
+}
+
+impl Drop for Acquired {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            self.slots.counts.lock().active -= self.count;
+            self.slots.freed.notify_waiters();
+        }
+    }
+}
+
+impl Slot {
+    /// Stops or resumes counting against the limit. A job that resumes does not wait: it has waited long enough.
+    pub(super) fn set_parked(&self, parked: bool) {
+        if self.parked.swap(parked, Ordering::AcqRel) == parked {
+            return;
+        }
+        let mut counts = self.slots.counts.lock();
+        if parked {
+            (counts.active, counts.parked) = (counts.active - 1, counts.parked + 1);
+        } else {
+            (counts.active, counts.parked) = (counts.active + 1, counts.parked - 1);
+        }
+        drop(counts);
+        self.slots.freed.notify_waiters();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut counts = self.slots.counts.lock();
+        if self.parked.load(Ordering::Acquire) {
+            counts.parked -= 1;
+        } else {
+            counts.active -= 1;
+        }
+        drop(counts);
+        self.slots.freed.notify_waiters();
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
-    #[tokio::test]
-    async fn does_not_insist_on_places_that_suspects_hold() {
-        let room = Arc::new(Semaphore::new(24));
-        let _suspects = Arc::clone(&room).acquire_many_owned(20).await.expect("open");
-        let places = tokio::time::timeout(Duration::from_secs(30), acquire_some(&room, 8)).await;
-        assert_eq!(places.expect("in time").expect("open").num_permits(), 4);
-        assert_eq!(acquire_some(&room, 4).await.expect("open").num_permits(), 4);
+    fn free(limit: &InFlightLimit) -> usize {
+        limit.slots.counts.lock().free()
     }
 
     #[tokio::test]
-    async fn there_are_never_more_than_there_should_be_for_long() {
-        let mut places = InFlightLimit::new(24, Arc::default());
-        places.change_to(100);
-        assert_eq!(places.free.available_permits(), 100);
-        let taken = Arc::clone(&places.free).acquire_many_owned(90).await.expect("open");
-        places.change_to(30);
-        assert_eq!((places.free.available_permits(), places.surplus), (0, 60));
-        places.change_to(50);
-        assert_eq!((places.free.available_permits(), places.surplus), (0, 40));
-        drop(taken);
-        places.change_to(50);
-        assert_eq!((places.free.available_permits(), places.surplus), (50, 0));
+    async fn takes_what_is_free_without_waiting_for_all_of_it() {
+        let limit = InFlightLimit::new(24, Arc::default());
+        let _held = limit.acquirer().acquire(20).await;
+        assert_eq!(limit.acquirer().acquire(8).await.count(), 4);
+    }
+
+    #[tokio::test]
+    async fn the_limit_falls_while_all_slots_are_taken() {
+        let limit = InFlightLimit::new(24, Arc::default());
+        limit.set(100);
+        let acquirer = limit.acquirer();
+        let mut held = acquirer.acquire(100).await;
+        let slots: Vec<Slot> = std::iter::from_fn(|| held.take()).collect();
+        limit.set(30);
+        let mut waiting = Box::pin(acquirer.acquire(1));
+        for slot in slots.into_iter().take(70) {
+            assert!((&mut waiting).now_or_never().is_none(), "more are in flight than may be");
+            drop(slot);
+        }
+        assert_eq!(free(&limit), 30, "all are back, whatever the limit was when they were taken");
+    }
+
+    #[tokio::test]
+    async fn a_parked_job_leaves_its_slot_to_others_but_not_without_bound() {
+        let limit = InFlightLimit::new(2, Arc::default());
+        let acquirer = limit.acquirer();
+        let slot = acquirer.acquire(1).await.take().expect("one");
+        slot.set_parked(true);
+        slot.set_parked(true);
+        assert_eq!(free(&limit), 2);
+        slot.set_parked(false);
+        assert_eq!(free(&limit), 1);
+        drop(slot);
+        let mut parked = Vec::new();
+        for _ in 0..PARKED {
+            let slot = acquirer.acquire(1).await.take().expect("one");
+            slot.set_parked(true);
+            parked.push(slot);
+        }
+        assert!(acquirer.acquire(1).now_or_never().is_none(), "too many are parked");
+        drop(parked);
+        assert_eq!(free(&limit), 2);
     }
 }

@@ -4,8 +4,11 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
-use async_nats::jetstream::context::{ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    ConsumerInfoError, ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode, stream};
 
@@ -35,15 +38,15 @@ pub(crate) struct Topology {
 pub(crate) struct Identity {
     /// The stream.
     pub stream: String,
-    /// When it was created, in Unix seconds.
-    pub created: i64,
+    /// When it was created.
+    pub created: DateTime,
 }
 
 impl Identity {
     /// The message id of the answer to the job with this sequence.
     #[must_use]
     pub(crate) fn answer_id(&self, sequence: u64) -> String {
-        format!("{}-{}-{sequence}", self.stream, self.created)
+        format!("{}-{}-{sequence}", self.stream, self.created.unix_timestamp())
     }
 }
 
@@ -54,6 +57,37 @@ pub(crate) struct Backlog {
     pub waiting: u64,
     /// Age of the oldest job not answered yet; zero where there is none.
     pub oldest: Duration,
+}
+
+/// The state of the stream and its consumer.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// They are the ones that were opened.
+    There(Backlog),
+    /// One of them is deleted, for this reason.
+    Gone(String),
+    /// The stream was deleted and made anew.
+    Renewed,
+    /// The server did not say.
+    Unknown(String),
+}
+
+/// Why no more jobs can be pulled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Gone {
+    /// The stream or the consumer was deleted.
+    #[error("the stream {stream} is gone, or its consumer {consumer}: {reason}; start again to have them made")]
+    Deleted {
+        /// The consumer.
+        consumer: String,
+        /// The stream.
+        stream: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// Jobs of the new stream have the sequences of the old one's.
+    #[error("the stream {0} was deleted and made anew; start again to work on the new one")]
+    Renewed(String),
 }
 
 impl Topology {
@@ -78,7 +112,7 @@ impl Topology {
         let jobs = open(jetstream, jobs).await?;
         let answers = [open(jetstream, results).await?, open(jetstream, dead).await?];
         let info = jobs.cached_info();
-        let identity = Identity { stream: info.config.name.clone(), created: info.created.unix_timestamp() };
+        let identity = Identity { stream: info.config.name.clone(), created: info.created };
         let part = Part::of(&subjects.jobs(), settings.filter.as_ref());
         let consumer = consumer::find_or_create(&jobs, &part).await?;
         let config = &consumer.cached_info().config;
@@ -109,37 +143,43 @@ impl Topology {
         Ok(Self { consumer, ack_wait, part, identity, jobs })
     }
 
-    /// Why there is no consumer any more, where the server is certain that there is none.
-    pub(crate) async fn is_gone(&self) -> Option<String> {
-        let error = self.consumer.get_info().await.err()?;
-        let certain = match error.kind() {
-            ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => true,
-            ConsumerInfoErrorKind::JetStream(reply) => {
-                [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND].contains(&reply.error_code())
-            }
-            _ => false,
+    /// Asks the server whether the stream and its consumer are still the ones that were opened, and what waits in them.
+    pub(crate) async fn look(&self) -> Look {
+        let consumer = match self.consumer.get_info().await {
+            Ok(info) => info,
+            Err(error) if is_missing(&error) => return Look::Gone(error.to_string()),
+            Err(error) => return Look::Unknown(error.to_string()),
         };
-        certain.then(|| error.to_string())
-    }
-
-    /// What waits in the stream.
-    ///
-    /// # Errors
-    /// Where the server does not answer.
-    pub(crate) async fn backlog(&self) -> Result<Backlog, async_nats::Error> {
-        let info = self.consumer.get_info().await?;
-        let (waiting, unanswered) = (info.num_pending, info.num_pending + info.num_ack_pending as u64);
-        let first = match unanswered {
+        let stream = match self.jobs.get_info().await {
+            Ok(info) => info,
+            Err(error) => return Look::Unknown(error.to_string()),
+        };
+        if stream.created != self.identity.created {
+            return Look::Renewed;
+        }
+        let waiting = consumer.num_pending;
+        let first = match waiting + consumer.num_ack_pending as u64 {
             0 => None,
-            _ if self.part.subject.is_empty() => {
-                let state = self.jobs.get_info().await?.state;
-                (state.messages > 0).then_some(state.first_timestamp)
-            }
+            _ if self.part.subject.is_empty() => (stream.state.messages > 0).then_some(stream.state.first_timestamp),
             // Of a part, the first that is still there.
-            _ => Some(self.jobs.get_first_raw_message_by_subject(&self.part.subject, 1).await?.time),
+            _ => match self.jobs.get_first_raw_message_by_subject(&self.part.subject, 1).await {
+                Ok(message) => Some(message.time),
+                Err(error) => return Look::Unknown(error.to_string()),
+            },
         };
         let oldest = first.and_then(|first| SystemTime::from(first).elapsed().ok()).unwrap_or_default();
-        Ok(Backlog { waiting, oldest })
+        Look::There(Backlog { waiting, oldest })
+    }
+}
+
+/// Whether the server is certain that there is no such consumer, or no such stream.
+fn is_missing(error: &ConsumerInfoError) -> bool {
+    match error.kind() {
+        ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => true,
+        ConsumerInfoErrorKind::JetStream(reply) => {
+            [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND].contains(&reply.error_code())
+        }
+        _ => false,
     }
 }
 

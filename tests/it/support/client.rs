@@ -180,14 +180,6 @@ impl Client {
         super::until("an empty queue", || async { (self.count("TAGMILL_JOBS").await == 0).then_some(()) }).await;
     }
 
-    /// Takes so many jobs as they come, and keeps them.
-    pub async fn take_jobs(&self, jobs: usize) {
-        let consumer: jetstream::consumer::PullConsumer =
-            self.jetstream.get_consumer_from_stream("workers", "TAGMILL_JOBS").await.expect("it was made");
-        let batch = consumer.batch().max_messages(jobs).expires(PATIENCE).messages().await;
-        assert_eq!(batch.expect("a request").count().await, jobs);
-    }
-
     /// Takes every job that waits `times` times and gives it back without an answer, as workers do that are killed.
     pub async fn take_without_answer(&self, times: usize) {
         let consumer: jetstream::consumer::PullConsumer =
@@ -203,11 +195,11 @@ impl Client {
         }
     }
 
-    /// Makes the queue, with jobs that were delivered as often as suspects are.
-    pub async fn submit_suspects(&self, count: usize) {
+    /// Makes the queue, with jobs that were delivered as often as quarantined ones are.
+    pub async fn submit_quarantined(&self, count: usize) {
         self.make_queue(Duration::from_secs(30), 1).await;
         for number in 0..count {
-            self.submit(&format!("suspect-{number}"), "orange-sunset.jpg").await;
+            self.submit(&format!("quarantined-{number}"), "orange-sunset.jpg").await;
         }
         self.take_without_answer(2).await;
     }

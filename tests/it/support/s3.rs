@@ -2,15 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
+use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -31,17 +34,55 @@ pub enum Fault {
     Broken,
     /// It may not be read by anybody.
     Denied,
+    /// Its bytes come one a second.
+    Trickling,
+    /// The connection breaks in the middle of it, unless only a part is asked for.
+    Cut,
 }
 
 type Faults = Arc<Mutex<HashMap<String, Fault>>>;
 
+/// What all connections share.
+#[derive(Default)]
+struct Shared {
+    faults: Faults,
+    healed: Notify,
+    /// The keys of which a read has stood still.
+    stalled: Mutex<HashSet<String>>,
+    link: Link,
+    /// Reads of objects in progress, and the most there were.
+    reading: AtomicUsize,
+    most_reading: AtomicUsize,
+}
+
+/// What all answers go through.
+#[derive(Default)]
+struct Link {
+    /// Bytes a second; zero is any number.
+    rate: AtomicUsize,
+    sent: AtomicUsize,
+    free: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Link {
+    /// Waits until so many bytes have gone through.
+    async fn pass(&self, bytes: usize) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        let rate = self.rate.load(Ordering::Relaxed);
+        if rate > 0 {
+            let mut free = self.free.lock().await;
+            let until = free.unwrap_or_else(Instant::now).max(Instant::now())
+                + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            *free = Some(until);
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+}
+
 pub struct S3Server {
     folder: TempDir,
     port: u16,
-    faults: Faults,
-    healed: Arc<Notify>,
-    /// The keys of which a read has stood still.
-    stalled: Arc<Mutex<HashSet<String>>>,
+    shared: Arc<Shared>,
     server: JoinHandle<()>,
 }
 
@@ -52,10 +93,9 @@ impl S3Server {
         std::fs::create_dir(folder.path().join(bucket)).expect("a bucket");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let faults = Faults::default();
-        let (healed, stalled) = (Arc::new(Notify::new()), Arc::default());
-        let server = serve(folder.path(), listener, Arc::clone(&faults), Arc::clone(&healed), Arc::clone(&stalled));
-        Self { folder, port, faults, healed, stalled, server }
+        let shared = Arc::<Shared>::default();
+        let server = serve(folder.path(), listener, Arc::clone(&shared));
+        Self { folder, port, shared, server }
     }
 
     /// Refuses connections from now on, and ends those there are.
@@ -66,27 +106,41 @@ impl S3Server {
     /// Serves again, at the same address.
     pub async fn resume(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("its own port");
-        let (faults, healed, stalled) = (self.faults.clone(), self.healed.clone(), self.stalled.clone());
-        self.server = serve(self.folder.path(), listener, faults, healed, stalled);
+        self.server = serve(self.folder.path(), listener, Arc::clone(&self.shared));
     }
 
     /// From now on, this key cannot be read.
     pub fn fault(&self, key: &str, fault: Fault) {
-        self.faults.lock().expect("no panic").insert(key.to_owned(), fault);
+        self.shared.faults.lock().expect("no panic").insert(key.to_owned(), fault);
     }
 
     /// Reads of this key that stand still go on, and later ones are as they should be.
     pub fn heal(&self, key: &str) {
-        self.faults.lock().expect("no panic").remove(key);
-        self.healed.notify_waiters();
+        self.shared.faults.lock().expect("no panic").remove(key);
+        self.shared.healed.notify_waiters();
     }
 
     /// Waits until a read of this key stands still.
     pub async fn stalled(&self, key: &str) {
         until("a read that stands still", || async {
-            self.stalled.lock().expect("no panic").contains(key).then_some(())
+            self.shared.stalled.lock().expect("no panic").contains(key).then_some(())
         })
         .await;
+    }
+
+    /// From now on all answers together bring so many bytes a second.
+    pub fn set_rate(&self, bytes: usize) {
+        self.shared.link.rate.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of objects that were sent.
+    pub fn sent(&self) -> usize {
+        self.shared.link.sent.load(Ordering::Relaxed)
+    }
+
+    /// The most reads of objects there were at a time.
+    pub fn most_reading(&self) -> usize {
+        self.shared.most_reading.load(Ordering::Relaxed)
     }
 
     /// The folder of a bucket.
@@ -119,13 +173,7 @@ impl Drop for S3Server {
     }
 }
 
-fn serve(
-    folder: &Path,
-    listener: TcpListener,
-    faults: Faults,
-    healed: Arc<Notify>,
-    stalled: Arc<Mutex<HashSet<String>>>,
-) -> JoinHandle<()> {
+fn serve(folder: &Path, listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
     let mut service = S3ServiceBuilder::new(FileSystem::new(folder).expect("a store"));
     service.set_auth(SimpleAuth::from_single(KEY, SECRET));
     let service = service.build();
@@ -133,36 +181,97 @@ fn serve(
         // Dropped with this task, and every connection with it.
         let mut connections = JoinSet::new();
         while let Ok((socket, _)) = listener.accept().await {
-            let (service, faults, healed) = (service.clone(), Arc::clone(&faults), Arc::clone(&healed));
-            let stalled = Arc::clone(&stalled);
+            let (service, shared) = (service.clone(), Arc::clone(&shared));
             let answer = service_fn(move |request: Request<Incoming>| {
-                // Of a bucket, its name.
-                let path = request.uri().path().trim_end_matches('/');
-                let key = path.rsplit('/').next().unwrap_or_default().to_owned();
-                let (service, faults, healed) = (service.clone(), Arc::clone(&faults), Arc::clone(&healed));
-                let (stalled, name) = (Arc::clone(&stalled), key.clone());
-                let fault = move || faults.lock().expect("no panic").get(&key).copied();
-                async move {
-                    let mut changed = std::pin::pin!(healed.notified());
-                    changed.as_mut().enable();
-                    while fault() == Some(Fault::Stalled) {
-                        stalled.lock().expect("no panic").insert(name.clone());
-                        changed.as_mut().await;
-                        changed.set(healed.notified());
-                        changed.as_mut().enable();
-                    }
-                    match fault() {
-                        Some(Fault::Stalled) | None => Service::call(&service, request).await,
-                        Some(Fault::Broken) => Ok(refusal(500)),
-                        Some(Fault::Denied) => Ok(refusal(403)),
-                    }
-                }
+                let (service, shared) = (service.clone(), Arc::clone(&shared));
+                async move { shared.answer(&service, request).await }
             });
             connections.spawn(async move {
                 let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
             });
         }
     })
+}
+
+impl Shared {
+    async fn answer(
+        self: Arc<Self>,
+        service: &S3Service,
+        request: Request<Incoming>,
+    ) -> Result<Response<s3s::Body>, s3s::HttpError> {
+        // Of a bucket, its name.
+        let path = request.uri().path().trim_end_matches('/').to_owned();
+        let key = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let fault = || self.faults.lock().expect("no panic").get(&key).copied();
+        let mut changed = std::pin::pin!(self.healed.notified());
+        changed.as_mut().enable();
+        while fault() == Some(Fault::Stalled) {
+            self.stalled.lock().expect("no panic").insert(key.clone());
+            changed.as_mut().await;
+            changed.set(self.healed.notified());
+            changed.as_mut().enable();
+        }
+        match fault() {
+            Some(Fault::Broken) => return Ok(refusal(500)),
+            Some(Fault::Denied) => return Ok(refusal(403)),
+            _ => {}
+        }
+        let is_object = request.method() == Method::GET && path.matches('/').count() > 1;
+        let is_part = request.headers().contains_key("range");
+        let answer = Service::call(service, request).await?;
+        if !is_object {
+            return Ok(answer);
+        }
+        let fault = fault().filter(|fault| *fault != Fault::Cut || !is_part);
+        Ok(Arc::clone(&self).paced(answer, fault).await)
+    }
+
+    /// The same answer, as fast as the link and the fault let it be.
+    async fn paced(self: Arc<Self>, answer: Response<s3s::Body>, fault: Option<Fault>) -> Response<s3s::Body> {
+        let (head, mut body) = answer.into_parts();
+        let bytes = body.store_all_limited(64 << 20).await.expect("a file");
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+        let now = self.reading.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most_reading.fetch_max(now, Ordering::Relaxed);
+        tokio::spawn(async move {
+            let size = if fault == Some(Fault::Trickling) { 1 } else { 16 << 10 };
+            let half = bytes.len() / 2;
+            let mut sent = 0;
+            for chunk in bytes.chunks(size) {
+                if fault == Some(Fault::Trickling) {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                self.link.pass(chunk.len()).await;
+                sent += chunk.len();
+                let broken = fault == Some(Fault::Cut) && sent > half;
+                let item = if broken { Err(std::io::Error::other("cut")) } else { Ok(bytes.slice_ref(chunk)) };
+                if sender.send(item).await.is_err() || broken {
+                    break;
+                }
+            }
+            self.reading.fetch_sub(1, Ordering::Relaxed);
+        });
+        let chunks =
+            futures_util::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+        Response::from_parts(head, s3s::Body::http_body_unsync(Chunks(Box::pin(chunks))))
+    }
+}
+
+type BoxStream = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send>>;
+
+/// A body of chunks.
+struct Chunks(BoxStream);
+
+impl hyper::body::Body for Chunks {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, std::io::Error>>> {
+        self.0.as_mut().poll_next(context).map(|next| next.map(|chunk| chunk.map(hyper::body::Frame::data)))
+    }
 }
 
 fn refusal(status: u16) -> Response<s3s::Body> {

@@ -1,0 +1,135 @@
+//! Evidence against jobs: how often a job failed by itself. The server's count of deliveries says nothing of that, for it
+//! includes every hand-back; so the evidence is kept in a stream of its own, where it survives the worker.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::{Config, Stream};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::topology::Identity;
+use crate::nats::subjects::Subjects;
+use crate::telemetry::rate_limited;
+
+/// How long evidence is kept after the last failure.
+const KEPT: Duration = Duration::from_hours(7 * 24);
+
+/// How long the server may take to read or store a record.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Records kept in memory where the stream can't be used.
+const REMEMBERED: usize = 10_000;
+
+/// What is known against a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Record {
+    /// Attempts that failed by the job's own fault.
+    pub(super) failures: u64,
+    /// Batches of its own that were begun and not ended.
+    pub(super) batches: u64,
+}
+
+/// The evidence against the jobs of one stream.
+pub(super) struct Evidence {
+    jetstream: Context,
+    /// `None` where there is none: then each worker keeps its own.
+    stream: Option<Stream>,
+    /// What subjects begin with.
+    subject: String,
+    remembered: Mutex<HashMap<u64, Record>>,
+}
+
+/// The stream's settings, where it is created.
+pub(super) fn config(subjects: &Subjects, replicas: usize) -> Config {
+    Config {
+        name: subjects.stream("EVIDENCE"),
+        subjects: vec![format!("{subjects}.evidence.>")],
+        max_messages_per_subject: 1,
+        max_age: KEPT,
+        num_replicas: replicas,
+        ..Config::default()
+    }
+}
+
+impl Evidence {
+    /// Finds or makes the stream.
+    pub(super) async fn open(jetstream: Context, subjects: &Subjects, replicas: usize, identity: &Identity) -> Self {
+        let stream = match jetstream.get_or_create_stream(config(subjects, replicas)).await {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                let stream = subjects.stream("EVIDENCE");
+                tracing::warn!(stream, %error, "the stream of failed attempts can't be used; this worker counts them for itself");
+                None
+            }
+        };
+        // A stream that was made anew has other jobs under the same sequences.
+        let subject = format!("{subjects}.evidence.{}", identity.created.unix_timestamp_nanos());
+        Self { jetstream, stream, subject, remembered: Mutex::default() }
+    }
+
+    /// What is known against the job with this sequence.
+    pub(super) async fn of(&self, sequence: u64) -> Record {
+        let remembered = self.remembered.lock().get(&sequence).copied();
+        if let Some(record) = remembered {
+            return record;
+        }
+        let Some(stream) = &self.stream else { return Record::default() };
+        let subject = self.subject(sequence);
+        match tokio::time::timeout(PATIENCE, stream.get_last_raw_message_by_subject(&subject)).await {
+            Ok(Ok(message)) => serde_json::from_slice(&message.payload).unwrap_or_default(),
+            // There is none, as a rule.
+            Ok(Err(error)) => {
+                tracing::debug!(subject, %error, "no evidence");
+                Record::default()
+            }
+            Err(_) => Record::default(),
+        }
+    }
+
+    /// Keeps what is known against a job from now on.
+    pub(super) async fn set(&self, sequence: u64, record: Record) {
+        let stored = self.stream.is_some() && self.store(sequence, record).await;
+        let mut remembered = self.remembered.lock();
+        if stored {
+            remembered.remove(&sequence);
+        } else {
+            if remembered.len() >= REMEMBERED {
+                remembered.clear();
+            }
+            remembered.insert(sequence, record);
+        }
+    }
+
+    /// Counts a failure of a job; how many there are now.
+    pub(super) async fn failed(&self, sequence: u64) -> u64 {
+        let record = self.of(sequence).await;
+        let record = Record { failures: record.failures + 1, ..record };
+        self.set(sequence, record).await;
+        record.failures
+    }
+
+    async fn store(&self, sequence: u64, record: Record) -> bool {
+        let body = serde_json::to_vec(&record).unwrap_or_default();
+        let publish = async {
+            let sent = self.jetstream.publish(self.subject(sequence), body.into()).await?;
+            sent.await
+        };
+        let stored: Result<_, _> = tokio::time::timeout(PATIENCE, publish).await;
+        let reason = match stored {
+            Ok(Ok(_)) => return true,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        if rate_limited::is_new("a failed attempt is not stored", None) {
+            tracing::warn!(reason, "a failed attempt is not stored; this worker remembers it");
+        }
+        false
+    }
+
+    fn subject(&self, sequence: u64) -> String {
+        format!("{}.{sequence}", self.subject)
+    }
+}
