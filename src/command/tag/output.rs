@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::existing::Existing;
 use super::sidecar::{self, Claims};
+use crate::atomic;
 use crate::cli::tag::Sidecar;
 use crate::command::images::Found;
 use crate::command::lines;
@@ -134,7 +135,7 @@ impl Output {
             Sidecar::Txt | Sidecar::Caption if self.append => sidecar::appended(&target, &result.tags.text),
             Sidecar::Txt | Sidecar::Caption => Ok(result.tags.text.clone()),
         };
-        let written = text.and_then(|text| sidecar::write(&target, format!("{text}\n").as_bytes()));
+        let written = text.and_then(|text| atomic::write(&target, format!("{text}\n").as_bytes()));
         written.map_err(|error| not_written(&target, &error))
     }
 }
