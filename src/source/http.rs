@@ -28,6 +28,7 @@ use axum::http::HeaderValue;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use parking_lot::Mutex;
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use super::limit::InFlightLimit;
@@ -36,7 +37,6 @@ use crate::failure::{Code, Failure};
 use crate::memory::Pool;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::pool::ModelPool;
-use crate::secret::Secret;
 
 /// The path of the memory test.
 const VRAM_TEST: &str = "/diagnostics/vram-test";
@@ -50,7 +50,7 @@ pub(crate) struct Settings {
     /// Where.
     pub listen: SocketAddr,
     /// What requests must bring.
-    pub token: Option<Secret>,
+    pub token: Option<SecretString>,
     /// Whose pages may use it.
     pub origins: Origins,
     /// How long an image may take once there is a place for it.
