@@ -13,7 +13,7 @@ use crate::source::http::{Origins, Settings};
 /// Images of the largest size that one request body has room for.
 const LARGEST_AT_ONCE: u64 = 4;
 
-/// Checks what was said of HTTP. A body has room for a few images of the largest size, as base64, if the budget has.
+/// Checks the arguments of HTTP. A body has room for a few images of the largest size, as base64, if the budget has.
 ///
 /// # Errors
 /// Where the token or an origin can't be one.

@@ -73,18 +73,18 @@ impl Output {
         &self.existing
     }
 
-    /// Leaves out images that need not be tagged again.
-    pub(super) fn left_out(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
+    /// Skips images that earlier runs have tagged.
+    pub(super) fn skip_existing(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
         let existing = Arc::clone(&self.existing);
         move |image| if existing.has(&image) { Found::Skipped } else { Found::Image(image) }
     }
 
-    /// The same, and refuses those whose sidecar is another image's.
-    pub(super) fn looked_at(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
-        let (left_out, sidecar, claims) = (self.left_out(), self.sidecar, Claims::default());
+    /// Skips the same images, claims the sidecar of each other one, and refuses images whose sidecar is another's.
+    pub(super) fn skip_and_claim(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
+        let (skip_existing, sidecar, claims) = (self.skip_existing(), self.sidecar, Claims::default());
         move |image| match (&image.path, sidecar.and_then(|sidecar| sidecar::of(&image, sidecar))) {
             (Some(path), Some(target)) if !claims.take(&target, path) => taken(image.name, &target),
-            _ => left_out(image),
+            _ => skip_existing(image),
         }
     }
 

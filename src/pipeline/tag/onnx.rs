@@ -54,7 +54,7 @@ pub(crate) struct Settings {
     pub(crate) batch: usize,
     /// What the operator counts as a tag, over what the model says.
     pub(crate) thresholds: Thresholds,
-    /// Bytes a model's arena may take of each device; where nothing is said, what is free but for a little.
+    /// Maximum bytes of a model's arena on each device; by default most of what is free.
     pub(crate) device_memory: Option<u64>,
     /// Where TensorRT keeps its engines.
     pub(crate) engines: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! A run that never comes back is seen from outside: its thread can't be ended, but the process can.
+//! Watchdog of runs that never come back: their threads cannot be ended, but the process can.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(super) struct Watched {
     pulse: Arc<Pulse>,
 }
 
-/// What is seen of a runtime.
+/// State of a runtime, for its watchdog.
 #[derive(Debug)]
 pub(super) struct Pulse {
     device: Arc<str>,

@@ -86,7 +86,7 @@ fn is_authorized(request: &Request, token: &SecretString) -> bool {
     }
 }
 
-/// What browsers are told of other origins.
+/// Headers that tell browsers which other origins are allowed.
 pub(super) fn cors(origins: &Origins) -> CorsLayer {
     let origins = match origins {
         Origins::Any => AllowOrigin::from(Any),
