@@ -1,9 +1,9 @@
-//! How long to wait before something is tried again.
+//! Delays between attempts.
 
 use std::time::Duration;
 
-/// Twice as long each time, up to about a limit: a fifth more or less, so that what failed together does not come back
-/// together.
+/// Exponential backoff: doubles from the first delay up to a limit. A jitter of a fifth keeps processes that failed together
+/// from trying again together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -11,15 +11,15 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Between two attempts at a job.
+    /// Delays between two attempts at a job.
     pub(crate) const OF_JOBS: Self = Self::new(Duration::from_secs(1), Duration::from_mins(1));
 
-    /// From `first` up to `most`.
+    /// Delays from `first` up to `most`.
     pub(crate) const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most }
     }
 
-    /// The wait after so many tries.
+    /// Delay after `tries` failed attempts.
     pub(crate) fn after(self, tries: u64) -> Duration {
         let doublings = u32::try_from(tries.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
         (self.first * 2u32.pow(doublings)).min(self.most).mul_f64(rand::random_range(0.8..1.2))

@@ -31,13 +31,14 @@
 //! [`cli`] parses arguments and [`settings`] checks them before anything is opened; [`command`] has a file for each
 //! subcommand. [`memory`] is the budget for images in flight, [`machine`] reads the machine's memory and GPUs, [`nats`] keeps
 //! the connection and publishes confirmed answers, [`telemetry`] has logs, metrics and health. [`backoff`] computes delays
-//! between attempts, [`json`] parses input and names the wrong field, [`secret`] holds text that is never printed.
+//! between attempts, [`atomic`] replaces files and folders, [`json`] parses input and names the wrong field.
 //!
 //! Public is what `main`, the benchmarks and the tests of the docs use: the command line, and the contract's own types.
 //! `docs/architecture.md` gives the reasons: sizes of queues, pools of memory, the guarantee of delivery.
 
 #![deny(clippy::print_stderr, reason = "a line that nobody reads must not end the program: telemetry::say")]
 
+mod atomic;
 mod backoff;
 pub mod cli;
 pub mod command;
@@ -51,7 +52,6 @@ pub mod model;
 mod nats;
 pub mod pipeline;
 pub mod priority;
-mod secret;
 mod settings;
 mod source;
 mod store;

@@ -1,14 +1,17 @@
-//! The machine this process runs on: its memory, and its GPUs.
+//! Machine that this process runs on: its memory and its GPUs.
 
+#[cfg(target_os = "linux")]
+mod cgroup;
 pub(crate) mod gpu;
 
-/// Bytes this process may use: the machine's memory, or less where its cgroup (v2 or v1) says so.
+/// Bytes this process may use: the machine's memory, or the limit of a control group that the process is in.
 #[must_use]
 pub(crate) fn available_memory() -> u64 {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limit = limits.into_iter().filter_map(number).min();
+    #[cfg(target_os = "linux")]
+    let limit = cgroup::memory_limit(std::path::Path::new("/"));
+    #[cfg(not(target_os = "linux"))]
+    let limit = None;
     [machine, limit].into_iter().flatten().min().unwrap_or(4 << 30)
 }
 
@@ -22,7 +25,7 @@ pub(crate) fn resident_memory() -> Option<u64> {
     kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// A field of a file of the kernel's, in bytes.
+/// Field of a file of the kernel's, in bytes. Not procfs's `Meminfo`, which fails if a field is missing that is not used here.
 fn kibibytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)

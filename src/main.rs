@@ -7,7 +7,7 @@ use tagmill::command;
 use tagmill::telemetry::{self, LogFormat};
 
 fn main() -> ExitCode {
-    keep_to_itself();
+    set_library_defaults();
     let cli = Cli::read();
     let format = cli.log_format();
     telemetry::start(format, cli.log_level());
@@ -24,9 +24,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// ONNX Runtime tells its maker of the machine and of each session, unless this variable is set by the time it is loaded.
+/// Sets what libraries read from the environment when they are loaded: ONNX Runtime reports the machine and each session to
+/// its maker unless told not to, and CUDA numbers devices by speed unless told to use the order of the bus, as NVML does.
 #[expect(unsafe_code, reason = "there is no other way to set a variable")]
-fn keep_to_itself() {
+fn set_library_defaults() {
+    let order = "CUDA_DEVICE_ORDER";
     // SAFETY: no other thread runs yet that could read the environment meanwhile.
-    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+    unsafe {
+        std::env::set_var("ORT_DISABLE_TELEMETRY", "1");
+        if std::env::var_os(order).is_none() {
+            std::env::set_var(order, "PCI_BUS_ID");
+        }
+    }
 }

@@ -7,22 +7,22 @@ pub(crate) mod subjects;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use parking_lot::Mutex;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 
-use crate::secret::Secret;
+use crate::backoff::Backoff;
 
 /// How long a start waits for the server.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest wait between two attempts to reconnect.
-const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(8);
+/// Delays between two attempts to reconnect. Their jitter spreads a fleet whose server comes back.
+const RECONNECT: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(8));
 
 /// Where NATS is, and how to be let in. Not `Debug`: a server's URL may hold a password.
 #[derive(Clone)]
@@ -43,9 +43,9 @@ pub(crate) enum Login {
     /// A credentials file.
     Creds(PathBuf),
     /// A user and password.
-    User(String, Secret),
+    User(String, SecretString),
     /// A token.
-    Token(Secret),
+    Token(SecretString),
 }
 
 /// A connection that waits for its server when that goes away.
@@ -57,7 +57,7 @@ pub(crate) struct Nats {
     complaint: Complaint,
 }
 
-/// What the server has said last against what was sent, and when.
+/// The server's last complaint about what was sent, and its time.
 type Complaint = Arc<Mutex<Option<(Instant, String)>>>;
 
 /// How long after a complaint what fails may be for its sake: no request is waited for longer.
@@ -118,7 +118,7 @@ impl Nats {
     pub(crate) async fn connect(settings: &Settings, name: &str) -> Result<Self, Unreachable> {
         let (sender, connections) = watch::channel(Connection::default());
         let (sender, complaint) = (Arc::new(sender), Complaint::default());
-        let (deadline, mut said) = (tokio::time::Instant::now() + PATIENCE, String::new());
+        let (deadline, mut reported) = (tokio::time::Instant::now() + PATIENCE, String::new());
         loop {
             let options = options(settings, name, Arc::clone(&sender), Arc::clone(&complaint)).await?;
             let connecting = tokio::time::timeout_at(deadline, options.connect(&settings.servers[..])).await;
@@ -136,7 +136,7 @@ impl Nats {
                 }
                 Err(error) => {
                     // Once, not with every attempt.
-                    if error.to_string() != std::mem::replace(&mut said, error.to_string()) {
+                    if error.to_string() != std::mem::replace(&mut reported, error.to_string()) {
                         tracing::warn!(servers = settings.shown(), %error, "NATS can't be reached; trying again");
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -145,7 +145,7 @@ impl Nats {
         }
     }
 
-    /// The same error, after what the server has said of it: of a login without permission, the rest is silence.
+    /// Adds the server's last complaint to an error: a request without permission has no other answer.
     pub(crate) fn with_context(&self, error: impl Into<anyhow::Error>) -> anyhow::Error {
         match &*self.complaint.lock() {
             Some((when, complaint)) if when.elapsed() < SILENCE => {
@@ -160,12 +160,12 @@ impl Nats {
         let _ = self.connections.clone().wait_for(|connection| connection.up).await;
     }
 
-    /// Tells whether the connection stands, now and whenever that changes.
-    pub(crate) fn follow<F: Fn(bool)>(&self, tell: F) -> impl Future<Output = ()> + use<F> {
+    /// Notifies of whether the connection stands, now and at every change.
+    pub(crate) fn follow<F: Fn(bool)>(&self, notify: F) -> impl Future<Output = ()> + use<F> {
         let mut connections = self.connections.clone();
         async move {
             loop {
-                tell(connections.borrow_and_update().up);
+                notify(connections.borrow_and_update().up);
                 if connections.changed().await.is_err() {
                     return;
                 }
@@ -222,9 +222,9 @@ async fn options(
     let options = match &settings.login {
         Login::None => ConnectOptions::new(),
         Login::User(user, password) => {
-            ConnectOptions::with_user_and_password(user.clone(), password.reveal().to_owned())
+            ConnectOptions::with_user_and_password(user.clone(), password.expose_secret().to_owned())
         }
-        Login::Token(token) => ConnectOptions::with_token(token.reveal().to_owned()),
+        Login::Token(token) => ConnectOptions::with_token(token.expose_secret().to_owned()),
         Login::Creds(path) => ConnectOptions::with_credentials_file(path)
             .await
             .map_err(|source| Unreachable::Creds { path: path.clone(), source })?,
@@ -233,35 +233,33 @@ async fn options(
         Some(ca) => options.add_root_certificates(ca.clone()),
         None => options,
     };
-    let (attempts, said, servers) = (AtomicU32::new(0), Mutex::default(), settings.shown());
+    let (reported, servers) = (Mutex::default(), settings.shown());
     Ok(options
         .name(name)
         .connection_timeout(Duration::from_secs(5))
         .ping_interval(Duration::from_secs(10))
         .max_reconnects(None)
-        .reconnect_delay_callback(move |attempt| {
-            attempts.store(u32::try_from(attempt).unwrap_or(u32::MAX), Ordering::Relaxed);
-            reconnect_delay(attempt)
-        })
+        .reconnect_delay_callback(|attempt| RECONNECT.after(u64::try_from(attempt).unwrap_or(u64::MAX)))
         .event_callback(move |event| {
             if let Event::ServerError(error) = &event {
                 *complaint.lock() = Some((Instant::now(), error.to_string()));
             }
-            heard(&event, &connections, &servers, &said);
+            on_event(&event, &connections, &servers, &reported);
             std::future::ready(())
         }))
 }
 
-/// Tells the log, and those who wait. What is in the way of a new connection is `said` once, not with every attempt.
-fn heard(event: &Event, connections: &watch::Sender<Connection>, servers: &str, said: &Mutex<Option<String>>) {
-    let mut said = said.lock();
+/// Logs an event and notifies those who wait for the connection. `reported` keeps the reason that was logged last, so that
+/// repeated attempts do not repeat it.
+fn on_event(event: &Event, connections: &watch::Sender<Connection>, servers: &str, reported: &Mutex<Option<String>>) {
+    let mut reported = reported.lock();
     match event {
         Event::Connected => {
             connections.send_modify(|connection| *connection = Connection { up: true, count: connection.count + 1 });
             if connections.borrow().count > 1 {
                 tracing::info!(servers, "connected to NATS again");
             }
-            *said = None;
+            *reported = None;
         }
         Event::Disconnected => {
             connections.send_modify(|connection| connection.up = false);
@@ -271,20 +269,10 @@ fn heard(event: &Event, connections: &watch::Sender<Connection>, servers: &str, 
         Event::Draining | Event::Closed => {}
         other => {
             let reason = other.to_string();
-            if said.as_ref() != Some(&reason) {
+            if reported.as_ref() != Some(&reason) {
                 tracing::warn!(servers, reason, "NATS reports trouble");
-                *said = Some(reason);
+                *reported = Some(reason);
             }
         }
     }
-}
-
-/// Doubles from a tenth of a second, with jitter: a fleet must not come back all at once.
-fn reconnect_delay(attempt: usize) -> Duration {
-    if attempt <= 1 {
-        return Duration::from_millis(rand::random_range(0..100));
-    }
-    let exponent = u32::try_from(attempt.min(10)).unwrap_or(10);
-    let delay = (Duration::from_millis(50) * 2u32.pow(exponent)).min(MAX_RECONNECT_DELAY);
-    delay.mul_f64(rand::random_range(0.5..1.0))
 }

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
+use secrecy::SecretString;
 
 use super::{LogArgs, TaggingArgs};
-use crate::secret::Secret;
 
 /// `tagmill serve`.
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ pub(crate) struct HttpArgs {
     /// What requests must bring as `Authorization: Bearer ...`, but those for the page, /metrics and health [default:
     /// nothing].
     #[arg(long, value_name = "SECRET", env = "TAGMILL_HTTP_TOKEN", hide_env_values = true)]
-    pub(crate) http_token: Option<Secret>,
+    pub(crate) http_token: Option<SecretString>,
     /// An origin whose pages may use the API, such as http://localhost:3000, or * for any. Repeatable.
     #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', env = "TAGMILL_CORS_ORIGIN")]
     pub(crate) cors_origins: Vec<String>,

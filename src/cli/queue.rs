@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
+use secrecy::SecretString;
 
-use crate::secret::Secret;
 use crate::source::stream::part::Filter;
 
 /// Where the queue is.
@@ -16,7 +16,7 @@ use crate::source::stream::part::Filter;
 pub(crate) struct NatsArgs {
     /// Servers, separated by commas [default: the variable NATS_URL, else nats://127.0.0.1:4222].
     #[arg(long, value_name = "URL", value_delimiter = ',', env = "TAGMILL_NATS_URL", hide_env_values = true)]
-    pub(crate) nats_url: Vec<Secret>,
+    pub(crate) nats_url: Vec<SecretString>,
     /// A credentials file.
     #[arg(long, value_name = "FILE", env = "TAGMILL_NATS_CREDS", conflicts_with_all = ["nats_user", "nats_token"])]
     pub(crate) nats_creds: Option<PathBuf>,
@@ -31,10 +31,10 @@ pub(crate) struct NatsArgs {
     pub(crate) nats_user: Option<String>,
     /// The user's password.
     #[arg(long, value_name = "SECRET", env = "TAGMILL_NATS_PASSWORD", hide_env_values = true, requires = "nats_user")]
-    pub(crate) nats_password: Option<Secret>,
+    pub(crate) nats_password: Option<SecretString>,
     /// A token.
     #[arg(long, value_name = "SECRET", env = "TAGMILL_NATS_TOKEN", hide_env_values = true)]
-    pub(crate) nats_token: Option<Secret>,
+    pub(crate) nats_token: Option<SecretString>,
     /// Certificates to trust besides the system's, in PEM.
     #[arg(long, value_name = "FILE", env = "TAGMILL_NATS_CA")]
     pub(crate) nats_ca: Option<PathBuf>,
@@ -68,4 +68,27 @@ pub(crate) struct QueueArgs {
     /// passed over [default: all are taken].
     #[arg(long, value_name = "SUFFIX", value_delimiter = ',', env = "TAGMILL_EVENT_SUFFIXES")]
     pub(crate) event_suffixes: Option<Vec<String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        nats: NatsArgs,
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let user = ["tagmill", "--nats-url", "nats://user:hush@host", "--nats-user", "user", "--nats-password", "hush"];
+        for arguments in [&user[..], &["tagmill", "--nats-token", "hush"]] {
+            let Command { nats } = Command::try_parse_from(arguments).expect("arguments");
+            let printed = format!("{nats:?}");
+            assert!(printed.contains("REDACTED") && !printed.contains("hush"), "{printed}");
+        }
+    }
 }

@@ -1,19 +1,85 @@
-//! How progress looks on a terminal.
+//! Progress on a terminal: the one use of `indicatif`.
 
 use std::fmt::Write;
+use std::time::Duration;
 
-use indicatif::{HumanDuration, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
-/// A line of this template, whose `{rate}` is in so many of the unit a second; `{left}` is how long it still takes.
-pub(super) fn style(template: &str, unit: &'static str) -> ProgressStyle {
+/// Time between two redraws of a spinner and of the elapsed time.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Line on standard error that is redrawn as work proceeds. Draws nothing unless that is a terminal. Clones share the line.
+#[derive(Clone)]
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    /// Line of an `indicatif` template. Besides its keys there are `{rate}`, in `unit` per second, and `{left}`, the time until
+    /// the length is reached.
+    pub(super) fn new(template: &str, unit: &'static str) -> Self {
+        let bar = ProgressBar::new(0).with_style(style(template, unit));
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+
+    /// Line of a file of `size` bytes, of which the first `from` are there already.
+    pub(super) fn of_file(name: &str, size: u64, from: u64) -> Self {
+        let template = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        let bar = ProgressBar::new(size).with_style(style(template, "")).with_message(name.to_owned());
+        let bar = bar.with_position(from);
+        // The rate and the remaining time are those of the bytes to come.
+        bar.reset_eta();
+        Self(bar)
+    }
+
+    /// Line that is never drawn.
+    pub(super) fn hidden() -> Self {
+        Self(ProgressBar::hidden())
+    }
+
+    pub(super) fn is_hidden(&self) -> bool {
+        self.0.is_hidden()
+    }
+
+    pub(super) fn set_length(&self, length: u64) {
+        self.0.set_length(length);
+    }
+
+    pub(super) fn extend(&self, by: u64) {
+        self.0.inc_length(by);
+    }
+
+    pub(super) fn set_position(&self, position: u64) {
+        self.0.set_position(position);
+    }
+
+    pub(super) fn advance(&self, by: u64) {
+        self.0.inc(by);
+    }
+
+    pub(super) fn set_message(&self, message: impl Into<String>) {
+        self.0.set_message(message.into());
+    }
+
+    /// Runs something that writes to the terminal, with the line out of its way.
+    pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.0.suspend(write)
+    }
+
+    /// Removes the line.
+    pub(super) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn style(template: &str, unit: &'static str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-    // Nothing to do where a terminal can't be written to.
+    // A terminal that cannot be written to is not worth an error.
     style
         .with_key("rate", move |state: &ProgressState, text: &mut dyn Write| {
             let _ = write!(text, "{:.1}{unit}/s", state.per_sec());
         })
         .with_key("left", |state: &ProgressState, text: &mut dyn Write| {
-            // Where all that is known of is done, more may be found.
+            // More may be found after all that is known of is done.
             let _ = if state.pos() == 0 || state.len() == Some(state.pos()) {
                 write!(text, "? left")
             } else {

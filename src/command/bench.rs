@@ -12,9 +12,9 @@ mod whole;
 use std::time::Duration;
 
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failed;
+use super::bar::Bar;
 use super::images::{Found, Sources};
 use crate::cli::bench::BenchArgs;
 use crate::cli::tag::CaptionArgs;
@@ -121,18 +121,13 @@ async fn read(image: &Image, stores: &[Store], limit: u64) -> Result<Bytes, crat
     }
 }
 
-/// What a person sees meanwhile: a line that changes where there is a terminal, else a line for each step.
+/// Display of the step under way: one line that changes on a terminal, else a line for each step.
 #[derive(Clone)]
-struct Steps(ProgressBar);
+struct Steps(Bar);
 
 impl Steps {
     fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
-        bar.set_style(
-            ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or(ProgressStyle::default_spinner()),
-        );
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Self(bar)
+        Self(Bar::new("{spinner} {elapsed} {msg}", ""))
     }
 
     fn begin(&self, step: String) {
@@ -147,6 +142,6 @@ impl Steps {
     }
 
     fn end(&self) {
-        self.0.finish_and_clear();
+        self.0.clear();
     }
 }

@@ -96,10 +96,10 @@ async fn tag(
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let mut progress = Progress::new();
     if progress.is_shown() {
-        tokio::spawn(progress.count(sources.found(output.left_out())));
+        tokio::spawn(progress.count(sources.found(output.skip_existing())));
     }
     let local = Local::new(to_accept.clone(), done, stop.soon.clone());
-    let (found, ended) = (sources.found(output.looked_at()), stop.soon.clone());
+    let (found, ended) = (sources.found(output.skip_and_claim()), stop.soon.clone());
     let (others, mut passed) = mpsc::channel(settings.in_flight);
     tokio::spawn(feed(local, found, others, Arc::new(Semaphore::new(settings.in_flight)), ended));
     // A sender is held meanwhile, so that the stages end after the images and not while the last is counted.

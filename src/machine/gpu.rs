@@ -73,8 +73,8 @@ fn find(device: &str) -> Option<Device<'static>> {
     numbered(driver()?, number.parse().ok()?, visible().as_deref())
 }
 
-/// The GPU that CUDA numbers so. Both CUDA and NVML count in the order of the bus, for the program sets `CUDA_DEVICE_ORDER`;
-/// CUDA counts only those that `CUDA_VISIBLE_DEVICES` lists.
+/// The GPU that CUDA numbers so. Both CUDA and NVML count in the order of the bus, because `main` sets `CUDA_DEVICE_ORDER`
+/// unless the operator has; CUDA counts only those that `CUDA_VISIBLE_DEVICES` lists.
 fn numbered<'a>(driver: &'a Nvml, number: usize, visible: Option<&str>) -> Option<Device<'a>> {
     let Some(visible) = visible.filter(|visible| !visible.is_empty()) else {
         return driver.device_by_index(u32::try_from(number).ok()?).ok();

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::task::spawn_blocking;
+
 use super::catalog::{Alias, Catalog, NoModel};
+use crate::atomic;
 use crate::failure::{Code, Failure};
 use crate::store::bucket::Bucket;
 use crate::store::bucket::list::Listed;
@@ -94,23 +97,22 @@ fn listed_versions(files: &Files) -> BTreeMap<String, String> {
     files.iter().map(|(name, object)| (name.clone(), format!("{} {}", object.size, object.version))).collect()
 }
 
-/// Copies a model beside the one there is, and puts it in its place.
+/// Copies a model beside the present one, then replaces that.
 async fn replace(bucket: &Bucket, cache: &Path, model: &str, files: &Files) -> Result<(), Failure> {
     let place = cache.join(model);
-    let aside = |what: &str| cache.join(format!(".{what}-{}-{:08x}", std::process::id(), rand::random::<u32>()));
-    let (new, old) = (aside("new"), aside("old"));
-    let failed = |error: io::Error| not_written(&new, &error);
-    tokio::fs::create_dir(&new).await.map_err(failed)?;
-    let copied = fill(bucket, &new, &place, files).await;
-    if let Err(failure) = copied {
-        let _ = tokio::fs::remove_dir_all(&new).await;
-        return Err(failure);
-    }
-    // Missing where the model is new.
-    let _ = tokio::fs::rename(&place, &old).await;
-    tokio::fs::rename(&new, &place).await.map_err(failed)?;
-    let _ = tokio::fs::remove_dir_all(&old).await;
-    Ok(())
+    let failed = |error: io::Error| not_written(&place, &error);
+    let new = atomic::folder_beside(&place, ".new-").map_err(failed)?;
+    let copied = fill(bucket, new.path(), &place, files).await;
+    // Gigabytes may be removed here, of the old copy or of the incomplete new one.
+    let target = place.clone();
+    let replaced = spawn_blocking(move || match copied {
+        Ok(()) => atomic::replace_folder(new, &target).map_err(|error| not_written(&target, &error)),
+        Err(failure) => {
+            drop(new);
+            Err(failure)
+        }
+    });
+    replaced.await.map_err(|error| failed(error.into()))?
 }
 
 /// Fills a folder with a model's files: those that have not changed from the present copy, the others from the bucket.

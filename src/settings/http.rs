@@ -1,6 +1,7 @@
 //! What is served over HTTP: from arguments to settings.
 
 use axum::http::HeaderValue;
+use secrecy::ExposeSecret;
 use url::Url;
 
 use super::Invalid;
@@ -12,7 +13,7 @@ use crate::source::http::{Origins, Settings};
 /// Images of the largest size that one request body has room for.
 const LARGEST_AT_ONCE: u64 = 4;
 
-/// Checks what was said of HTTP. A body has room for a few images of the largest size, as base64, if the budget has.
+/// Checks the arguments of HTTP. A body has room for a few images of the largest size, as base64, if the budget has.
 ///
 /// # Errors
 /// Where the token or an origin can't be one.
@@ -20,7 +21,7 @@ pub(super) fn settings(args: HttpArgs, fetch: &fetch::Settings, budget: &Budget)
     let HttpArgs { listen, http_token: token, cors_origins, http_timeout: timeout } = args;
     super::more_than_nothing("http-timeout", timeout.is_zero())?;
     let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    if token.as_ref().is_some_and(|token| !usable(token.reveal())) {
+    if token.as_ref().is_some_and(|token| !usable(token.expose_secret())) {
         return Err(Invalid::Token);
     }
     let as_base64 = fetch.max_image_bytes.saturating_mul(4) / 3;

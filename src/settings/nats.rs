@@ -6,6 +6,7 @@ use async_nats::{ConnectOptions, ServerAddr};
 use percent_encoding::percent_decode_str;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
+use secrecy::ExposeSecret;
 
 use super::Invalid;
 use crate::cli::queue::NatsArgs;
@@ -19,7 +20,7 @@ impl TryFrom<NatsArgs> for Settings {
     fn try_from(args: NatsArgs) -> Result<Self, Invalid> {
         // What is empty is not set.
         let common = std::env::var("NATS_URL").unwrap_or_default();
-        let given = args.nats_url.iter().map(|url| url.reveal().trim()).filter(|url| !url.is_empty());
+        let given = args.nats_url.iter().map(|url| url.expose_secret().trim()).filter(|url| !url.is_empty());
         let common = common.split(',').map(str::trim).filter(|url| !url.is_empty());
         let urls = [given.collect::<Vec<_>>(), common.collect(), vec!["nats://127.0.0.1:4222"]];
         let urls = urls.into_iter().find(|urls| !urls.is_empty()).unwrap_or_default();

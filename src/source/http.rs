@@ -29,6 +29,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::Sender;
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use super::limit::InFlightLimit;
@@ -37,7 +38,6 @@ use crate::failure::{Code, Failure};
 use crate::memory::Pool;
 use crate::pipeline::accept::Incoming;
 use crate::pipeline::pool::ModelPool;
-use crate::secret::Secret;
 
 /// The path of the memory test.
 const VRAM_TEST: &str = "/diagnostics/vram-test";
@@ -51,7 +51,7 @@ pub(crate) struct Settings {
     /// Where.
     pub listen: SocketAddr,
     /// What requests must bring.
-    pub token: Option<Secret>,
+    pub token: Option<SecretString>,
     /// Whose pages may use it.
     pub origins: Origins,
     /// How long an image may take once there is a place for it.

@@ -4,9 +4,9 @@ use std::io::{IsTerminal, stderr};
 
 use anyhow::Context;
 use bytesize::ByteSize;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::models::ModelsPullArgs;
+use crate::command::bar::Bar;
 use crate::command::{Failed, how_many};
 use crate::model::hub::{self, File, Order, Settings, Step, Watch};
 use crate::model::repository::Repository;
@@ -38,26 +38,23 @@ pub(super) async fn run(args: ModelsPullArgs) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A bar where someone looks at it, else lines.
+/// Shows a bar on a terminal, else lines.
 struct Display {
     terminal: bool,
-    bar: ProgressBar,
+    bar: Bar,
     /// Tenths of the file that are there.
     tenths: u64,
 }
 
 impl Display {
     fn new() -> Self {
-        Self { terminal: stderr().is_terminal(), bar: ProgressBar::hidden(), tenths: 0 }
+        Self { terminal: stderr().is_terminal(), bar: Bar::hidden(), tenths: 0 }
     }
 
     fn begin(&mut self, file: &File, from: u64) {
         if self.terminal {
-            self.bar.finish_and_clear();
-            let bar = ProgressBar::new(file.size).with_style(style()).with_message(file.name().to_owned());
-            // Its rate and remaining time are of what comes now.
-            self.bar = bar.with_position(from);
-            self.bar.reset_eta();
+            self.bar.clear();
+            self.bar = Bar::of_file(file.name(), file.size, from);
         } else if from > 0 {
             say(format_args!("{}: going on after {} of {}", file.name(), ByteSize(from), ByteSize(file.size)));
         } else {
@@ -83,7 +80,7 @@ impl Watch for Display {
             Step::Began { from } => self.begin(file, from),
             Step::Received { total } => self.more(file, total),
             Step::Done => {
-                self.bar.finish_and_clear();
+                self.bar.clear();
                 say(format_args!("{}: downloaded and verified", file.name()));
             }
         }
@@ -92,9 +89,4 @@ impl Watch for Display {
 
 fn tenths(total: u64, size: u64) -> u64 {
     total.saturating_mul(10).checked_div(size).unwrap_or(10)
-}
-
-fn style() -> ProgressStyle {
-    let template = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -1,7 +1,6 @@
 //! How far a run has come, in a file: what counts is confirmed without a gap. A run that was interrupted goes on from there.
 
-use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::source::Position;
+use crate::atomic;
 
 /// How often it is written, at most: a run that is killed has published this much more than the file says.
 const EVERY: Duration = Duration::from_secs(1);
@@ -107,7 +107,7 @@ impl Checkpoint {
     pub(super) fn write(&mut self) -> anyhow::Result<()> {
         if let Some(file) = &self.file {
             let content = serde_json::to_string(&self.content)?;
-            replace(file, &content)
+            atomic::write_synced(file, content.as_bytes())
                 .with_context(|| format!("the checkpoint {} can't be written (--checkpoint)", file.display()))?;
         }
         self.written = Instant::now();
@@ -152,16 +152,6 @@ impl Run {
         let mut different = pairs.filter(|((_, one), (_, other))| one != other);
         different.next().map(|((what, one), (_, other))| (what, one, other))
     }
-}
-
-/// All of it or nothing, whenever the machine stops.
-fn replace(file: &Path, content: &str) -> std::io::Result<()> {
-    let mut beside = OsString::from(file);
-    beside.push(".new");
-    let mut new = std::fs::File::create(&beside)?;
-    new.write_all(content.as_bytes())?;
-    new.sync_data()?;
-    std::fs::rename(&beside, file)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::existing::Existing;
 use super::sidecar::{self, Claims};
+use crate::atomic;
 use crate::cli::tag::Sidecar;
 use crate::command::images::Found;
 use crate::command::lines;
@@ -72,18 +73,18 @@ impl Output {
         &self.existing
     }
 
-    /// Leaves out images that need not be tagged again.
-    pub(super) fn left_out(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
+    /// Skips images that earlier runs have tagged.
+    pub(super) fn skip_existing(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
         let existing = Arc::clone(&self.existing);
         move |image| if existing.has(&image) { Found::Skipped } else { Found::Image(image) }
     }
 
-    /// The same, and refuses those whose sidecar is another image's.
-    pub(super) fn looked_at(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
-        let (left_out, sidecar, claims) = (self.left_out(), self.sidecar, Claims::default());
+    /// Skips the same images, claims the sidecar of each other one, and refuses images whose sidecar is another's.
+    pub(super) fn skip_and_claim(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
+        let (skip_existing, sidecar, claims) = (self.skip_existing(), self.sidecar, Claims::default());
         move |image| match (&image.path, sidecar.and_then(|sidecar| sidecar::of(&image, sidecar))) {
             (Some(path), Some(target)) if !claims.take(&target, path) => taken(image.name, &target),
-            _ => left_out(image),
+            _ => skip_existing(image),
         }
     }
 
@@ -134,7 +135,7 @@ impl Output {
             Sidecar::Txt | Sidecar::Caption if self.append => sidecar::appended(&target, &result.tags.text),
             Sidecar::Txt | Sidecar::Caption => Ok(result.tags.text.clone()),
         };
-        let written = text.and_then(|text| sidecar::write(&target, format!("{text}\n").as_bytes()));
+        let written = text.and_then(|text| atomic::write(&target, format!("{text}\n").as_bytes()));
         written.map_err(|error| not_written(&target, &error))
     }
 }

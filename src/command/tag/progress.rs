@@ -1,19 +1,19 @@
-//! What a person sees of a run, on standard error: a bar where that is a terminal, what fails at once, and a summary.
+//! Display of a run on standard error: a bar if that is a terminal, every failure at once, and a summary.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::ProgressBar;
 use tokio::sync::mpsc;
 
-use super::super::{Failed, bar, how_many, plain};
+use super::super::bar::Bar;
+use super::super::{Failed, how_many, plain};
 use crate::command::images::Found;
 use crate::failure::Failure;
 use crate::store::suffix::Suffixes;
 use crate::telemetry::say;
 
 pub(super) struct Progress {
-    bar: ProgressBar,
+    bar: Bar,
     began: Instant,
     tagged: u64,
     skipped: u64,
@@ -24,10 +24,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new() -> Self {
-        // Draws nothing where there is no terminal.
-        let bar = ProgressBar::new(0);
-        bar.set_style(bar::style("{bar:30} {human_pos} of {human_len}, {rate}, {left} {msg}", " images"));
-        bar.enable_steady_tick(Duration::from_millis(200));
+        let bar = Bar::new("{bar:30} {human_pos} of {human_len}, {rate}, {left} {msg}", " images");
         Self { bar, began: Instant::now(), tagged: 0, skipped: 0, failures: BTreeMap::new(), stopping: false }
     }
 
@@ -42,7 +39,7 @@ impl Progress {
         async move {
             while let Some(found) = found.recv().await {
                 if let Found::Image(_) = found {
-                    bar.inc_length(1);
+                    bar.extend(1);
                 }
             }
         }
@@ -50,7 +47,7 @@ impl Progress {
 
     /// An image is through.
     pub(super) fn tagged(&mut self, name: &str, result: Result<(), Failure>) {
-        self.bar.inc(1);
+        self.bar.advance(1);
         let Err(failure) = result else {
             self.tagged += 1;
             return;
@@ -89,7 +86,7 @@ impl Progress {
 
     /// Says what came of it all; of what was interrupted, also whether what it has done is kept where it can be gone on with.
     pub(super) fn end(self, interrupted: Option<bool>) -> Result<(), Failed> {
-        self.bar.finish_and_clear();
+        self.bar.clear();
         let Self { tagged, skipped, failures, .. } = &self;
         let failed: u64 = failures.values().sum();
         let (took, rate) = (self.began.elapsed(), self.rate());

@@ -1,10 +1,9 @@
 //! Files beside images, written whole or not at all.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
@@ -38,24 +37,6 @@ impl Claims {
     fn hash(&self, path: &Path) -> u64 {
         self.hash.hash_one(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }
-}
-
-/// Writes a file that is either as it was or complete, whatever happens to the program meanwhile. That the machine loses its
-/// power is no care of it: to have each of a million files synced takes longer than to tag them.
-///
-/// # Errors
-/// Where the folder can't be written to.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{:08x}.part", rand::random::<u32>()));
-    let part = path.with_file_name(name);
-    let written =
-        File::create_new(&part).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&part, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    written
 }
 
 /// A caption after one that is there: its tags, and those of the new one that it lacks.
@@ -96,20 +77,6 @@ mod tests {
             assert!(take(same), "{same:?} is the same image");
         }
         assert!(!take(Path::new("a.png")) && !take(&here.join("a.png")) && take(Path::new("b.png")));
-    }
-
-    #[test]
-    fn writing_replaces_and_leaves_nothing_else_behind() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("a.txt");
-        for text in ["one", "two"] {
-            write(&path, text.as_bytes()).expect("it is written");
-            assert_eq!(fs::read_to_string(&path).expect("text"), text);
-        }
-        assert!(write(&folder.path().join("none/a.txt"), b"").is_err());
-        fs::create_dir(folder.path().join("b.txt")).expect("a folder");
-        assert!(write(&folder.path().join("b.txt"), b"").is_err());
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
     }
 
     #[test]

@@ -11,17 +11,18 @@ use super::file::File;
 use super::listing::Listing;
 use super::repository::{Repository, Revision};
 use super::settings::Settings;
+use crate::backoff::Backoff;
 
 /// How long a host may be silent.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Attempts in a row that may fail.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u64 = 5;
 
-/// The wait after the first of them; it doubles.
-const DELAY: Duration = Duration::from_millis(300);
+/// Delays between two of them.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(300), Duration::from_mins(1));
 
-/// The longest wait a host may ask for.
+/// The longest delay a host may ask for.
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
 /// Bytes a listing may have.
@@ -67,9 +68,9 @@ impl Failure {
 /// Counts attempts that failed in a row.
 #[derive(Default)]
 pub(super) struct Patience {
-    failed: u32,
-    /// What was in the way, which is said once.
-    said: Option<String>,
+    failed: u64,
+    /// The reason that was logged last; it is logged once.
+    reported: Option<String>,
 }
 
 impl Patience {
@@ -91,10 +92,10 @@ impl Patience {
         if self.failed >= ATTEMPTS {
             return Err(Error::Unreachable { reason, attempts: self.failed });
         }
-        let delay = wait.unwrap_or_default().min(LONGEST_DELAY).max(DELAY * 2_u32.pow(self.failed - 1));
-        if self.said.as_ref() != Some(&reason) {
+        let delay = wait.unwrap_or_default().min(LONGEST_DELAY).max(RETRY.after(self.failed));
+        if self.reported.as_ref() != Some(&reason) {
             tracing::warn!(reason, attempts = ATTEMPTS, "the hub did not answer as it should; trying again");
-            self.said = Some(reason);
+            self.reported = Some(reason);
         }
         tokio::time::sleep(delay).await;
         Ok(())

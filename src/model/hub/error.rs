@@ -57,7 +57,7 @@ pub(crate) enum Error {
         /// The last attempt's.
         reason: String,
         /// How many there were.
-        attempts: u32,
+        attempts: u64,
     },
     /// The hub's answer is not a listing.
     #[error("the listing of {endpoint} can't be used: {reason}; check HF_ENDPOINT")]
@@ -131,7 +131,7 @@ pub(crate) enum Error {
 
 impl Error {
     /// An error of the disk, at this path.
-    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
     }

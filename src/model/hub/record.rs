@@ -1,12 +1,14 @@
 //! What was downloaded into a folder, written beside it: it tells our files from others, and makes a download that is
 //! whole known as such without asking the hub.
 
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::file::File;
+use crate::atomic;
 
 /// The file's name.
 const NAME: &str = ".pulled";
@@ -31,10 +33,11 @@ impl Record {
 
     /// Writes it, whole or not at all.
     pub(super) async fn write(&self, folder: &Path) -> Result<(), Error> {
-        let (path, part) = (folder.join(NAME), folder.join(format!("{NAME}.part")));
+        let path = folder.join(NAME);
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
-        tokio::fs::write(&part, text).await.map_err(Error::io(&part))?;
-        tokio::fs::rename(&part, &path).await.map_err(Error::io(&path))
+        let failed = Error::io(&path);
+        let written = tokio::task::spawn_blocking(move || atomic::write(&path, &text)).await;
+        written.map_err(io::Error::from).flatten().map_err(failed)
     }
 }

@@ -34,6 +34,7 @@ impl<W: Watch> Transfer<'_, W> {
         }
         result?;
         let path = self.folder.join(self.file.name());
+        // Not a `NamedTempFile`: the part file outlives the process, so that the next run resumes it.
         tokio::fs::rename(&part, &path).await.map_err(Error::io(&path))?;
         self.watch.see(self.file, Step::Done);
         Ok(())

@@ -1,15 +1,15 @@
 //! A tagger as an ONNX Runtime session: rows of u8 RGB in, one probability per label out.
 
 mod cpu;
-mod diagnosis;
 mod engines;
-mod fault;
 pub(crate) mod interface;
+mod linker;
 mod pipelined;
 mod placement;
 mod prepend;
 mod provider;
 mod removal;
+mod run_error;
 mod shared;
 pub mod tensor;
 mod warm_up;
@@ -40,6 +40,9 @@ use warm_up::WarmUp;
 /// Those that take turns on a device: while the batch of one runs, the other copies its own there.
 const TURNS: usize = 2;
 
+/// Causes and remedies of what devices report.
+pub(super) const REMEDIES: &str = "docs/gpu.md";
+
 /// How models run.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -51,7 +54,7 @@ pub(crate) struct Settings {
     pub(crate) batch: usize,
     /// What the operator counts as a tag, over what the model says.
     pub(crate) thresholds: Thresholds,
-    /// Bytes a model's arena may take of each device; where nothing is said, what is free but for a little.
+    /// Maximum bytes of a model's arena on each device; by default most of what is free.
     pub(crate) device_memory: Option<u64>,
     /// Where TensorRT keeps its engines.
     pub(crate) engines: Option<PathBuf>,
@@ -64,18 +67,17 @@ pub(crate) enum CannotLoad {
     #[error(transparent)]
     Library(#[from] NoLibrary),
     /// The device that was asked for can't be used.
-    #[error("the device {device} was asked for (--device) and can't be used: {reason}")]
+    #[error("the device {device} was asked for (--device) and can't be used: {reason}; see {}", REMEDIES)]
     Device {
         /// As asked for.
         device: Device,
-        /// What the runtime says, and what to do.
+        /// The runtime's words, or the linker's.
         reason: String,
     },
     /// A device does not come back.
     #[error(
-        "{model} is not loaded on {devices} after {}: the device hangs. See `nvidia-smi` and the kernel's log (NVRM: Xid); \
-         the worker must be started again",
-        humantime::format_duration(*waited)
+        "{model} is not loaded on {devices} after {}: the device hangs; see {}",
+        humantime::format_duration(*waited), REMEDIES
     )]
     Hung {
         /// The model's name.
@@ -178,7 +180,7 @@ fn choose(library: &Library) -> Device {
             tracing::warn!(
                 device = "cpu",
                 reason,
-                "chose the CPU (--device auto) although there is a GPU: it can't be used"
+                "chose the CPU (--device auto) although there is a GPU: it can't be used; see {REMEDIES}"
             );
             Device::Cpu
         }
@@ -223,15 +225,12 @@ fn on_gpu(
     let turn = || PipelinedRuntime::new(Arc::clone(&session), Arc::clone(&shared), device, settings.batch);
     let mut turns: Vec<PipelinedRuntime> = std::iter::repeat_with(turn).take(TURNS).collect();
     let failed = |reason: String| {
-        if fault::is_the_devices(&reason) {
-            return unusable(provider::explain(device, &reason, &library.path.display().to_string()));
-        }
-        files.unusable(reason).into()
+        if run_error::is_device_error(&reason) { unusable(reason) } else { files.unusable(reason).into() }
     };
     let mut warm_up = warm_up::pipelined(&mut turns, shared.interface.side, settings.batch).map_err(failed)?;
     warm_up.check_placement(&session, device).map_err(unusable)?;
     warm_up.log(&files.name, device);
-    said(files, device, began.elapsed());
+    log_loaded(files, device, began.elapsed());
     let runtimes = turns.into_iter().map(|turn| Box::new(turn) as Box<dyn Runtime>).collect();
     Ok(Opened { device, shared, runtimes, warm_up })
 }
@@ -264,25 +263,24 @@ fn session(
         .and_then(|mut builder| prepend::open(&mut builder, &files.onnx, &interface, &files.manifest.input));
     match session {
         Ok(session) => Ok((session, interface)),
-        Err(error) if fault::is_the_devices(error.message()) => {
-            let reason = provider::explain(device, error.message(), &library.path.display().to_string());
-            Err(CannotLoad::Device { device, reason })
+        Err(error) if run_error::is_device_error(error.message()) => {
+            Err(CannotLoad::Device { device, reason: run_error::summary(error.message()) })
         }
         Err(error) => Err(refused(files, &error).into()),
     }
 }
 
-/// What the runtime has against a model's graph, and where that is known what to do.
+/// The runtime's error about a model's graph.
 fn refused(files: &ModelFiles, error: &ort::Error) -> Unusable {
-    let (file, said) = (files.onnx.display(), fault::brief(error.message()));
+    let (file, reason) = (files.onnx.display(), run_error::summary(error.message()));
     if let Err(error) = std::fs::File::open(&files.onnx) {
         return files.unusable(format_args!("{file}: {error}"));
     }
     match error.code() {
         ErrorCode::InvalidProtobuf | ErrorCode::NoModel => files.unusable(format_args!(
-            "{file} is damaged, or no ONNX model; get it again, such as with `tagmill models pull` [{said}]"
+            "{file} is damaged, or no ONNX model; get it again, such as with `tagmill models pull` [{reason}]"
         )),
-        _ => files.unusable(said),
+        _ => files.unusable(reason),
     }
 }
 
@@ -301,7 +299,7 @@ fn kept(files: &ModelFiles, settings: &Settings, interface: &Interface) -> Resul
     Ok(engines)
 }
 
-fn said(files: &ModelFiles, device: Device, took: Duration) {
+fn log_loaded(files: &ModelFiles, device: Device, took: Duration) {
     let name = device.to_string();
     tracing::info!(
         model = files.name,

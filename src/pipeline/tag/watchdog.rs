@@ -1,4 +1,4 @@
-//! A run that never comes back is seen from outside: its thread can't be ended, but the process can.
+//! Watchdog of runs that never come back: their threads cannot be ended, but the process can.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::MissedTickBehavior;
 
 use super::Runtime;
+use super::onnx::REMEDIES;
 use crate::failure::Failure;
 
 /// A runtime whose runs are watched.
@@ -15,7 +16,7 @@ pub(super) struct Watched {
     pulse: Arc<Pulse>,
 }
 
-/// What is seen of a runtime.
+/// State of a runtime, for its watchdog.
 #[derive(Debug)]
 pub(super) struct Pulse {
     device: Arc<str>,
@@ -70,11 +71,11 @@ impl Pulse {
         (now.checked_duration_since(since)? > self.deadline).then_some(since)
     }
 
-    fn told(&self, took: Duration) -> String {
+    fn report(&self, took: Duration) -> String {
         let (device, seconds, allowed) = (&self.device, took.as_secs(), self.deadline.as_secs());
         format!(
             "the device {device} hangs: a batch has been running for {seconds} s, where {allowed} s are more than it ever \
-             takes. See `nvidia-smi` and the kernel's log (NVRM: Xid); the worker must be started again"
+             takes; see {REMEDIES}"
         )
     }
 }
@@ -101,7 +102,7 @@ fn look(pulses: &[Arc<Pulse>], suspects: &mut [Option<Instant>], now: Instant) -
     pulses.iter().zip(suspects).find_map(|(pulse, suspect)| {
         let overdue = pulse.overdue(now);
         let before = std::mem::replace(suspect, overdue);
-        overdue.filter(|_| overdue == before).map(|since| pulse.told(now.duration_since(since)))
+        overdue.filter(|_| overdue == before).map(|since| pulse.report(now.duration_since(since)))
     })
 }
 
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!(hangs(began + 2 * minute), None, "the process may have been stopped meanwhile");
         *pulse.since() = Some(began + minute / 2);
         assert_eq!(hangs(began + 3 * minute), None, "another run");
-        let told = hangs(began + 4 * minute).expect("it does not end");
-        assert!(told.contains("cuda:7 hangs") && told.contains("210 s"), "{told}");
+        let report = hangs(began + 4 * minute).expect("it does not end");
+        assert!(report.contains("cuda:7 hangs") && report.contains("210 s"), "{report}");
     }
 }

@@ -6,6 +6,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
@@ -13,7 +14,6 @@ use super::error::Refused;
 use super::peer::Peer;
 use super::{Http, Origins, Settings, VRAM_TEST, body, models, tagging, trace};
 use crate::failure::{Code, Failure};
-use crate::secret::Secret;
 
 /// Lets a request through that brings the token, or none where none is asked for; the page asks for it itself.
 pub(super) async fn guard(
@@ -75,18 +75,18 @@ fn is_of_this_machine(host: &str) -> bool {
     is_address || name == "localhost" || name.ends_with(".localhost")
 }
 
-fn is_authorized(request: &Request, token: &Secret) -> bool {
+fn is_authorized(request: &Request, token: &SecretString) -> bool {
     let Some(given) = request.headers().get(header::AUTHORIZATION) else { return false };
     // The scheme's name is written in any case; the token is compared in a time that tells nothing of it.
     match given.as_bytes().split_at_checked(7) {
         Some((scheme, given)) if scheme.eq_ignore_ascii_case(b"bearer ") => {
-            given.trim_ascii().ct_eq(token.reveal().as_bytes()).into()
+            given.trim_ascii().ct_eq(token.expose_secret().as_bytes()).into()
         }
         _ => false,
     }
 }
 
-/// What browsers are told of other origins.
+/// Headers that tell browsers which other origins are allowed.
 pub(super) fn cors(origins: &Origins) -> CorsLayer {
     let origins = match origins {
         Origins::Any => AllowOrigin::from(Any),
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_token_is_the_whole_token_after_its_scheme() {
-        let token = Secret::from("hush".to_owned());
+        let token = SecretString::from("hush".to_owned());
         let asked = |header: Option<&str>| {
             let request = axum::http::Request::builder();
             let request = header.into_iter().fold(request, |request, value| request.header("Authorization", value));

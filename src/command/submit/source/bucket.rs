@@ -7,46 +7,45 @@ use futures_util::StreamExt;
 use object_store::path::Path;
 
 use super::{Feed, Place, Stopped};
+use crate::backoff::Backoff;
 use crate::failure::{Code, Failure};
 use crate::store::bucket::Bucket;
 
-/// Waits between two attempts at a listing that breaks off; then it is given up.
-const PATIENCE: [Duration; 5] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-    Duration::from_secs(16),
-];
+/// Attempts in a row to go on with a listing that breaks off.
+const ATTEMPTS: u64 = 5;
+
+/// Delays between two of them.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(16));
 
 pub(super) async fn feed(bucket: &Bucket, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
     let mut last = match after {
         Some(Place::Key(key)) => Some(Path::parse(key)?),
         _ => None,
     };
-    let mut said = false;
+    let mut reported = false;
     match bucket.probe().await {
         Err(failure) if failure.code == Code::StorageUnavailable => {
             tracing::warn!(error = %failure, "the bucket can't be listed yet; trying again");
-            said = true;
+            reported = true;
         }
         // What is no bucket, or refuses, is not waited for.
         Err(failure) => return Err(unlisted(bucket, &failure)),
         Ok(()) => {}
     }
-    let mut patience = PATIENCE.iter();
+    let mut tries = 0;
     loop {
         let before = last.clone();
         let Some(broken) = list(bucket, feed, &mut last).await? else { return Ok(()) };
         if last != before {
-            (patience, said) = (PATIENCE.iter(), false);
+            (tries, reported) = (0, false);
         }
-        match patience.next() {
-            Some(&delay) if broken.code == Code::StorageUnavailable => {
-                if !std::mem::replace(&mut said, true) {
+        match broken.code {
+            Code::StorageUnavailable if tries < ATTEMPTS => {
+                if !std::mem::replace(&mut reported, true) {
                     tracing::warn!(error = %broken, "the list of objects broke off; going on with it");
                 }
-                tokio::time::sleep(delay).await;
+                tries += 1;
+                tokio::time::sleep(RETRY.after(tries)).await;
             }
             // What the bucket says of itself tells more than what it says of a list.
             _ => return Err(unlisted(bucket, &bucket.probe().await.err().unwrap_or(broken))),

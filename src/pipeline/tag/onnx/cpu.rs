@@ -6,9 +6,9 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::TensorRef;
 
-use super::fault::RunError;
 use super::interface::Interface;
 use super::removal::{self, Simplified};
+use super::run_error::RunError;
 use super::shared::Shared;
 use super::tensor::Encoder;
 use crate::failure::Failure;

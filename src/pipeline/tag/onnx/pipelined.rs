@@ -18,8 +18,8 @@ use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 use parking_lot::Mutex;
 
-use super::fault::RunError;
 use super::prepend::INPUT;
+use super::run_error::RunError;
 use super::shared::Shared;
 use crate::failure::Failure;
 use crate::model::frame::CHANNELS;

@@ -1,6 +1,4 @@
-//! The execution providers of a device, and what it means where they can't be had.
-
-use std::fmt::Write;
+//! Execution providers of a device.
 
 use ort::editor::{Graph, Model, Node, ONNX_DOMAIN, Opset};
 use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDispatch};
@@ -8,9 +6,9 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, Shape, SymbolicDimensions, TensorElementType, ValueType};
 
-use super::diagnosis;
 use super::engines::Engines;
-use super::fault::{ARENA, IN_PARTS, brief, cuda_failure, is_out_of_memory};
+use super::linker;
+use super::run_error::summary;
 use crate::machine::gpu;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::library::Library;
@@ -87,30 +85,25 @@ fn left(memory: gpu::Memory) -> u64 {
     memory.free().saturating_sub(reserve).max(memory.free() / 2)
 }
 
-/// Makes a session of one node that may run nowhere but on the device. What fails here is the device's fault and no
-/// model's, whatever it is called.
+/// Makes a session of one node that may run nowhere but on the device, so that an error is the device's and no model's.
 ///
 /// # Errors
-/// The reason, and what to do about it.
+/// With the runtime's words, or the linker's if a library could not be loaded.
 pub(super) fn try_out(library: &Library, device: Device) -> Result<(), String> {
-    let explained = |error: &ort::Error| {
-        let of_libraries = || diagnosis::of_libraries(device, &library.path);
-        // Other errors come from libraries that were loaded.
-        let linker = error.message().contains("library").then(of_libraries).flatten();
-        explain(device, linker.as_deref().unwrap_or(error.message()), &library.path.display().to_string())
-    };
-    let Some(number) = device.number() else { return Ok(()) };
-    if let Some(count) = gpu::count()
-        && usize::try_from(number).is_ok_and(|number| number >= count)
-    {
-        return Err(no_such_device(number, Some(count)));
+    if device.number().is_none() {
+        return Ok(());
     }
     let limits = Limits { threads: 1, memory: None };
     let tried = builder(library, device, limits, None).and_then(|builder| {
         let builder = builder.with_disable_cpu_fallback()?;
         one_node()?.into_session(&builder)
     });
-    tried.map(drop).map_err(|error| explained(&error))
+    tried.map(drop).map_err(|error| {
+        let load_error = || linker::load_error(device, &library.path);
+        // Other errors come from libraries that were loaded.
+        let load_error = error.message().contains("library").then(load_error).flatten();
+        load_error.unwrap_or_else(|| summary(error.message()))
+    })
 }
 
 fn one_node() -> ort::Result<Model> {
@@ -127,133 +120,9 @@ fn one_node() -> ort::Result<Model> {
     Ok(model)
 }
 
-/// What a provider's error means and what to do, with its own words at the end.
-pub(super) fn explain(device: Device, error: &str, library: &str) -> String {
-    let kind = if matches!(device, Device::TensorRt(_)) { "TensorRT" } else { "CUDA" };
-    let mut text = reason(device, error, library, kind);
-    let _ = write!(text, " [{}]", brief(error));
-    text
-}
-
-fn reason(device: Device, error: &str, library: &str, kind: &str) -> String {
-    let number = device.number().unwrap_or_default();
-    if error.contains("not enabled in this build") || error.contains("not enabled or not available") {
-        return format!(
-            "the ONNX Runtime at {library} is built without {kind}. Take all libonnxruntime* files of the wheel \
-             onnxruntime-gpu instead of onnxruntime's, in one folder, and set ORT_DYLIB_PATH to its libonnxruntime.so.*"
-        );
-    }
-    if let Some(missing) = missing_library(error) {
-        return lacking(missing, kind, library);
-    }
-    match cuda_failure(error) {
-        Some(46) => "another process has it for itself, or it is busy: see `nvidia-smi` (compute mode)".to_owned(),
-        Some(35) => {
-            let version = gpu::driver_version().map(|version| format!(" ({version})")).unwrap_or_default();
-            format!("the NVIDIA driver{version} is too old for CUDA 13, or there is none: install 580 or later")
-        }
-        Some(34 | 803 | 804) => "the NVIDIA driver does not fit this machine or this CUDA: install 580 or later on \
-                                 the host, and let the container have the host's libcuda.so.1"
-            .to_owned(),
-        Some(100) => no_such_device(number, Some(0)),
-        Some(101) => no_such_device(number, gpu::count()),
-        Some(209) => "the device is too old for this ONNX Runtime, which has no code for it".to_owned(),
-        Some(802) => "the devices of this machine are not connected yet: start nvidia-fabricmanager, of the driver's \
-                      version, on the host"
-            .to_owned(),
-        _ if error.contains(ARENA) => {
-            "it needs more of the device's memory than it may take: raise --device-memory, or free some".to_owned()
-        }
-        _ if is_out_of_memory(error) => "others have taken its memory: see `nvidia-smi`".to_owned(),
-        _ if error.contains(IN_PARTS) => "TensorRT takes this model only in parts: ask for cuda instead".to_owned(),
-        _ => format!("{kind} can't be used"),
-    }
-}
-
-/// What is wrong with a number where the process sees so many devices, if that is known.
-fn no_such_device(number: i32, count: Option<usize>) -> String {
-    if count == Some(0) {
-        return "there is no NVIDIA device: see whether `nvidia-smi` lists one, whether CUDA_VISIBLE_DEVICES hides it, and \
-                whether the container was given it (`--gpus all`)"
-            .to_owned();
-    }
-    let seen = count.map(|count| format!(": devices this process sees: {count}, numbered from 0")).unwrap_or_default();
-    format!("there is no device {number}{seen} (`nvidia-smi -L`; CUDA_VISIBLE_DEVICES hides the others)")
-}
-
-/// The library that another one, or the program, could not find.
-fn missing_library(error: &str) -> Option<&str> {
-    // glibc: "libcublas.so.13: cannot open shared object file: No such file or directory".
-    let (before, _) = error.split_once(": cannot open shared object file")?;
-    before.rsplit([' ', ':', '/']).next().filter(|name| name.contains(".so"))
-}
-
-fn lacking(missing: &str, kind: &str, library: &str) -> String {
-    let of = |what: &str, how: &str| {
-        format!("{missing} is missing, which is part of {what}. {how}, and set LD_LIBRARY_PATH to the folders it is in")
-    };
-    match missing {
-        "libcuda.so.1" => format!(
-            "there is no NVIDIA driver: {missing} is missing. Install driver 580 or later; a container gets it from the \
-             host through NVIDIA's container toolkit (`--gpus all`)"
-        ),
-        _ if missing.starts_with("libonnxruntime_providers") => {
-            format!("{missing} is missing, which belongs beside {library}: both are in the wheel onnxruntime-gpu")
-        }
-        _ if missing.starts_with("libcudnn") => of("cuDNN 9", "Install it (`pip install nvidia-cudnn-cu13`)"),
-        _ if missing.starts_with("libnv") && kind == "TensorRT" => {
-            of("TensorRT 10", "Install it (`pip install 'tensorrt-cu13-libs<11'`), or ask for cuda instead of tensorrt")
-        }
-        _ => of(
-            "CUDA 13",
-            "Install its run-time libraries (`pip install nvidia-cublas nvidia-cuda-runtime nvidia-curand nvidia-cufft`)",
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_reason_has_its_remedy() {
-        let loading = |name: &str| {
-            format!(
-                "Failed to load library /x/libonnxruntime_providers_cuda.so with error: {name}: cannot open shared object file: No such file or directory"
-            )
-        };
-        let cuda = |number: u32, text: &str| {
-            format!("CUDA failure {number}: {text} ; GPU=0 ; hostname=h ; expr=cudaSetDevice")
-        };
-        for (error, named) in [
-            ("CUDA execution provider is not enabled in this build.".to_owned(), "onnxruntime-gpu"),
-            (loading("libcuda.so.1"), "no NVIDIA driver"),
-            (loading("libcublasLt.so.13"), "nvidia-cublas"),
-            (loading("libcudnn.so.9"), "nvidia-cudnn-cu13"),
-            (loading("/x/libonnxruntime_providers_shared.so"), "belongs beside /lib/ort.so"),
-            (cuda(35, "CUDA driver version is insufficient for CUDA runtime version"), "580"),
-            (cuda(100, "no CUDA-capable device is detected"), "nvidia-smi"),
-            (cuda(101, "invalid device ordinal"), "no device 1"),
-            (cuda(2, "out of memory"), "taken its memory"),
-            (cuda(46, "CUDA-capable device(s) is/are busy or unavailable"), "another process"),
-            (cuda(802, "system not yet initialized"), "nvidia-fabricmanager"),
-            ("Available memory of 1 is smaller than requested bytes of 2".to_owned(), "raise --device-memory"),
-            ("something new".to_owned(), "something new"),
-        ] {
-            let text = explain(Device::Cuda(1), &error, "/lib/ort.so");
-            assert!(text.contains(named) && text.ends_with(']'), "{error}: {text}");
-        }
-        let text = explain(Device::TensorRt(0), &loading("libnvinfer.so.10"), "/lib/ort.so");
-        assert!(text.contains("TensorRT 10") && text.contains("cuda instead"), "{text}");
-        let text = explain(
-            Device::TensorRt(0),
-            "User needs to provide all the dynamic shape inputs with associated profiles",
-            "/lib/ort.so",
-        );
-        assert!(text.contains("only in parts"), "{text}");
-        assert!(!no_such_device(1, None).contains("sees"), "nothing is known of how many there are");
-        assert!(no_such_device(0, Some(0)).starts_with("there is no NVIDIA device"), "not one");
-    }
 
     #[test]
     fn a_provider_for_each_device_and_none_for_the_cpu() {

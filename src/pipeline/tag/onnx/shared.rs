@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ort::session::RunOptions;
 
-use super::fault::RunError;
 use super::interface::Interface;
+use super::run_error::RunError;
 use crate::failure::{Code, Failure};
 use crate::model::manifest::Activation;
 
@@ -56,7 +56,7 @@ impl Shared {
         if self.stopped.load(Ordering::Acquire) {
             return Failure::new(Code::ShuttingDown, "the worker stops");
         }
-        if error.is_lost() {
+        if error.is_device_lost() {
             let reason = self.lost.get_or_init(|| error.to_string());
             return Failure::new(Code::ShuttingDown, format!("the worker stops, for its device is lost: {reason}"));
         }
