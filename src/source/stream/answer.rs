@@ -129,7 +129,7 @@ impl StreamReply {
         }
         let attempt = self.held.attempt;
         if failure.class() == Class::Retry && attempt < self.held.stream.settings.max_attempts {
-            warn_limited!("a job will be tried again", failure.code, id, error = %failure, attempt);
+            warn_limited!("a job will be tried again", failure.code, error = %failure);
             return (Verdict::Again(Backoff::OF_JOBS.after(attempt)), Outcome::Retried);
         }
         self.dead_letter(id, &failure).await;
@@ -140,7 +140,7 @@ impl StreamReply {
     async fn dead_letter(&self, id: String, failure: &Failure) {
         let Held { stream, message, attempt, .. } = &*self.held;
         stream.streak.count(failure.code);
-        warn_limited!("a job becomes a dead letter", failure.code, id, error = %failure, attempts = attempt);
+        warn_limited!("a job becomes a dead letter", failure.code, error = %failure);
         let payload = &self.payload;
         let letter = dead_letter(id, &message.subject, payload, (failure, *attempt), &stream.settings.worker);
         let subject = stream.settings.subjects.dead_for(&message.subject);

@@ -252,7 +252,7 @@ struct Arrived {
 /// Ends a job that was delivered again and again and never answered: it must have taken its workers down.
 fn give_up(mut delivery: Delivery, payload: &[u8]) {
     let attempts = delivery.attempt() - 1;
-    delivery.set_id(Job::id_in(payload));
+    delivery.identify(Job::id_in(payload), None);
     let exhausted = Failure::new(
         Code::AttemptsExhausted,
         format!("delivered {attempts} times and never answered: it took its workers down, or they were killed with it"),
