@@ -9,11 +9,13 @@ pub(crate) mod answers;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use tracing::{Instrument, Span};
 
 use crate::failure::{Code, Failure};
 use crate::tags::TagResult;
 use crate::telemetry::labels::{Outcome, Source};
 use crate::telemetry::metrics;
+use crate::telemetry::span::JobIdentity;
 use answers::Answers;
 
 /// What became of a job.
@@ -27,7 +29,8 @@ pub(crate) enum Answer {
 
 /// A source's side of one job.
 pub(crate) trait Reply: Send + Sync {
-    /// Tells the client, or the queue, what became of the job with this id; ends when that is certain.
+    /// Tells the client, or the queue, what became of the job with this id; ends when that is certain. It runs in the job's
+    /// span, so its log lines need not name the job.
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome>;
 
     /// Whether anybody still waits for the answer; if not, the job is dropped before it costs anything more.
@@ -43,6 +46,8 @@ pub(crate) trait Reply: Send + Sync {
 pub(crate) struct Delivery {
     /// The job's id: the source's until the job's own is known.
     pub id: String,
+    /// The span of the job, once its id and model are known.
+    span: Option<Span>,
     source: Source,
     attempt: u64,
     accepted: Instant,
@@ -55,7 +60,14 @@ impl Delivery {
     #[must_use]
     pub(crate) fn new(id: String, source: Source, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
         metrics::job_accepted();
-        Self { id, source, attempt, accepted: Instant::now(), reply: Some(reply), answers }
+        Self { id, span: None, source, attempt, accepted: Instant::now(), reply: Some(reply), answers }
+    }
+
+    /// Sets the span of a job whose id and model its source knows.
+    #[must_use]
+    pub(crate) fn in_span(mut self, span: Span) -> Self {
+        self.span = Some(span);
+        self
     }
 
     /// How long ago its source accepted the job.
@@ -83,11 +95,24 @@ impl Delivery {
         }
     }
 
-    /// Gives the job the id that its payload has.
-    pub(crate) fn set_id(&mut self, id: Option<String>) {
+    /// Sets the job's own id, if it has one, and the model it names, if that is known: from here on they are in its span.
+    pub(crate) fn identify(&mut self, id: Option<String>, model: Option<&str>) {
         if let Some(id) = id {
             self.id = id;
         }
+        if self.span.is_none() {
+            self.span = Some(self.new_span(model));
+        }
+    }
+
+    /// The span of the job: every log line about it is written in this.
+    #[must_use]
+    pub(crate) fn span(&self) -> Span {
+        self.span.clone().unwrap_or_else(|| self.new_span(None))
+    }
+
+    fn new_span(&self, model: Option<&str>) -> Span {
+        JobIdentity { id: &self.id, attempt: self.attempt, model, source: self.source, request_id: None }.span()
     }
 
     /// Which delivery of the job this is, from 1.
@@ -110,12 +135,14 @@ impl Delivery {
 
     fn answered(&mut self, answer: Answer) -> Option<impl Future<Output = Outcome> + Send + 'static> {
         let reply = self.reply.take()?;
+        let span = self.span();
         let (id, source, accepted) = (std::mem::take(&mut self.id), self.source, self.accepted);
-        Some(async move {
+        let answered = async move {
             let outcome = reply.answer(id, answer).await;
             metrics::job_answered(source, outcome, accepted.elapsed());
             outcome
-        })
+        };
+        Some(answered.instrument(span))
     }
 }
 
@@ -135,12 +162,14 @@ pub(crate) mod tests {
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     use super::*;
+    use crate::telemetry::span::tests::Log;
 
     /// A source that notes down what it is told.
     struct Notebook(UnboundedSender<(String, Answer)>);
 
     impl Reply for Notebook {
         fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome> {
+            tracing::warn!("noted");
             let noted = self.0.send((id, answer));
             Box::pin(async move { if noted.is_ok() { Outcome::Retried } else { Outcome::Rejected } })
         }
@@ -174,6 +203,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn dropped_without_an_answer_it_hands_the_job_back() {
+        let log = Log::start();
         for way in ["dropped", "panicked", "cancelled"] {
             let (delivery, mut told) = noted(way);
             let holding = tokio::spawn(async move {
@@ -190,6 +220,9 @@ pub(crate) mod tests {
             assert_eq!((id.as_str(), code), (way, Code::InferenceFailed));
             assert_eq!(code.class(), crate::failure::Class::Retry);
             assert!(told.recv().await.is_none());
+            let lines = log.lines(&format!("id=\"{way}\""));
+            let expected = format!(" job{{id=\"{way}\" attempt=1 source=stream}}: noted");
+            assert!(lines.len() == 1 && lines[0].ends_with(&expected), "{lines:?}");
         }
     }
 

@@ -5,6 +5,7 @@ pub mod labels;
 pub(crate) mod metrics;
 pub(crate) mod rate_limited;
 pub(crate) mod server;
+pub(crate) mod span;
 
 use std::fmt;
 use std::io::{IsTerminal, Write, stderr};
@@ -46,7 +47,8 @@ pub fn start(format: LogFormat, level: LevelFilter) {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(has_colours()).with_target(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        // One span alone: a job's has all fields, and a list would repeat them.
+        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).init(),
     }
     for directive in wrong {
         tracing::warn!(directive, "RUST_LOG has what is no level, and no name with one, such as ort=debug");

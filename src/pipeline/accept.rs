@@ -98,12 +98,14 @@ impl Accept {
         let (mut job, image) = match request {
             Request::Message(payload) => {
                 // A job that is wrong elsewhere is still answered under its own name.
-                let job = Job::parse(&payload).inspect_err(|_| delivery.set_id(Job::id_in(&payload)))?;
+                let job = Job::parse(&payload).inspect_err(|_| delivery.identify(Job::id_in(&payload), None))?;
                 (job, None)
             }
             Request::Job { job, image } => (*job, image),
         };
-        delivery.set_id(job.id.take());
+        let model = self.pool.own_name(job.model.as_deref());
+        delivery.identify(job.id.take(), model.as_deref().ok().or(job.model.as_deref()));
+        let _span = delivery.span().entered();
         let location = match image {
             Some(image) => image,
             None => Location::find(&mut job.image, &self.stores)?,

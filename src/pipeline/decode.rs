@@ -136,6 +136,7 @@ impl Worker {
 
     fn one(&mut self, fetched: Fetched) {
         let Fetched { mut context, route: Route { queue, pending }, bytes: encoded, reserved: room } = fetched;
+        let _span = context.delivery.span().entered();
         let began = Instant::now();
         let input = self.input(&context, &encoded, queue.model.frame);
         drop((encoded, room));

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinSet;
+use tracing::{Instrument, Span};
 
 use super::accept::Accepted;
 use super::concurrency::Estimator;
@@ -98,7 +99,8 @@ pub(crate) async fn run(fetch: Fetch, mut accepted: Receiver<Accepted>) -> Resul
         // The one concurrent point of this stage, bounded by what sources admit. A fetch that panics drops its delivery,
         // which hands the job back.
         let fetch = Arc::clone(&fetch);
-        fetches.spawn(async move { fetch.one(job).await });
+        let span = job.context.delivery.span();
+        fetches.spawn(async move { fetch.one(job).await }.instrument(span));
         while fetches.try_join_next().is_some() {}
     }
     while fetches.join_next().await.is_some() {}
@@ -260,8 +262,10 @@ async fn unwanted(context: &JobContext) -> Failure {
 /// Decodes an image that came as text, and names it by its hash so that answers do not carry the image back.
 async fn inline(image: Inline, limit: u64, room: &Pool) -> Result<Image, Failure> {
     let mut reserved = room.reserve(image.size()).await?;
+    let span = Span::current();
     // The room with it: nobody may wait for it any more, and it goes on.
     let decoded = tokio::task::spawn_blocking(move || {
+        let _span = span.entered();
         let media_type = image.media_type.clone();
         let bytes = image.decode(limit)?;
         reserved.shrink_to(bytes.len() as u64);

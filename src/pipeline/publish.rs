@@ -47,7 +47,8 @@ pub(crate) async fn run(
             match finished {
                 Finished::Tagged(scored) => {
                     let model = Arc::clone(&scored.model);
-                    let (delivery, result) = result(*scored, &settings);
+                    let span = scored.context.delivery.span();
+                    let (delivery, result) = span.in_scope(|| result(*scored, &settings));
                     if delivery.answer(Answer::Tagged(Box::new(result))).await == Some(Outcome::Tagged) {
                         metrics::image_tagged(&model.id.name);
                     }

@@ -28,8 +28,8 @@ use axum::http::HeaderValue;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use parking_lot::Mutex;
-use tokio::sync::mpsc::Sender;
 use secrecy::SecretString;
+use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
 use super::limit::InFlightLimit;

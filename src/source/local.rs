@@ -104,7 +104,7 @@ impl LocalReply {
         let result = match answer {
             Answer::Tagged(result) => Ok(result),
             Answer::Failed(failure) if self.may_try_again(&failure) => {
-                tracing::warn!(image = self.image.name, code = %failure.code, error = %failure, "it will be tried again");
+                tracing::warn!(code = %failure.code, error = %failure, "it will be tried again");
                 let delay = Backoff::OF_JOBS.after(self.attempt);
                 tokio::spawn(async move {
                     if self.local.stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_some() {

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::limit::InFlightLimit;
 use crate::delivery::answers::Answers;
@@ -37,6 +38,7 @@ use crate::pipeline::accept::{Incoming, Request};
 use crate::telemetry::labels::Source;
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
+use crate::telemetry::span::JobIdentity;
 use answer::{NatsReply, Open};
 use service::Service;
 
@@ -121,7 +123,8 @@ impl NatsSource {
         let stopping = Failure::new(Code::ShuttingDown, "the worker stops; ask again, and another will answer");
         let answered = open.into_iter().map(|open| {
             let id = open.id();
-            self.settle(open, id, Answer::Failed(stopping.clone()))
+            let span = request_span(&id);
+            self.settle(open, id, Answer::Failed(stopping.clone())).instrument(span)
         });
         if tokio::time::timeout(LEAVING, join_all(answered)).await.is_err() {
             tracing::warn!("NATS did not confirm the last answers");
@@ -254,7 +257,9 @@ impl NatsSource {
         let place = if open.message.reply.is_none() {
             let bytes = u32::try_from(open.message.length.max(REFUSED.1)).unwrap_or(u32::MAX);
             let Ok(place) = Arc::clone(&self.refused).try_acquire_many_owned(bytes) else {
-                tracing::error!(id, code = %refused.code, error = %refused, "a request that nobody waits for is dropped: there are too many to be refused");
+                request_span(&id).in_scope(|| {
+                    tracing::error!(code = %refused.code, error = %refused, "a request that nobody waits for is dropped: there are too many to be refused");
+                });
                 return;
             };
             Some(place)
@@ -266,4 +271,9 @@ impl NatsSource {
         let delivery = Delivery::new(id, Source::Nats, 1, Box::new(reply), answers.clone());
         delivery.refuse(refused);
     }
+}
+
+/// The span of a request that has no delivery.
+fn request_span(id: &str) -> Span {
+    JobIdentity { id, attempt: 1, model: None, source: Source::Nats, request_id: None }.span()
 }

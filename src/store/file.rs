@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use tracing::Span;
+
 use super::reads::Reads;
 use super::{Read, too_large};
 use crate::failure::{Code, Failure};
@@ -99,7 +101,8 @@ pub(super) async fn read_from(
 }
 
 async fn blocking<T: Send + 'static>(read: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(read)).await.unwrap_or_else(|error| {
         Err(Failure::new(Code::StorageUnavailable, format!("reading a file came to nothing: {error}")))
     })
 }

@@ -46,7 +46,7 @@ impl Answer {
 }
 
 /// A client; it wants a TLS provider, even where it uses none.
-fn client() -> Client {
+pub fn client() -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::new()
 }

@@ -22,7 +22,7 @@ use crate::support::{PATIENCE, repository, samples, until};
 const SUBJECT: &str = "tagmill.tag";
 
 /// Asks, again where no worker listens yet; nothing else is ever asked twice.
-async fn request(client: &Client, headers: HeaderMap, payload: &str) -> Message {
+pub async fn request(client: &Client, headers: HeaderMap, payload: &str) -> Message {
     let nats = client.jetstream.client();
     until("an answer", || async {
         let request = async_nats::Request::new().headers(headers.clone()).payload(payload.to_owned().into());

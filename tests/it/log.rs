@@ -1,5 +1,7 @@
 //! What is logged, and by whom.
 
+mod job;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

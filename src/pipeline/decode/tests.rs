@@ -16,6 +16,7 @@ use crate::pipeline::tag::tests::model;
 use crate::priority::Priority;
 use crate::tags::Seconds;
 use crate::telemetry::labels::Source;
+use crate::telemetry::span::tests::Log;
 
 async fn fetched(queue: &Arc<ModelQueue>, source: Source, bytes: &'static [u8]) -> Fetched {
     let (delivery, _) = noted_at(source, "job");
@@ -42,6 +43,7 @@ fn one_thread() -> Settings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() {
+    let log = Log::start();
     let (publish, mut finished) = mpsc::channel(2);
     let (queue, mut rows) = queue();
     let decode: Decode = |_, bytes, reserve| {
@@ -58,6 +60,8 @@ async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() 
     let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
     assert!(failed.1.message.contains("this image"), "{}", failed.1);
     assert_eq!((failed.1.code, failed.1.class()), (Code::ImageUndecodable, Class::Retry));
+    let lines = log.lines("decoding an image");
+    assert!(lines.len() == 1 && lines[0].contains(r#" job{id="job" attempt=1 source=stream}: panicked"#), "{lines:?}");
     assert_eq!(&*rows.recv().await.expect("the other image").input.bytes, b"good");
     assert!(matches!(running.await, Ok(Ok(()))), "it ends with its input");
 }

@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tracing::Span;
+
 use super::Runtime;
 use crate::failure::{Code, Failure};
 use crate::pipeline::stage::panicked;
@@ -18,12 +20,15 @@ pub(super) enum Fit {
     Unknown,
 }
 
-/// Runs the rows together, or in halves where that fails, so that a bad one fails alone.
+/// Runs the rows together, or in halves where that fails, so that a bad one fails alone: in the span of its job. `spans` has
+/// one for each row.
 pub(super) fn run_or_split(
     runtime: &mut dyn Runtime,
     rows: &[&[u8]],
+    spans: &[Span],
     outcomes: &mut Vec<Result<Vec<f32>, Failure>>,
 ) -> Fit {
+    let _span = if let [span] = spans { Some(span.enter()) } else { None };
     let run = catch_unwind(AssertUnwindSafe(|| runtime.run(rows)));
     let failure = match run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a batch", &*panic))) {
         Ok(scores) => {
@@ -39,7 +44,9 @@ pub(super) fn run_or_split(
     }
     warn_limited!("a batch failed; it is split", failure.code, error = %failure, rows = rows.len());
     let (left, right) = rows.split_at(rows.len() / 2);
-    let halves = [run_or_split(runtime, left, outcomes), run_or_split(runtime, right, outcomes)];
+    let (left_spans, right_spans) = spans.split_at(left.len());
+    let halves =
+        [run_or_split(runtime, left, left_spans, outcomes), run_or_split(runtime, right, right_spans, outcomes)];
     let too_large = halves.into_iter().chain([here]).filter_map(|fit| match fit {
         Fit::TooLarge(rows) => Some(rows),
         Fit::Whole(_) | Fit::Unknown => None,
@@ -51,6 +58,12 @@ pub(super) fn run_or_split(
 mod tests {
     use super::super::tests::Small;
     use super::*;
+    use crate::telemetry::span::tests::{Log, span};
+
+    /// The spans of so many jobs.
+    fn spans(rows: usize) -> Vec<Span> {
+        (0..rows).map(|row| span(&format!("row {row}"))).collect()
+    }
 
     /// Scores a row by its first byte; fails or panics for any batch that holds a row of 13 or 99.
     struct Faulty;
@@ -67,22 +80,27 @@ mod tests {
 
     #[test]
     fn one_bad_row_fails_alone_and_the_others_keep_their_place() {
+        let log = Log::start();
         let bytes = [[1], [2], [13], [4], [99], [6], [7], [8]];
         let rows: Vec<&[u8]> = bytes.iter().map(<[u8; 1]>::as_slice).collect();
         let mut outcomes = Vec::new();
-        assert_eq!(run_or_split(&mut Faulty, &rows, &mut outcomes), Fit::Unknown);
+        assert_eq!(run_or_split(&mut Faulty, &rows, &spans(8), &mut outcomes), Fit::Unknown);
         let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.code)).collect();
         let ok = |score: f32| Ok(vec![score]);
         let failed = || Err(Code::InferenceFailed);
         assert_eq!(outcomes, [ok(1.0), ok(2.0), failed(), ok(4.0), failed(), ok(6.0), ok(7.0), ok(8.0)]);
+        let lines = log.lines("a row of 99");
+        let named: Vec<_> = lines.iter().filter(|line| line.contains("job{")).collect();
+        assert!(lines.len() > 1 && named.len() == 1, "a batch of one is about its job: {lines:?}");
+        assert!(named[0].contains(r#" job{id="row 4" attempt=1 source=stream}: panicked"#), "{named:?}");
     }
 
     #[test]
     fn a_batch_that_does_not_fit_is_split_until_it_does() {
         let rows: [&[u8]; 8] = [&[0]; 8];
         let mut outcomes = Vec::new();
-        assert_eq!(run_or_split(&mut Small, &rows, &mut outcomes), Fit::TooLarge(4));
+        assert_eq!(run_or_split(&mut Small, &rows, &spans(8), &mut outcomes), Fit::TooLarge(4));
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 8, "nobody loses anything");
-        assert_eq!(run_or_split(&mut Small, &rows[..2], &mut outcomes), Fit::Whole(2));
+        assert_eq!(run_or_split(&mut Small, &rows[..2], &spans(2), &mut outcomes), Fit::Whole(2));
     }
 }

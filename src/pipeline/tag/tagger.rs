@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::dispatch::DeviceQueue;
 use super::health::InferenceHealth;
@@ -153,7 +154,8 @@ impl Tagger {
     fn tag(&mut self, batch: Batch) -> usize {
         let began = Instant::now();
         let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.input.bytes).collect();
-        let outcomes = self.run(&rows);
+        let spans: Vec<Span> = batch.rows.iter().map(|row| row.context.delivery.span()).collect();
+        let outcomes = self.run(&rows, &spans);
         let infer = began.elapsed();
         self.batch_done();
         let size = rows.len();
@@ -178,10 +180,10 @@ impl Tagger {
 
     /// Every row's outcome. Where not even one image fits the device, others have taken its memory: that is waited out with
     /// the rows in hand, as an outage of storage is, for the jobs can't help it.
-    fn run(&mut self, rows: &[&[u8]]) -> Vec<Result<Vec<f32>, Failure>> {
+    fn run(&mut self, rows: &[&[u8]], spans: &[Span]) -> Vec<Result<Vec<f32>, Failure>> {
         loop {
             let mut outcomes = Vec::with_capacity(rows.len());
-            let fit = run_or_split(&mut *self.runtime, rows, &mut outcomes);
+            let fit = run_or_split(&mut *self.runtime, rows, spans, &mut outcomes);
             self.adapt_limit(fit);
             let full =
                 |outcome: &Result<_, Failure>| outcome.as_ref().is_err_and(|failure| failure.code == Code::OutOfMemory);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tracing::{Instrument, Span};
 
 use super::body::{Given, Room};
 use super::image::{Image, image};
@@ -16,18 +17,29 @@ use crate::model::threshold::Thresholds;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::tags::TagResult;
 use crate::telemetry::labels::{Outcome, Source};
+use crate::telemetry::span::JobIdentity;
 
 /// What is asked of an image.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
-    /// The request's.
+    /// The job's id.
     pub(super) id: String,
+    /// The request's id.
+    pub(super) request_id: String,
     /// The model's name or alias.
     pub(super) model: Option<String>,
     /// Report every label from this score on.
     pub(super) scores_from: Option<f32>,
     /// Room for what brought it.
     pub(super) room: Room,
+}
+
+impl Question {
+    /// The span of its job, which goes to this model.
+    pub(super) fn span(&self, model: &str) -> Span {
+        let Self { id, request_id, .. } = self;
+        JobIdentity { id, attempt: 1, model: Some(model), source: Source::Http, request_id: Some(request_id) }.span()
+    }
 }
 
 /// The request's side of one image. Its place and its room are free when the pipeline has let go of it, not when the client
@@ -44,7 +56,10 @@ impl Reply for Caller {
         let (outcome, answer) = match answer {
             Answer::Tagged(result) => (Outcome::Tagged, Ok(*result)),
             // It is the client that may try again.
-            Answer::Failed(failure) => (Outcome::Rejected, Err(failure)),
+            Answer::Failed(failure) => {
+                tracing::debug!(code = %failure.code, error = %failure, "an image is not tagged");
+                (Outcome::Rejected, Err(failure))
+            }
         };
         // The client may be gone.
         let _ = self.told.send(answer);
@@ -71,15 +86,17 @@ impl Http {
         }
     }
 
-    /// Has an image tagged.
+    /// Has an image tagged, as the job of this span.
     pub(super) async fn tag(
         &self,
         to_accept: &Sender<Incoming>,
         place: OwnedSemaphorePermit,
         given: Given,
         question: Question,
+        span: Span,
     ) -> Result<TagResult, Failure> {
-        let Question { id, model, scores_from, room } = question;
+        let Question { id, model, scores_from, room, .. } = question;
+        let job_span = span.clone();
         let timeout = self.0.settings.timeout;
         let until = Instant::now() + timeout;
         let late =
@@ -93,11 +110,13 @@ impl Http {
             let job = Job { id: None, image: named, model, thresholds: Thresholds::default(), meta: None, scores_from };
             let caller = Caller { told, until, _place: place, _room: room };
             let delivery = Delivery::new(id, Source::Http, 1, Box::new(caller), self.0.answers.clone());
+            let delivery = delivery.in_span(job_span);
             let request = Request::Job { job: Box::new(job), image: brought };
             // Refused only where the pipeline is gone: the delivery inside answers.
             drop(to_accept.send(Incoming { request, queued: Duration::ZERO, delivery }).await);
             answer.await.unwrap_or_else(|_| Err(shutting_down()))
-        };
+        }
+        .instrument(span);
         tokio::select! {
             answer = asked => match answer {
                 // A stage saw first that the time is over.

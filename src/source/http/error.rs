@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tracing::Span;
 
 use crate::failure::{Code, Failure};
 
@@ -14,22 +15,29 @@ pub(super) struct Refused {
     /// One of [`Code`]'s names, or one that only HTTP has.
     pub(super) code: &'static str,
     pub(super) message: String,
+    /// The span of the job that failed, where the request was one job.
+    pub(super) job: Option<Span>,
 }
 
 impl Refused {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self { status, code, message: message.into(), job: None }
     }
 
     /// A body that is not what it should be.
     pub(super) fn bad(message: impl Into<String>) -> Self {
         Failure::new(Code::BadJob, message).into()
     }
+
+    /// Refuses a request for the failure of its one job, whose span this is.
+    pub(super) fn of_job(failure: Failure, span: Span) -> Self {
+        Self { job: Some(span), ..Self::from(failure) }
+    }
 }
 
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
-        Self { status: status(failure.code), code: failure.code.as_str(), message: failure.message }
+        Self { status: status(failure.code), code: failure.code.as_str(), message: failure.message, job: None }
     }
 }
 

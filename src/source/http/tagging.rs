@@ -91,7 +91,8 @@ pub(super) async fn caption(
 ) -> Result<Response, Refused> {
     let (given, model, room) = http.one(request).await?;
     let began = Instant::now();
-    let TagResult { tags, model, .. } = http.ask_one(given, Question { id, model, scores_from: None, room }).await?;
+    let TagResult { tags, model, .. } =
+        http.ask_one(given, Question { id: id.clone(), request_id: id, model, scores_from: None, room }).await?;
     Ok(answer(began, TaggedOne { caption: tags.text.clone(), tags, model }))
 }
 
@@ -103,7 +104,7 @@ pub(super) async fn classify(
 ) -> Result<Response, Refused> {
     let (given, model, room) = http.one(request).await?;
     let began = Instant::now();
-    let question = Question { id, model, scores_from: Some(LEAST_SCORE), room };
+    let question = Question { id: id.clone(), request_id: id, model, scores_from: Some(LEAST_SCORE), room };
     let TagResult { scores, model, .. } = http.ask_one(given, question).await?;
     let prediction =
         |tag: &Tag| Prediction { label: tag.name.clone(), score: tag.score, category: tag.category.clone() };
@@ -121,7 +122,7 @@ pub(super) async fn batch_caption(
     let (images, model, room) = http.many(request).await?;
     let to_accept = http.to_accept()?;
     // Of a request with an unknown model nothing is answered by another.
-    http.0.pool.own_name(model.as_deref())?;
+    let own_name = http.0.pool.own_name(model.as_deref())?;
     let began = Instant::now();
     // A full server says so at once. Once in, a request goes on in as many places as there are, up to half of all: it may
     // have more images than that, and others come too.
@@ -129,15 +130,16 @@ pub(super) async fn batch_caption(
     let count = images.len();
     let at_once = (http.0.in_flight_limit.size() / 2).max(1);
     let answers = stream::iter(images.into_iter().enumerate()).map(|(number, given)| {
-        let (id, model, room) = (format!("{id}.{number}"), model.clone(), Arc::clone(&room));
-        let question = Question { id, model, scores_from: None, room };
+        let (request_id, model, room) = (id.clone(), model.clone(), Arc::clone(&room));
+        let question = Question { id: format!("{id}.{number}"), request_id, model, scores_from: None, room };
+        let span = question.span(&own_name);
         let (first, http, to_accept) = (first.take(), http.clone(), to_accept.clone());
         async move {
             let place = match first {
                 Some(place) => place,
                 None => http.next_place().await?,
             };
-            http.tag(&to_accept, place, given, question).await
+            http.tag(&to_accept, place, given, question, span).await
         }
     });
     let answers: Vec<Result<TagResult, Failure>> = answers.buffered(at_once).collect().await;
@@ -162,9 +164,11 @@ impl Http {
     async fn ask_one(&self, given: Given, question: Question) -> Result<TagResult, Refused> {
         let to_accept = self.to_accept()?;
         // Before it takes a place.
-        self.0.pool.own_name(question.model.as_deref())?;
-        let place = self.place()?;
-        Ok(self.tag(&to_accept, place, given, question).await?)
+        let own_name = self.0.pool.own_name(question.model.as_deref())?;
+        let span = question.span(&own_name);
+        let refused = |failure| Refused::of_job(failure, span.clone());
+        let place = self.place().map_err(refused)?;
+        self.tag(&to_accept, place, given, question, span.clone()).await.map_err(refused)
     }
 
     /// The one image a request is about, and the model it names.

@@ -27,9 +27,11 @@ pub(super) async fn trace(mut request: Request, next: Next) -> Response {
     let id = own_id(request.headers()).unwrap_or_else(random_id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let span = tracing::info_span!("http", request_id = id);
+    // There at every level that has a line.
+    let span = tracing::error_span!("http", request_id = id);
     let mut response = next.run(request).instrument(span.clone()).await;
-    span.in_scope(|| said(&response, method.as_str(), &path, began.elapsed().as_secs_f64()));
+    let job = response.extensions().get::<Refused>().and_then(|refused| refused.job.clone());
+    job.unwrap_or(span).in_scope(|| said(&response, method.as_str(), &path, began.elapsed().as_secs_f64()));
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -46,10 +48,10 @@ fn said(response: &Response, method: &str, path: &str, seconds: f64) {
     let status = response.status().as_u16();
     match response.extensions().get::<Refused>() {
         Some(Refused { code, message, .. }) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
-            tracing::warn!(method, path, status, seconds, code, message, "a request failed");
+            tracing::warn!(method, path, status, seconds, code, error = message, "a request failed");
         }
         Some(Refused { code, message, .. }) => {
-            tracing::info!(method, path, status, seconds, code, message, "refused a request");
+            tracing::info!(method, path, status, seconds, code, error = message, "refused a request");
         }
         None => tracing::debug!(method, path, status, seconds, "answered a request"),
     }

@@ -126,7 +126,7 @@ impl NatsSource {
     }
 
     async fn reply_failed(&self, caller: &Subject, message: &Message, id: &str, failure: Failure) -> Option<Failure> {
-        tracing::debug!(id, code = %failure.code, error = %failure, "a request failed");
+        tracing::debug!(code = %failure.code, error = %failure, "a request failed");
         let error = ErrorBody::from(&failure);
         let mut headers = error_headers(&error);
         carry(message, &mut headers);
@@ -161,7 +161,7 @@ impl NatsSource {
         let Err(failure) = self.publisher.answer(&subjects.result_for(&message.subject), &headers, answer).await else {
             return Ok(());
         };
-        warn_limited!("a request that nobody waits for becomes a dead letter", failure.code, id, error = %failure);
+        warn_limited!("a request that nobody waits for becomes a dead letter", failure.code, error = %failure);
         let letter = dead_letter(id, &message.subject, &message.payload, (&failure, 1), &self.settings.worker);
         self.publisher.dead_letter(&subjects.dead_for(&message.subject), headers, letter, &message.payload).await;
         Err(failure)

@@ -141,7 +141,7 @@ impl StreamReply {
         if failure.class() == Class::Retry {
             let failures = stream.evidence.failed(self.held.sequence).await;
             if failures < stream.settings.max_attempts {
-                warn_limited!("a job will be tried again", failure.code, id, error = %failure, attempt);
+                warn_limited!("a job will be tried again", failure.code, error = %failure);
                 return (Verdict::Again(Backoff::OF_JOBS.after(failures)), Outcome::Retried);
             }
         }
@@ -153,7 +153,7 @@ impl StreamReply {
     async fn dead_letter(&self, id: String, failure: &Failure) {
         let Held { stream, message, attempt, .. } = &*self.held;
         stream.streak.count(failure.code);
-        warn_limited!("a job becomes a dead letter", failure.code, id, error = %failure, attempts = attempt);
+        warn_limited!("a job becomes a dead letter", failure.code, error = %failure);
         let payload = &self.payload;
         let letter = dead_letter(id, &message.subject, payload, (failure, *attempt), &stream.settings.worker);
         let subject = stream.settings.subjects.dead_for(&message.subject);
