@@ -30,7 +30,7 @@ pub enum Code {
     OutOfMemory,
     /// The runtime failed for another reason.
     InferenceFailed,
-    /// Delivered too often without ever being answered.
+    /// Its isolated decoder ended again and again.
     AttemptsExhausted,
     /// Handed back unstarted by a worker that stops.
     ShuttingDown,

@@ -4,9 +4,14 @@ use std::process::ExitCode;
 
 use tagmill::cli::Cli;
 use tagmill::command;
+use tagmill::pipeline::decode::isolated;
 use tagmill::telemetry::{self, LogFormat};
 
 fn main() -> ExitCode {
+    // Before anything else: a worker starts it for quarantined jobs, and it needs nothing of the rest.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == isolated::ARGUMENT) {
+        return isolated::child::run();
+    }
     set_library_defaults();
     let cli = Cli::read();
     let format = cli.log_format();

@@ -86,6 +86,7 @@ impl Pipeline {
         let (to_accept, incoming) = mpsc::channel(1);
         let (to_fetch, accepted) = mpsc::channel(1);
         let (to_decode, fetched) = queue::bounded(1);
+        let (to_quarantine, quarantined) = mpsc::channel(1);
         let (to_publish, finished) = mpsc::channel(ANSWERS);
         // decode → batch → tag: a queue, a channel and both stages for each model, made by `start_model`.
         let (pool, broken) = ModelPool::new(pool, catalog, default, to_publish.clone());
@@ -98,10 +99,11 @@ impl Pipeline {
             pool: Arc::clone(&pool),
             estimator: Arc::clone(&estimator),
             decode: to_decode,
+            quarantine: to_quarantine,
             publish: to_publish.clone(),
         };
         stages.spawn(named(Stage::Fetch, fetch::run(fetch, accepted)));
-        stages.spawn(named(Stage::Decode, decode::run(decode, fetched, to_publish)));
+        stages.spawn(named(Stage::Decode, decode::run(decode, fetched, quarantined, to_publish)));
         stages.spawn(named(Stage::Tag, Arc::clone(&pool).run(broken)));
         stages.spawn(named(Stage::Publish, publish::run(publish, finished, Arc::clone(&estimator))));
         (to_accept, Self { stages, pool, estimator })

@@ -20,9 +20,16 @@ pub struct Weighted {
 }
 
 impl Weighted {
-    /// The priority that the next slot is for.
+    /// Gives away the next slot; returns the priority that it is for.
     pub fn next_slot(&mut self) -> Priority {
+        let priority = self.upcoming();
         self.since_bulk = (self.since_bulk + 1) % BULK_EVERY;
-        if self.since_bulk == 0 { Priority::Bulk } else { Priority::Interactive }
+        priority
+    }
+
+    /// The priority that the next slot is for.
+    #[must_use]
+    pub const fn upcoming(&self) -> Priority {
+        if self.since_bulk + 1 == BULK_EVERY { Priority::Bulk } else { Priority::Interactive }
     }
 }

@@ -44,7 +44,11 @@ pub(crate) async fn run(
         window.set_limit(state.limit());
         let deadline = match window.decide(now, state.capacity(), state.arrivals()) {
             Decision::Flush(reason) => {
-                flush(&model, &mut window, reason, &state, &tag).await?;
+                flush(&model, window.take(), reason, &state, &tag).await?;
+                continue;
+            }
+            Decision::FlushAlone => {
+                flush(&model, window.take_alone(), Flush::Full, &state, &tag).await?;
                 continue;
             }
             Decision::Until(time) => Some(time),
@@ -57,7 +61,11 @@ pub(crate) async fn run(
                 Some(ready) => {
                     let priority = ready.priority();
                     let Ready { context, pending, input } = ready;
-                    window.push(Instant::now(), priority, (context, input));
+                    if context.is_quarantined() {
+                        window.push_alone(Instant::now(), (context, input));
+                    } else {
+                        window.push(Instant::now(), priority, (context, input));
+                    }
                     drop(pending);
                 }
                 None => break,
@@ -67,20 +75,24 @@ pub(crate) async fn run(
         }
     }
     while !window.is_empty() {
-        flush(&model, &mut window, Flush::Drain, &state, &tag).await?;
+        let mut rows = window.take();
+        if rows.is_empty() {
+            rows.extend(window.take_alone());
+        }
+        flush(&model, rows, Flush::Drain, &state, &tag).await?;
     }
     Ok(())
 }
 
 async fn flush(
     model: &str,
-    window: &mut Window<(JobContext, Input)>,
+    rows: impl IntoIterator<Item = (Instant, (JobContext, Input))>,
     reason: Flush,
     state: &QueueState,
     tag: &Sender<Work>,
 ) -> Result<(), Ended> {
     let row = |(ready, (context, input))| Row { context, input, ready };
-    let rows: Vec<Row> = window.take().into_iter().map(row).collect();
+    let rows: Vec<Row> = rows.into_iter().map(row).collect();
     metrics::batch(model, reason, rows.len());
     state.batch_closed();
     // There is room, or soon will be after a trial: the window was told so.

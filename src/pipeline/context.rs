@@ -5,6 +5,10 @@ use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::priority::Priority;
 use crate::tags::Seconds;
+use crate::telemetry::labels::Source;
+
+/// The delivery from which on a job of the stream is quarantined: each one before may have ended its worker.
+pub(crate) const QUARANTINE_FROM: u64 = 3;
 
 /// A job in the pipeline.
 pub(crate) struct JobContext {
@@ -23,6 +27,12 @@ impl JobContext {
     #[must_use]
     pub(crate) const fn priority(&self) -> Priority {
         self.delivery.source().priority()
+    }
+
+    /// Whether the job may have ended a worker: it is decoded in a process of its own and runs in a batch of its own.
+    #[must_use]
+    pub(crate) const fn is_quarantined(&self) -> bool {
+        self.delivery.attempt() >= QUARANTINE_FROM && matches!(self.delivery.source(), Source::Stream)
     }
 
     /// Fails a job whose client has stopped waiting, before it costs anything.

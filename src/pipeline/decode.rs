@@ -1,10 +1,14 @@
 //! **decode**: [`Fetched`] jobs become [`Ready`] ones: the image is decoded and fitted to one row of the model's input, on
-//! threads of its own. Fails with `image_undecodable` or `image_too_large`, or with `overloaded` where nobody waits for the
-//! answer any more.
+//! threads of its own, a quarantined one in a process of its own. Fails with `image_undecodable` or `image_too_large`, with
+//! `overloaded` where nobody waits for the answer any more, and over a quarantined image with `attempts_exhausted` or
+//! `shutting_down`.
 
 pub(crate) mod decoder;
 pub mod fit;
+pub mod isolated;
 pub mod picture;
+#[cfg(debug_assertions)]
+mod test_picture;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use crate::priority::Priority;
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
 use decoder::Decoder;
+use isolated::IsolatedDecoder;
 use picture::Reserve;
 
 /// How images are decoded.
@@ -42,17 +47,18 @@ pub(crate) struct Settings {
     pub(crate) room: Pool,
 }
 
-/// Decodes until `fetched` closes. What somebody waits for has threads of its own, so that it is never behind an image that
-/// nobody waits for; where cores are short the others leave them three quarters.
+/// Decodes until `fetched` and `quarantined` close. Interactive images have threads of their own, so that they never wait behind
+/// a bulk one; where cores are short, bulk leaves them three quarters. So have quarantined ones, which may take minutes.
 ///
 /// # Errors
 /// Where a decoding thread can't be started, or died.
 pub(crate) async fn run(
     settings: Settings,
     fetched: Receiver<Fetched>,
+    quarantined: mpsc::Receiver<Fetched>,
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
-    run_with(Decoder::row, settings, fetched, publish).await
+    run_with(Decoder::row, settings, fetched, quarantined, publish).await
 }
 
 /// What a thread does with each image.
@@ -62,21 +68,25 @@ async fn run_with(
     decode: Decode,
     settings: Settings,
     fetched: Receiver<Fetched>,
+    quarantined: mpsc::Receiver<Fetched>,
     publish: Sender<Finished>,
 ) -> Result<(), Ended> {
     let mut threads = JoinSet::new();
     let (interactive, bulk) = fetched.split();
-    for (priority, jobs) in [(Priority::Interactive, interactive), (Priority::Bulk, bulk)] {
-        let (kind, gives_way) = match priority {
-            Priority::Interactive => ("request", false),
-            Priority::Bulk => ("decode", true),
-        };
+    let kinds = [
+        ("request", Priority::Interactive, interactive),
+        ("decode", Priority::Bulk, bulk),
+        ("isolated", Priority::Bulk, quarantined),
+    ];
+    for (kind, priority, jobs) in kinds {
+        let gives_way = priority == Priority::Bulk;
         let jobs = Arc::new(Mutex::new(jobs));
         for number in 0..settings.threads {
             let Settings { picture, room, .. } = settings.clone();
             let room = room.of(priority);
             let (runtime, publish, jobs) = (Handle::current(), publish.clone(), Arc::clone(&jobs));
-            let worker = Worker { decode, picture, room, runtime, publish, decoder: None };
+            let worker =
+                Worker { decode, picture, room, runtime, publish, decoder: None, isolated: IsolatedDecoder::default() };
             let (done, ended) = oneshot::channel::<()>();
             let work = move || {
                 if gives_way {
@@ -120,18 +130,30 @@ struct Worker {
     runtime: Handle,
     publish: Sender<Finished>,
     decoder: Option<Decoder>,
+    /// For quarantined jobs.
+    isolated: IsolatedDecoder,
 }
 
 impl Worker {
     fn run(mut self, jobs: &Mutex<mpsc::Receiver<Fetched>>) {
-        loop {
-            // Whoever holds the lock waits for the next job; the others wait for the lock.
-            let mut queue = jobs.lock();
-            let next = self.runtime.block_on(queue.recv());
-            drop(queue);
-            let Some(fetched) = next else { return };
+        while let Some(fetched) = self.next(jobs) {
             self.one(fetched);
+            self.isolated.end_if_idle();
         }
+    }
+
+    /// The next job. Whoever holds the lock waits for it; the others wait for the lock.
+    fn next(&mut self, jobs: &Mutex<mpsc::Receiver<Fetched>>) -> Option<Fetched> {
+        while let Some(deadline) = self.isolated.idle_until() {
+            if let Some(mut queue) = jobs.try_lock_until(deadline) {
+                let next = async { tokio::time::timeout_at(deadline.into(), queue.recv()).await };
+                if let Ok(next) = self.runtime.block_on(next) {
+                    return next;
+                }
+            }
+            self.isolated.end_if_idle();
+        }
+        self.runtime.block_on(jobs.lock().recv())
     }
 
     fn one(&mut self, fetched: Fetched) {
@@ -156,27 +178,39 @@ impl Worker {
 
     fn input(&mut self, context: &JobContext, encoded: &[u8], frame: Frame) -> Result<Input, Failure> {
         context.still_wanted()?;
+        let row = frame.row_bytes() as u64;
+        let (room, runtime) = (self.room.clone(), self.runtime.clone());
+        let mut reserved = None;
+        let mut reserve = |bytes: u64| {
+            // An isolated decoder asks again where it begins anew.
+            reserved = None;
+            reserved = Some(room.reserve_blocking(bytes.saturating_add(row), &runtime)?);
+            Ok(())
+        };
+        let bytes = if context.is_quarantined() {
+            self.isolated.row(&context.delivery.id, (&self.picture, frame), encoded, &mut reserve)?
+        } else {
+            self.row(frame, encoded, &mut reserve)?
+        };
+        let mut room = reserved.ok_or_else(|| Failure::new(Code::ImageUndecodable, "no room was taken for it"))?;
+        // The pixels are gone; the row stays until it has run.
+        room.shrink_to(row);
+        Ok(Input::new(bytes, room))
+    }
+
+    /// The row of an image, decoded on this thread.
+    fn row(&mut self, frame: Frame, encoded: &[u8], reserve: Reserve<'_>) -> Result<Box<[u8]>, Failure> {
         // Kept between images of the same model, for its buffers.
         let decoder = match self.decoder.take() {
             Some(decoder) if decoder.frame() == frame => decoder,
             _ => Decoder::new(self.picture.clone(), frame),
         };
         let decoder = self.decoder.insert(decoder);
-        let row = frame.row_bytes() as u64;
-        let mut reserved = None;
-        let mut reserve = |bytes: u64| {
-            reserved = Some(self.room.reserve_blocking(bytes + row, &self.runtime)?);
-            Ok(())
-        };
-        let decoding = AssertUnwindSafe(|| (self.decode)(decoder, encoded, &mut reserve));
-        let bytes = catch_unwind(decoding).unwrap_or_else(|panic| {
+        let decoding = AssertUnwindSafe(|| (self.decode)(decoder, encoded, reserve));
+        catch_unwind(decoding).unwrap_or_else(|panic| {
             self.decoder = None; // Its buffers may be half written.
             Err(panicked(Code::ImageUndecodable, "decoding an image", &*panic))
-        })?;
-        let mut room = reserved.ok_or_else(|| Failure::new(Code::ImageUndecodable, "no room was taken for it"))?;
-        // The pixels are gone; the row stays until it has run.
-        room.shrink_to(row);
-        Ok(Input::new(bytes, room))
+        })
     }
 }
 

@@ -23,7 +23,7 @@ use super::handoff::Finished;
 use super::model_queue::Route;
 use super::pool::ModelPool;
 use super::queue::{self, Queued};
-use super::stage::{Ended, panicked, pass_by_priority};
+use super::stage::{Ended, panicked, pass, pass_by_priority};
 use crate::failure::{Code, Failure};
 use crate::memory::{Pool, Reservation};
 use crate::priority::Priority;
@@ -84,6 +84,8 @@ pub(crate) struct Fetch {
     pub estimator: Arc<Estimator>,
     /// Takes images that are read.
     pub decode: queue::Sender<Fetched>,
+    /// Takes those of quarantined jobs.
+    pub quarantine: Sender<Fetched>,
     /// Takes jobs that failed.
     pub publish: Sender<Finished>,
 }
@@ -116,8 +118,15 @@ impl Fetch {
                 if let Some(name) = name {
                     context.image = name;
                 }
+                let quarantined = context.is_quarantined();
+                let fetched = Fetched { context, route, bytes, reserved };
+                let passed = if quarantined {
+                    pass(Stage::Fetch, &self.quarantine, fetched).await
+                } else {
+                    pass_by_priority(Stage::Fetch, &self.decode, fetched).await
+                };
                 // Refused only where the stage after this one is gone: the delivery inside hands its job back.
-                drop(pass_by_priority(Stage::Fetch, &self.decode, Fetched { context, route, bytes, reserved }).await);
+                drop(passed);
             }
             Err(failure) => {
                 metrics::failed(Stage::Fetch, failure.code);

@@ -22,6 +22,7 @@ mod log;
 mod models;
 mod page;
 mod pull;
+mod quarantine;
 mod reference;
 mod startup;
 mod stream;

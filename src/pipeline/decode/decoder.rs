@@ -27,11 +27,18 @@ impl Decoder {
         self.fitter.frame()
     }
 
+    /// Whether it decodes with these settings for this frame.
+    pub(super) fn is_for(&self, settings: &Settings, frame: Frame) -> bool {
+        self.settings == *settings && self.frame() == frame
+    }
+
     /// The row of an image: RGB, `side * side * 3` bytes. `reserve` is called before its pixels are allocated.
     ///
     /// # Errors
     /// As [`picture::decode`].
     pub(crate) fn row(&mut self, bytes: &[u8], reserve: Reserve<'_>) -> Result<Box<[u8]>, Failure> {
+        #[cfg(debug_assertions)]
+        super::test_picture::obey(bytes);
         let pixels = picture::decode(bytes, &self.settings, &self.fitter.frame(), &mut self.spare, reserve)?;
         let row = self.fitter.fit(&pixels.as_picture());
         // The other decoders bring buffers of their own.

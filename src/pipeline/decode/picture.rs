@@ -37,7 +37,7 @@ const MAX_SIDE: u32 = 65_535;
 const RGB: u64 = 3;
 
 /// What is refused, and what is looked at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Pixels an image may have.
     pub max_pixels: u64,

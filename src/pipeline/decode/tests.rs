@@ -56,7 +56,7 @@ async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() 
         put(&send, fetched(&queue, Source::Stream, bytes).await).await;
     }
     drop(send);
-    let running = tokio::spawn(run_with(decode, one_thread(), jobs, publish));
+    let running = tokio::spawn(run_with(decode, one_thread(), jobs, mpsc::channel(1).1, publish));
     let Some(Finished::Failed(failed)) = finished.recv().await else { panic!("no failure") };
     assert!(failed.1.message.contains("this image"), "{}", failed.1);
     assert_eq!((failed.1.code, failed.1.class()), (Code::ImageUndecodable, Class::Retry));
@@ -93,7 +93,7 @@ async fn requests_are_decoded_beside_the_queues_images_and_before_them() {
     let (own, gate) = (niceness(), GATE.lock().await);
     let (queue, mut rows) = queue();
     let (send, jobs) = queue::bounded(1);
-    let running = tokio::spawn(run_with(DECODE, one_thread(), jobs, mpsc::channel(1).0));
+    let running = tokio::spawn(run_with(DECODE, one_thread(), jobs, mpsc::channel(1).1, mpsc::channel(1).0));
     let mut next = async || {
         let row = tokio::time::timeout(Duration::from_secs(10), rows.recv()).await.expect("soon").expect("a row");
         (row.priority(), i32::from_ne_bytes((*row.input.bytes).try_into().expect("a number")))

@@ -28,8 +28,6 @@ const REMEMBERED: usize = 10_000;
 pub(super) struct Record {
     /// Attempts that failed by the job's own fault.
     pub(super) failures: u64,
-    /// Batches of its own that were begun and not ended.
-    pub(super) batches: u64,
 }
 
 /// The evidence against the jobs of one stream.
@@ -106,7 +104,7 @@ impl Evidence {
     /// Counts a failure of a job; how many there are now.
     pub(super) async fn failed(&self, sequence: u64) -> u64 {
         let record = self.of(sequence).await;
-        let record = Record { failures: record.failures + 1, ..record };
+        let record = Record { failures: record.failures + 1 };
         self.set(sequence, record).await;
         record.failures
     }

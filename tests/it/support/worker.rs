@@ -166,6 +166,19 @@ impl Worker {
         named.map(switches).collect()
     }
 
+    /// The processes it has started and not reaped.
+    pub fn children(&self) -> Vec<u32> {
+        let parent = self.process.id().to_string();
+        let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_child = |process: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            // The name before it may have spaces.
+            stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)) == Some(parent.as_str())
+        };
+        numbers.filter(is_child).collect()
+    }
+
     /// Sends a signal by name, if it still runs.
     pub fn try_signal(&mut self, name: &str) {
         if self.is_running() {
