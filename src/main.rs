@@ -15,18 +15,19 @@ fn main() -> ExitCode {
     set_library_defaults();
     let cli = Cli::read();
     let format = cli.log_format();
-    telemetry::start(format, cli.log_level());
-    match command::run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let exit_code = error.exit_code();
-            match format {
-                LogFormat::Json if tracing::enabled!(tracing::Level::ERROR) => tracing::error!(exit_code, "{error}"),
-                _ => telemetry::say(format_args!("tagmill: {error}")),
-            }
-            ExitCode::from(exit_code)
+    let log = telemetry::start(format, cli.log_level());
+    let ended = command::run(cli.command);
+    let Err(error) = ended else { return ExitCode::SUCCESS };
+    let exit_code = error.exit_code();
+    match format {
+        LogFormat::Json if tracing::enabled!(tracing::Level::ERROR) => tracing::error!(exit_code, "{error}"),
+        _ => {
+            // The reason comes last.
+            drop(log);
+            telemetry::say(format_args!("tagmill: {error}"));
         }
     }
+    ExitCode::from(exit_code)
 }
 
 /// Sets what libraries read from the environment when they are loaded: ONNX Runtime reports the machine and each session to

@@ -23,6 +23,7 @@ use std::fmt;
 use std::fs::{DirEntry, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
@@ -47,6 +48,8 @@ pub(crate) struct ModelFiles {
     pub(crate) manifest: Manifest,
     /// Tells whether the files have changed.
     pub(crate) stamp: Stamp,
+    /// A lock that keeps the files from being removed, where other processes might.
+    _in_use: Option<Arc<File>>,
 }
 
 /// Names, sizes and times of the files in a model's folder: the graph may keep its weights beside it.
@@ -78,12 +81,18 @@ impl ModelFiles {
             let is_label_file = |file: &str| LABEL_FILES.contains(&file);
             let labels = find(folder, manifest.files.labels.as_deref(), LABEL_FILES[0], is_label_file)?;
             let stamp = Stamp::of(folder);
-            Ok(Self { name: name.clone(), onnx, labels, manifest, stamp })
+            Ok(Self { name: name.clone(), onnx, labels, manifest, stamp, _in_use: None })
         };
         let read = if described { read_manifest(&toml) } else { Ok(Manifest::default()) };
         let opened = read.and_then(found).map_err(|reason| Unusable { name: name.clone(), reason });
         // A folder with other things in it is no broken model.
         (described || holds_graph(folder)).then_some(opened)
+    }
+
+    /// The same files, kept from being removed by this lock.
+    #[must_use]
+    fn kept_by(self, in_use: Arc<File>) -> Self {
+        Self { _in_use: Some(in_use), ..self }
     }
 
     /// Whether its folder is as it was when it was opened.

@@ -7,11 +7,17 @@ pub(crate) mod rate_limited;
 pub(crate) mod server;
 pub(crate) mod span;
 
+use std::backtrace::Backtrace;
 use std::fmt;
 use std::io::{IsTerminal, Write, stderr};
+use std::panic::PanicHookInfo;
+use std::sync::{OnceLock, mpsc};
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 /// How logs are written, on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -33,18 +39,56 @@ fn has_colours() -> bool {
 const LIBRARIES: [&str; 6] =
     ["ort=off", "async_nats=off", "object_store=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn"];
 
-/// A line on standard error, for whoever started the program. Where nobody reads it any more it is lost, and nothing else.
+/// Lines of the log that wait to be written; what comes when there are more is dropped and counted.
+const LINES: usize = 8192;
+
+/// How long a line for the person who started the program may take to be written.
+const SAID: Duration = Duration::from_secs(1);
+
+/// Counts lines that were dropped.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Writes the log, on a thread of its own; dropped, it writes what is left, for as long as that takes no more than a second.
+#[must_use]
+pub struct Log {
+    _writer: WorkerGuard,
+}
+
+/// Lines of the log that were dropped because nobody read it.
+pub(crate) fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+}
+
+/// A line on standard error, for whoever started the program. Where nobody reads it it is lost, and nothing else: it is written
+/// on a thread of its own, for a second at most.
 pub fn say(text: impl fmt::Display) {
-    let _ = writeln!(stderr(), "{text}");
+    let line = format!("{text}\n");
+    let (done, written) = mpsc::channel();
+    let write = move || {
+        let _ = stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    };
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _ = written.recv_timeout(SAID);
+    }
+}
+
+/// Logs a panic, where the program goes on or ends with the log.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
+    let reason = panic.payload_as_str().unwrap_or("(no message)");
+    tracing::error!(thread, place, reason, backtrace = %Backtrace::capture(), "a thread panicked");
 }
 
 /// Starts logging. The level is this, or what the standard variable `RUST_LOG` says, which leaves libraries alone that it
-/// does not name.
-pub fn start(format: LogFormat, level: LevelFilter) {
+/// does not name. A log that nobody reads stops nothing: its lines are dropped.
+pub fn start(format: LogFormat, level: LevelFilter) -> Log {
     let own = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, wrong) = filter(&own, level);
-    // A log that nobody reads any more ends; the program does not.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LINES).lossy(true).finish(stderr());
+    let _ = DROPPED.set(writer.error_counter());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(has_colours()).with_target(false).init(),
         // One span alone: a job's has all fields, and a list would repeat them.
@@ -53,6 +97,8 @@ pub fn start(format: LogFormat, level: LevelFilter) {
     for directive in wrong {
         tracing::warn!(directive, "RUST_LOG has what is no level, and no name with one, such as ort=debug");
     }
+    std::panic::set_hook(Box::new(log_panic));
+    Log { _writer: guard }
 }
 
 /// What is logged, and what there is that says nothing of it.

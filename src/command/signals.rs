@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::backoff::Backoff;
 use crate::pipeline::pool::ModelPool;
+
+/// The first and the longest wait before models that could not be read are read again.
+const REFRESH: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
 /// The signals it hears.
 pub(super) struct Signals {
@@ -64,11 +68,19 @@ impl Stopping {
     }
 }
 
+/// Reads the models again after each signal, and once more after a while where that fails.
 async fn refresh_on_hangup(pool: &ModelPool, hangup: &mut Signal) -> Infallible {
     loop {
         hangup.recv().await;
-        if let Err(error) = pool.refresh().await {
-            tracing::error!(%error, "the models can't be looked at again; everything stays as it was");
+        let mut tries = 0;
+        while let Err(error) = pool.refresh().await {
+            tries += 1;
+            let delay = REFRESH.after(tries);
+            tracing::error!(%error, again_after = ?delay, "the models can't be read again; everything stays as it was");
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                _ = hangup.recv() => {}
+            }
         }
     }
 }

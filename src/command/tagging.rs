@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::{select_all, try_join_all};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use super::Failed;
 use crate::backoff::Backoff;
@@ -23,7 +24,7 @@ use crate::source::http::server::Server;
 use crate::store::Store;
 use crate::store::outage::State;
 use crate::telemetry::health::Health;
-use crate::telemetry::{metrics, rate_limited};
+use crate::telemetry::{dropped_lines, metrics, rate_limited};
 
 /// How long the end of a stop waits for what should take no time.
 pub(super) const CLOSING: Duration = Duration::from_secs(2);
@@ -137,12 +138,21 @@ async fn watch_stores(mut states: Vec<watch::Receiver<State>>, health: Health) {
 
 /// Keeps the gauges of GPUs up to date; there are none where there is no GPU, or no driver to ask.
 async fn watch_devices(mut devices: Vec<String>) {
-    devices.retain(|device| gpu::memory(device).is_some());
     let mut ticks = tokio::time::interval(DEVICES);
-    while !devices.is_empty() {
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
         ticks.tick().await;
-        for device in &devices {
-            metrics::device(device, gpu::memory(device), gpu::utilization(device));
+        // A driver may take its time, or hang.
+        let looked = tokio::task::spawn_blocking(move || {
+            devices.retain(|device| gpu::memory(device).is_some());
+            for device in &devices {
+                metrics::device(device, gpu::memory(device), gpu::utilization(device));
+            }
+            devices
+        });
+        match looked.await {
+            Ok(left) if !left.is_empty() => devices = left,
+            _ => return,
         }
     }
 }
@@ -153,6 +163,7 @@ async fn fold(collected: metrics::Collected) {
     loop {
         ticks.tick().await;
         collected.fold();
+        metrics::log_lines_dropped(dropped_lines());
         rate_limited::report();
     }
 }

@@ -1,6 +1,7 @@
 //! Which models there are, and by which names: the folders' own, and the aliases of manifests and of the operator.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -95,6 +96,14 @@ pub(crate) struct Catalog {
     aliases: BTreeMap<String, Arc<str>>,
 }
 
+/// A version of a model in a folder of its own.
+pub(crate) struct Version {
+    /// The folder.
+    pub(crate) folder: PathBuf,
+    /// A lock that keeps it from being removed.
+    pub(crate) in_use: Arc<File>,
+}
+
 impl Catalog {
     /// Looks through a folder.
     ///
@@ -105,13 +114,37 @@ impl Catalog {
         let mut models = BTreeMap::new();
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            // A hidden folder is a copy that is not done, or no longer used.
-            let name =
-                path.file_name().and_then(|name| name.to_str()).filter(|name| !name.starts_with('.')).map(Arc::from);
+            let name = path.file_name().and_then(|name| name.to_str());
+            // A hidden folder is not done, or no longer used.
+            let name = name.filter(|name| !name.starts_with('.')).map(Arc::from);
             if let (Some(name), Some(model)) = (name, ModelFiles::open(&path)) {
                 models.insert(name, model);
             }
         }
+        Self::new(folder, models, aliases)
+    }
+
+    /// The models in these folders, which are kept from removal as long as the catalog has them.
+    ///
+    /// # Errors
+    /// As [`Catalog::read`].
+    pub(crate) fn of_versions(root: &Path, versions: Vec<Version>, aliases: &[Alias]) -> Result<Self, NoModel> {
+        let mut models = BTreeMap::new();
+        for Version { folder, in_use } in versions {
+            let name = folder.file_name().and_then(|name| name.to_str()).map(Arc::from);
+            if let (Some(name), Some(model)) = (name, ModelFiles::open(&folder)) {
+                models.insert(name, model.map(|files| files.kept_by(in_use)));
+            }
+        }
+        Self::new(root, models, aliases)
+    }
+
+    fn new(
+        folder: &Path,
+        models: BTreeMap<Arc<str>, Result<ModelFiles, Unusable>>,
+        aliases: &[Alias],
+    ) -> Result<Self, NoModel> {
+        let failed = |source| NoModel::Folder { path: folder.to_owned(), source };
         if models.is_empty() {
             // By its whole path, for `.` has no name.
             let whole = folder.canonicalize().map_err(failed)?;

@@ -1,5 +1,5 @@
 //! **tag**: [`Batch`](super::handoff::Batch)es become scores, on threads of their own: one for a session on the CPU, on other
-//! devices some that take turns. A batch that fails as a whole is split until the culprit stands alone. Fails with
+//! devices several that pipeline. A batch that fails as a whole is split until the culprit stands alone. Fails with
 //! `out_of_memory` or `inference_failed`.
 
 pub(crate) mod device;

@@ -1,7 +1,6 @@
 //! What is served over HTTP: from arguments to settings.
 
 use axum::http::HeaderValue;
-use secrecy::ExposeSecret;
 use url::Url;
 
 use super::Invalid;
@@ -9,11 +8,13 @@ use crate::cli::http::HttpArgs;
 use crate::memory::Budget;
 use crate::pipeline::fetch;
 use crate::source::http::{Origins, Settings};
+use secrecy::ExposeSecret;
 
 /// Images of the largest size that one request body has room for.
 const LARGEST_AT_ONCE: u64 = 4;
 
-/// Checks the arguments of HTTP. A body has room for a few images of the largest size, as base64, if the budget has.
+/// Checks the arguments of HTTP. A body has room for a few images of the largest size, as base64, if the budget has, and never takes
+/// all the room from other clients.
 ///
 /// # Errors
 /// Where the token or an origin can't be one.
@@ -25,7 +26,7 @@ pub(super) fn settings(args: HttpArgs, fetch: &fetch::Settings, budget: &Budget)
         return Err(Invalid::Token);
     }
     let as_base64 = fetch.max_image_bytes.saturating_mul(4) / 3;
-    let max_body = as_base64.saturating_mul(LARGEST_AT_ONCE).min(budget.bodies.total());
+    let max_body = as_base64.saturating_mul(LARGEST_AT_ONCE).min(budget.bodies.total() / 4 * 3);
     let origins = origins(&cors_origins)?;
     Ok(Settings { listen, token, origins, timeout, max_body, bodies: budget.bodies.clone() })
 }

@@ -25,6 +25,7 @@ const BACKLOG: &str = "tagmill_backlog_jobs";
 const OLDEST_JOB: &str = "tagmill_oldest_job_seconds";
 const REDELIVERIES: &str = "tagmill_redeliveries_total";
 const WAITING_ANSWERS: &str = "tagmill_waiting_answers";
+const LOG_LINES_DROPPED: &str = "tagmill_log_lines_dropped_total";
 const READY: &str = "tagmill_ready";
 const NATS_CONNECTED: &str = "tagmill_nats_connected";
 const BATCH_LIMIT: &str = "tagmill_batch_limit";
@@ -95,6 +96,7 @@ pub(crate) fn start() -> Result<Collected, BuildError> {
     memory_limit(machine::available_memory());
     gauge!(INFLIGHT).set(0.0);
     waiting_answers(0);
+    log_lines_dropped(0);
     gauge!(READY).set(0.0);
     gauge!(NATS_CONNECTED).set(0.0);
     Ok(Collected(handle))
@@ -145,6 +147,7 @@ fn describe() {
         WAITING_ANSWERS,
         "Results and dead letters that a stream has not taken, and that are published again."
     );
+    describe_counter!(LOG_LINES_DROPPED, "Lines of the log that were dropped because nobody read it.");
     describe_gauge!(READY, "1 where this worker should get work, else 0.");
     describe_gauge!(NATS_CONNECTED, "1 while NATS is connected, else 0.");
     describe_gauge!(MODEL_INFO, "1, with the model, its hash and what it really runs on.");
@@ -283,6 +286,11 @@ pub(crate) fn backlog(jobs: u64, oldest: Duration) {
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub(crate) fn waiting_answers(count: usize) {
     gauge!(WAITING_ANSWERS).set(count as f64);
+}
+
+/// So many lines of the log were dropped so far.
+pub(crate) fn log_lines_dropped(count: u64) {
+    counter!(LOG_LINES_DROPPED).absolute(count);
 }
 
 /// Whether this worker should get work.

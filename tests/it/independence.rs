@@ -1,7 +1,8 @@
 //! What waits never delays what need not: one thing stands still at a time, and everything that does not need it goes on.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::io::{BufRead, BufReader, Cursor};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
@@ -13,7 +14,7 @@ use serde_json::json;
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
 use crate::support::s3::{Fault, S3Server};
-use crate::support::worker::Worker;
+use crate::support::worker::{Worker, tagmill};
 use crate::support::{repository, until};
 
 /// How long what goes on may take here, where many tests share two cores: far less than what stands still does.
@@ -266,4 +267,70 @@ async fn healthy_jobs_outlive_orderly_restarts() {
     client.results(48).await;
     client.queue_is_empty().await;
     assert_eq!(client.count("TAGMILL_DEAD").await, 0, "no healthy job is dead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let mut command = tagmill(&["serve", "--listen", "127.0.0.1:0", "--models"]);
+    command.arg(repository("models")).env("RUST_LOG", "debug").stderr(Stdio::piped());
+    let mut process = command.spawn().expect("it starts");
+    let mut log = BufReader::new(process.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("address=") {
+        line.clear();
+        log.read_line(&mut line).expect("a line");
+    }
+    let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (client, url) = (reqwest::Client::new(), format!("http://{address}/nothing-here"));
+    // Each is a line or more: several times what a pipe holds.
+    for _ in 0..2000 {
+        client.get(&url).send().await.expect("an answer");
+    }
+    let began = Instant::now();
+    let health = client.get(format!("http://{address}/healthz")).send().await.expect("an answer");
+    assert_eq!(health.status(), 200);
+    let pid = rustix::process::Pid::from_raw(process.id().cast_signed()).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let ended = tokio::time::timeout(SOON, tokio::task::spawn_blocking(move || process.wait())).await;
+    assert!(ended.expect("in time").expect("no panic").expect("a child").success(), "after {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_number_of_processes_share_a_copy_of_the_models() {
+    let s3 = S3Server::start("models").await;
+    for file in std::fs::read_dir(repository("models/demo")).expect("the demo model") {
+        let file = file.expect("a file").path();
+        if file.extension().is_some_and(|extension| extension != "py") {
+            s3.put("models", &format!("demo/{}", file.file_name().expect("a name").display()), &file);
+        }
+    }
+    s3.set_rate(64 << 10);
+    let cache = tempfile::tempdir().expect("a folder");
+    let cache = cache.path().display().to_string();
+    let arguments = ["--models", "s3://models", "--models-cache", &cache];
+    let start = || {
+        let mut command = tagmill(&["serve", "--listen", "127.0.0.1:0"]);
+        command.args(arguments).envs(s3.environment());
+        Worker::run(command)
+    };
+    let servers: Vec<Worker> = std::iter::repeat_with(start).take(4).collect();
+    for server in &servers {
+        server.logged("serving the API");
+    }
+    let copies: usize = servers.iter().map(|server| server.log().matches("copying model").count()).sum();
+    assert_eq!(copies, 1, "one copies, the others wait");
+    // A new version: all end on it, and the old one goes when nobody has it any more.
+    s3.set_rate(0);
+    let manifest = s3.bucket("models").join("demo/tagmill.toml");
+    let mut text = std::fs::read_to_string(&manifest).unwrap_or_default();
+    text.push_str("\n# changed\n");
+    std::fs::write(&manifest, text).expect("a file");
+    for server in &servers {
+        server.signal("HUP");
+    }
+    for server in &servers {
+        server.logged("read the models again");
+        assert!(!server.log().contains("can't"), "{}", server.log());
+    }
 }

@@ -92,7 +92,7 @@ pub(super) struct Rates {
 impl Rates {
     /// What bounds the whole.
     pub(super) fn bound(&self) -> Bound {
-        // What takes turns on one processor takes the sum of the times.
+        // Work that shares one processor takes the sum of the times.
         let together = 1.0 / (1.0 / self.model + 1.0 / self.decoding);
         if self.whole >= BOUND * self.model {
             Bound::Model

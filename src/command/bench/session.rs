@@ -34,7 +34,7 @@ pub(super) struct Measured {
 }
 
 /// Measures batches of this size over the rows, again and again, for so long: by all runners beside each other for the rate,
-/// and for the time of a batch; that of those that take turns on a GPU is of one of them alone.
+/// and for the time of a batch; of runners that share a GPU one alone is timed.
 ///
 /// # Errors
 /// Where the runtime fails for another reason than memory.

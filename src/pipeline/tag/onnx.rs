@@ -37,8 +37,8 @@ use provider::Limits;
 use shared::Shared;
 use warm_up::WarmUp;
 
-/// Those that take turns on a device: while the batch of one runs, the other copies its own there.
-const TURNS: usize = 2;
+/// Pipelined runners of a device: while one runs its batch, the other copies its own to the device.
+const RUNNERS: usize = 2;
 
 /// Causes and remedies of what devices report.
 pub(super) const REMEDIES: &str = "docs/gpu.md";
@@ -222,16 +222,16 @@ fn on_gpu(
     let (session, interface) = session(files, library, device, settings, labels)?;
     let shared = shared(files, interface, labels)?;
     let session = Arc::new(Mutex::new(session));
-    let turn = || PipelinedRuntime::new(Arc::clone(&session), Arc::clone(&shared), device, settings.batch);
-    let mut turns: Vec<PipelinedRuntime> = std::iter::repeat_with(turn).take(TURNS).collect();
+    let runtime = || PipelinedRuntime::new(Arc::clone(&session), Arc::clone(&shared), device, settings.batch);
+    let mut runtimes: Vec<PipelinedRuntime> = std::iter::repeat_with(runtime).take(RUNNERS).collect();
     let failed = |reason: String| {
         if run_error::is_device_error(&reason) { unusable(reason) } else { files.unusable(reason).into() }
     };
-    let mut warm_up = warm_up::pipelined(&mut turns, shared.interface.side, settings.batch).map_err(failed)?;
+    let mut warm_up = warm_up::pipelined(&mut runtimes, shared.interface.side, settings.batch).map_err(failed)?;
     warm_up.check_placement(&session, device).map_err(unusable)?;
     warm_up.log(&files.name, device);
     log_loaded(files, device, began.elapsed());
-    let runtimes = turns.into_iter().map(|turn| Box::new(turn) as Box<dyn Runtime>).collect();
+    let runtimes = runtimes.into_iter().map(|runtime| Box::new(runtime) as Box<dyn Runtime>).collect();
     Ok(Opened { device, shared, runtimes, warm_up })
 }
 

@@ -22,6 +22,9 @@ use crate::memory::Reservation;
 /// How long a client may be silent in the middle of its body.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// How long a whole body may take: slow clients must not keep the room for bodies from others.
+const WHOLE: Duration = Duration::from_mins(2);
+
 /// How long the rest of a body is read that is refused: a client that still sends would not see why.
 const REST: Duration = Duration::from_secs(5);
 
@@ -92,7 +95,10 @@ impl Http {
     pub(super) async fn receive(&self, request: Request) -> Result<(Kind, Received), Refused> {
         let (head, mut body) = request.into_parts();
         let received = match Kind::of(&head.headers) {
-            Ok(kind) => self.read(&mut body).await.map(|received| (kind, received)),
+            Ok(kind) => {
+                let read = tokio::time::timeout(WHOLE, self.read(&mut body)).await;
+                read.unwrap_or_else(|_| Err(timed_out())).map(|received| (kind, received))
+            }
             Err(refused) => Err(refused),
         };
         if received.is_err() {
@@ -132,13 +138,15 @@ impl Http {
     }
 }
 
+fn timed_out() -> Refused {
+    Refused::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the rest of the request did not come in time")
+}
+
 /// The next part of a body.
 async fn next(body: &mut Body) -> Result<Option<Bytes>, Refused> {
     loop {
         let frame = std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context));
-        let frame = tokio::time::timeout(SILENCE, frame).await.map_err(|_| {
-            Refused::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "nothing more of the request came in time")
-        })?;
+        let frame = tokio::time::timeout(SILENCE, frame).await.map_err(|_| timed_out())?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => return Err(Refused::bad(format!("the request's body broke off: {error}"))),

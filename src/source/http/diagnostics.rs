@@ -10,6 +10,7 @@ use tokio::task::JoinError;
 
 use super::body::{self, Kind, Received};
 use super::error::Refused;
+use super::models::memory_of;
 use super::peer::Peer;
 use super::{Http, shutting_down};
 use crate::failure::{Code, ErrorBody, Failure};
@@ -95,7 +96,7 @@ impl Http {
             let failed = |error: JoinError| Failure::new(Code::InferenceFailed, error.to_string());
             let queue = loading.await.map_err(failed)??;
             let took = queue.try_out(batch_size).await?;
-            Ok::<_, Failure>((took, queue.model.devices.iter().find_map(|name| gpu::memory(name))))
+            Ok::<_, Failure>((took, memory_of(queue.model.devices.clone()).await))
         };
         match tried.await {
             Ok((took, memory)) => {

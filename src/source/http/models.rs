@@ -71,7 +71,7 @@ impl From<Listed> for Model {
 
 /// `GET /v1/models`
 pub(super) async fn list(State(http): State<Http>) -> Response {
-    http.models()
+    http.models().await
 }
 
 /// `POST /v1/models/refresh`
@@ -82,14 +82,20 @@ pub(super) async fn refresh(State(http): State<Http>) -> Result<Response, Refuse
     let looked =
         tokio::spawn(async move { pool.refresh().await }).await.map_err(|error| unreadable(error.to_string()))?;
     looked.map_err(|error| unreadable(format!("{error}; the models are as they were")))?;
-    Ok(http.models())
+    Ok(http.models().await)
+}
+
+/// The memory of the first GPU among these devices, asked off the threads that answer.
+pub(super) async fn memory_of(devices: Vec<String>) -> Option<gpu::Memory> {
+    let asked = tokio::task::spawn_blocking(move || devices.iter().find_map(|name| gpu::memory(name)));
+    asked.await.ok().flatten()
 }
 
 impl Http {
-    fn models(&self) -> Response {
+    async fn models(&self) -> Response {
         let models = self.0.pool.list();
-        let mut devices = models.iter().filter_map(|model| model.loaded.as_ref()).flat_map(|model| &model.devices);
-        let memory = devices.find_map(|name| gpu::memory(name));
+        let loaded = models.iter().filter_map(|model| model.loaded.as_ref());
+        let memory = memory_of(loaded.flat_map(|model| model.devices.clone()).collect()).await;
         let data: Vec<Model> = models.into_iter().map(Model::from).collect();
         let mut response = Json(json!({ "object": "list", "data": data })).into_response();
         if let Some(gpu::Memory { used, total }) = memory {

@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -27,10 +28,14 @@ use super::peer::Peer;
 use super::{Http, Settings, access, trace};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Collected;
+use crate::telemetry::rate_limited;
 use crate::telemetry::server as telemetry;
 
 /// How long a client may take over the head of a request, or keep a connection without one.
-const HEAD: Duration = Duration::from_mins(1);
+const HEAD: Duration = Duration::from_secs(20);
+
+/// Connections at a time, at most. Of few descriptors a quarter: the rest is for the work.
+const CONNECTIONS: usize = 1024;
 
 /// How long to wait after a connection could not be accepted: there are too many open files, as a rule.
 const BREATH: Duration = Duration::from_millis(100);
@@ -117,18 +122,40 @@ fn starting() -> Refused {
     Refused::new(StatusCode::SERVICE_UNAVAILABLE, "starting", "the model is not loaded yet; /readyz tells when it is")
 }
 
+/// Connections at a time, by the descriptors that the process may have.
+fn most_connections() -> usize {
+    #[cfg(unix)]
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    let descriptors = None;
+    let quarter = descriptors.and_then(|count| usize::try_from(count / 4).ok()).unwrap_or(CONNECTIONS);
+    quarter.clamp(1, CONNECTIONS)
+}
+
 async fn accept(listener: TcpListener, router: Router, closing: CancellationToken, connections: TaskTracker) {
+    let slots = Arc::new(Semaphore::new(most_connections()));
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            // It is never closed. Meanwhile the system keeps those that knock.
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            next = next => next,
             () = closing.cancelled() => return,
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(serve(stream, Peer(peer), router.clone(), closing.clone()));
+                let serving = serve(stream, Peer(peer), router.clone(), closing.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(slot);
+                });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection can't be accepted");
+                if rate_limited::is_new("a connection can't be accepted", None) {
+                    tracing::warn!(%error, "a connection can't be accepted");
+                }
                 tokio::time::sleep(BREATH).await;
             }
         }

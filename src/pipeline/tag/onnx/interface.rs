@@ -42,8 +42,8 @@ fn tensor(outlet: &Outlet) -> Option<&[i64]> {
     }
 }
 
-fn names(outlets: &[Outlet]) -> String {
-    let shown = outlets.iter().map(|outlet| format!("`{}` {:?}", outlet.name(), tensor(outlet).unwrap_or_default()));
+fn names(values: &[Outlet]) -> String {
+    let shown = values.iter().map(|value| format!("`{}` {:?}", value.name(), tensor(value).unwrap_or_default()));
     shown.collect::<Vec<_>>().join(", ")
 }
 

@@ -1,11 +1,11 @@
 //! A model on a device: rows go there as bytes, and scores come back. Both from and to ordinary memory: ONNX Runtime 1.31
 //! with CUDA can't copy scores to page-locked memory (`dst_data != src_data was false`), and rows are not sent any faster from
-//! there where another turn runs meanwhile.
+//! there while another batch runs.
 //!
 //! Several runners share a session. `ort` lets one thread run it at a time, since ONNX Runtime's `Run` is not safe to call
-//! twice at once with every provider. But binding an input is a call of its own, so one turn sends its batch while another's
+//! twice at once with every provider. But binding an input is a call of its own, so one runner sends its batch while another's
 //! runs. Binding only queues the copy, on a stream out of the session's pool, and the run that follows may get another stream,
-//! which does not wait for that one. So the copy is waited for, once the turn has the session: nothing else of the session
+//! which does not wait for that one. So the runner waits for the copy once it has the session: nothing else of the session
 //! runs then. TensorRT's provider can't wait (its `Sync` does nothing); there the copy is queued under the lock too, so that
 //! it and the run get the same stream, and nothing overlaps. `run_async` would not do: it takes no binding, and borrows the
 //! session all the while.
@@ -27,7 +27,7 @@ use crate::pipeline::batch::limit::filled_up;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::runtime::Runtime;
 
-/// One of those that take turns on a session.
+/// One of the runners that share a session.
 pub(super) struct PipelinedRuntime {
     session: Arc<Mutex<Session>>,
     shared: Arc<Shared>,
@@ -107,7 +107,7 @@ impl Buffers {
     fn run(&mut self, session: &Mutex<Session>, shared: &Shared) -> ort::Result<()> {
         self.binding.bind_input(INPUT, &self.rows)?;
         let mut session = lock(session);
-        // With the lock, lest it waits for another turn's run as well.
+        // With the lock: otherwise it would wait for another runner's run as well.
         self.binding.synchronize_inputs()?;
         session.run_binding_with_options(&self.binding, &shared.options).map(drop)
     }
@@ -194,22 +194,22 @@ mod tests {
         let (shared, manifest) = (host.shared(), &files.manifest.input);
         let edited =
             prepend::open(&mut builder(), &files.onnx, &shared.interface, manifest).expect("an edited session");
-        let turn = PipelinedRuntime::new(Arc::new(Mutex::new(edited)), Arc::clone(shared), Device::Cpu, 4);
-        (host, turn)
+        let runtime = PipelinedRuntime::new(Arc::new(Mutex::new(edited)), Arc::clone(shared), Device::Cpu, 4);
+        (host, runtime)
     }
 
     #[test]
     fn rows_that_are_converted_in_the_graph_score_as_those_that_are_not() {
         let mut random = TestRunner::deterministic();
         for files in families() {
-            let (mut host, mut turn) = both(&files);
-            let image = (turn.shared.interface.side as usize).pow(2) * CHANNELS;
+            let (mut host, mut runtime) = both(&files);
+            let image = (runtime.shared.interface.side as usize).pow(2) * CHANNELS;
             let row = proptest::collection::vec(any::<u8>(), image);
             // The first run has no binding; then the same buffers again, others, and a batch that is filled up.
             for batch in [2, 2, 1, 3, 4, 2] {
                 let rows = proptest::collection::vec(row.clone(), batch).new_tree(&mut random).expect("rows").current();
                 let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
-                let (expected, found) = (host.run(&rows).expect("scores"), turn.run(&rows).expect("scores"));
+                let (expected, found) = (host.run(&rows).expect("scores"), runtime.run(&rows).expect("scores"));
                 assert_eq!(found.len(), batch);
                 for (expected, found) in expected.concat().into_iter().zip(found.concat()) {
                     assert!(
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_on_one_session_do_not_disturb_each_other() {
+    fn runners_of_one_session_do_not_disturb_each_other() {
         let files = families().remove(0);
         let (mut host, first) = both(&files);
         // One that waits for its copy, and one that copies under the lock.
@@ -231,12 +231,12 @@ mod tests {
         let second = PipelinedRuntime { waits: false, ..second };
         let image = (first.shared.interface.side as usize).pow(2) * CHANNELS;
         std::thread::scope(|scope| {
-            for (mut turn, colour) in [(first, 10), (second, 200)] {
+            for (mut runtime, colour) in [(first, 10), (second, 200)] {
                 let row = vec![colour; image];
                 let expected = host.run(&[&row]).expect("scores");
                 scope.spawn(move || {
                     for _ in 0..50 {
-                        assert_eq!(turn.run(&[&row]).expect("scores"), expected);
+                        assert_eq!(runtime.run(&[&row]).expect("scores"), expected);
                     }
                 });
             }

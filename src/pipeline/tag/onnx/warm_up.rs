@@ -18,7 +18,7 @@ use crate::pipeline::tag::runtime::Runtime;
 /// is. A GPU that others use too, or that is too hot, is slower by some times; one that hangs never comes back.
 const HUNG: (u32, Duration) = (30, Duration::from_mins(1));
 
-/// Runs of each turn beside those of the others: enough for them to overlap.
+/// Runs of each runtime beside those of the others: enough for them to overlap.
 const OVERLAPPING: usize = 3;
 
 /// What came of the first runs.
@@ -59,33 +59,33 @@ impl WarmUp {
     }
 }
 
-/// Runs the turns of a device: every size a batch may have, the largest first, and then all of them once more to see how
+/// Runs the runtimes of a device: every size a batch may have, the largest first, and then all of them once more to see how
 /// fast they are now.
 ///
 /// # Errors
 /// What the runtime says.
-pub(super) fn pipelined(turns: &mut [PipelinedRuntime], side: u32, batch: usize) -> Result<WarmUp, String> {
+pub(super) fn pipelined(runtimes: &mut [PipelinedRuntime], side: u32, batch: usize) -> Result<WarmUp, String> {
     let mut warm_up: Option<WarmUp> = None;
-    for turn in &mut *turns {
-        // All turns of a session take what fitted the first.
+    for runtime in &mut *runtimes {
+        // All runtimes of a session take what fitted the first.
         let most = warm_up.as_ref().map_or(batch, |warm_up| warm_up.fits);
-        let first = run(turn, side, &[most])?;
+        let first = run(runtime, side, &[most])?;
         let sizes: Vec<usize> = limit::sizes(batch).into_iter().filter(|size| *size <= first.fits).rev().collect();
-        let then = run(turn, side, &sizes)?;
+        let then = run(runtime, side, &sizes)?;
         warm_up = Some(match warm_up {
             Some(before) => WarmUp { fits: before.fits.min(then.fits), probe: before.probe.min(then.probe), ..before },
             None => WarmUp { suspicion: first.suspicion, ..then },
         });
     }
-    let warm_up = warm_up.ok_or("no turn")?;
-    let fits = together(turns, side, warm_up.fits)?;
+    let warm_up = warm_up.ok_or("no runtime")?;
+    let fits = together(runtimes, side, warm_up.fits)?;
     Ok(WarmUp { fits, ..warm_up })
 }
 
-/// How many images fit where all turns run at once, as they will: the copy of one is on the device beside the run of another.
-fn together<T: Runtime>(turns: &mut [T], side: u32, batch: usize) -> Result<usize, String> {
+/// How many images fit where all runtimes run at once, as they will: the copy of one is on the device beside the run of another.
+fn together<T: Runtime>(runtimes: &mut [T], side: u32, batch: usize) -> Result<usize, String> {
     let fitted: Vec<Result<WarmUp, String>> = std::thread::scope(|scope| {
-        let running = turns.iter_mut().map(|turn| scope.spawn(move || run(turn, side, &[batch; OVERLAPPING])));
+        let running = runtimes.iter_mut().map(|runtime| scope.spawn(move || run(runtime, side, &[batch; OVERLAPPING])));
         // All are started before the first is waited for.
         let running: Vec<_> = running.collect();
         let ended = running.into_iter().map(std::thread::ScopedJoinHandle::join);
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::failure::Failure;
 
-    /// Has memory for what all turns run at once, of which the first two runs are sure to overlap.
+    /// Has memory for what all runtimes run at once, of which the first two runs are sure to overlap.
     struct Crowded<'a> {
         barrier: &'a Barrier,
         runs: usize,
@@ -147,18 +147,18 @@ mod tests {
                 self.barrier.wait();
             }
             if rows.len() > 2 {
-                return Err(Failure::new(Code::OutOfMemory, "another turn has it"));
+                return Err(Failure::new(Code::OutOfMemory, "another runtime has it"));
             }
             Ok(rows.iter().map(|_| vec![0.5]).collect())
         }
     }
 
     #[test]
-    fn what_fits_one_turn_alone_is_halved_where_turns_overlap() {
+    fn what_fits_one_runtime_alone_is_halved_where_runtimes_overlap() {
         let barrier = Barrier::new(2);
-        let mut turns = [(); 2].map(|()| Crowded { barrier: &barrier, runs: 0 });
-        assert_eq!(together(&mut turns, 2, 8), Ok(2));
+        let mut runtimes = [(); 2].map(|()| Crowded { barrier: &barrier, runs: 0 });
+        assert_eq!(together(&mut runtimes, 2, 8), Ok(2));
         // 8, 4 and 2 to find it, and twice more.
-        assert_eq!(turns.map(|turn| turn.runs), [5, 5]);
+        assert_eq!(runtimes.map(|runtime| runtime.runs), [5, 5]);
     }
 }
