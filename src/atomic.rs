@@ -108,8 +108,8 @@ mod tests {
         write(&at("a.txt"), b"").expect("a file");
         assert_eq!(mode("a.txt"), mode("usual.txt"));
         fs::create_dir(at("usual")).expect("a folder");
-        let made = folder_beside(&at("a"), ".new-").expect("a folder");
-        let name = made.path().file_name().expect("a name").to_string_lossy().into_owned();
+        let beside = folder_beside(&at("a"), ".new-").expect("a folder");
+        let name = beside.path().file_name().expect("a name").to_string_lossy().into_owned();
         assert_eq!(mode(&name), mode("usual"));
     }
 }

@@ -151,6 +151,8 @@ impl Drop for Delivery {
         metrics::job_left();
         let dropped =
             Failure::new(Code::InferenceFailed, "the worker dropped the job without an answer; its log says why");
+        // A panic on the job's own path is evidence against it; a stage that ended is not.
+        let dropped = if std::thread::panicking() { dropped } else { dropped.without_attempt() };
         if let Some(answered) = self.answered(Answer::Failed(dropped)) {
             self.answers.spawn(answered);
         }

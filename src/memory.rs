@@ -6,9 +6,11 @@
 //! keep an interactive one of up to that size waiting.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use crate::failure::{Code, Failure};
 use crate::machine;
@@ -25,7 +27,7 @@ pub(crate) const LEAST: u64 = 64 << 20;
 const MOST_BY_DEFAULT: u64 = 4 << 30;
 
 /// One part in so many of a pool is for interactive jobs alone.
-const RESERVE: u64 = 4;
+const RESERVE: u32 = 4;
 
 /// Room for the images in flight.
 #[derive(Clone, Debug)]
@@ -42,22 +44,68 @@ pub(crate) struct Budget {
 /// A part of the budget, for jobs of one priority.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
-    /// All of it, in pages.
-    pages: Arc<Semaphore>,
-    /// What bulk jobs may take of it.
-    bulk: Arc<Semaphore>,
+    pages: Arc<Pages>,
     total: u64,
     priority: Priority,
     what: &'static str,
     /// Whether metrics count what is reserved.
     is_counted: bool,
+    /// Whether whoever has this copy waits for room.
+    waiting: Arc<AtomicBool>,
+}
+
+/// The pages of a pool, shared by both priorities.
+#[derive(Debug)]
+struct Pages {
+    counts: Mutex<Counts>,
+    freed: Notify,
+    /// Held by the first that waits, of each priority: the others wait behind it, in order.
+    interactive: tokio::sync::Mutex<()>,
+    bulk: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Counts {
+    total: u32,
+    /// Pages that are taken, and those of them that bulk jobs have.
+    taken: u32,
+    bulk: u32,
+    /// Interactive jobs that wait.
+    waiting: usize,
+}
+
+impl Counts {
+    /// Pages that bulk jobs may have in all.
+    const fn bulk_total(&self) -> u32 {
+        self.total - self.total / RESERVE
+    }
+
+    /// Takes pages if they are free. An interactive job that waits goes before any bulk job.
+    fn take(&mut self, pages: u32, priority: Priority) -> bool {
+        let free = pages <= self.total - self.taken;
+        let fits = match priority {
+            Priority::Interactive => free,
+            Priority::Bulk => free && self.waiting == 0 && pages <= self.bulk_total() - self.bulk,
+        };
+        if fits {
+            self.taken += pages;
+            self.bulk += if priority == Priority::Bulk { pages } else { 0 };
+        }
+        fits
+    }
+
+    fn give_back(&mut self, pages: u32, priority: Priority) {
+        self.taken -= pages;
+        self.bulk -= if priority == Priority::Bulk { pages } else { 0 };
+    }
 }
 
 /// Reserved bytes, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    pages: OwnedSemaphorePermit,
-    bulk: Option<OwnedSemaphorePermit>,
+    pages: Arc<Pages>,
+    count: u32,
+    priority: Priority,
     /// As metrics count them.
     bytes: u64,
 }
@@ -82,7 +130,7 @@ impl Budget {
             return Ok(());
         }
         // A quarter of three quarters.
-        Err(picture.saturating_mul(4 * RESERVE).div_ceil(3))
+        Err(picture.saturating_mul(4 * u64::from(RESERVE)).div_ceil(3))
     }
 
     /// The default budget: a quarter of the memory that this process may use.
@@ -92,21 +140,61 @@ impl Budget {
     }
 }
 
-fn pages(bytes: u64) -> Arc<Semaphore> {
-    let pages = usize::try_from(bytes / PAGE).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-    Arc::new(Semaphore::new(pages))
+impl Pages {
+    fn give_back(&self, pages: u32, priority: Priority) {
+        self.counts.lock().give_back(pages, priority);
+        self.freed.notify_waiters();
+    }
+
+    /// Waits for pages, in the order in which jobs of one priority ask.
+    ///
+    /// Cancel safe.
+    async fn take(&self, pages: u32, priority: Priority) {
+        let _waiting = (priority == Priority::Interactive).then(|| InteractiveWaits::new(self));
+        let _first = match priority {
+            Priority::Interactive => self.interactive.lock().await,
+            Priority::Bulk => self.bulk.lock().await,
+        };
+        loop {
+            let freed = self.freed.notified();
+            if self.counts.lock().take(pages, priority) {
+                return;
+            }
+            freed.await;
+        }
+    }
+}
+
+/// Counts an interactive job as waiting, until dropped.
+struct InteractiveWaits<'a>(&'a Pages);
+
+impl<'a> InteractiveWaits<'a> {
+    fn new(pages: &'a Pages) -> Self {
+        pages.counts.lock().waiting += 1;
+        Self(pages)
+    }
+}
+
+impl Drop for InteractiveWaits<'_> {
+    fn drop(&mut self) {
+        self.0.counts.lock().waiting -= 1;
+        self.0.freed.notify_waiters();
+    }
 }
 
 impl Pool {
     fn new(total: u64, what: &'static str) -> Self {
-        let (all, bulk) = (pages(total), pages(total - total / RESERVE));
-        Self { pages: all, bulk, total, priority: Priority::Interactive, what, is_counted: true }
+        let counts = Counts { total: u32::try_from(total / PAGE).unwrap_or(u32::MAX), taken: 0, bulk: 0, waiting: 0 };
+        let (interactive, bulk) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        let pages = Pages { counts: Mutex::new(counts), freed: Notify::new(), interactive, bulk };
+        let (priority, waiting) = (Priority::Interactive, Arc::default());
+        Self { pages: Arc::new(pages), total, priority, what, is_counted: true, waiting }
     }
 
-    /// The same pool, for jobs of this priority.
+    /// The same pool, for one job of this priority.
     #[must_use]
     pub(crate) fn of(&self, priority: Priority) -> Self {
-        Self { priority, ..self.clone() }
+        Self { priority, waiting: Arc::default(), ..self.clone() }
     }
 
     /// The priority of those that it is for.
@@ -115,30 +203,39 @@ impl Pool {
         self.priority
     }
 
+    /// Whether the job that has this copy waits for room.
+    #[must_use]
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// Bytes that one job of this priority can have at most.
     #[must_use]
     pub(crate) const fn total(&self) -> u64 {
         match self.priority {
             Priority::Interactive => self.total,
-            Priority::Bulk => self.total - self.total / RESERVE,
+            Priority::Bulk => self.total - self.interactive_part(),
         }
     }
 
     /// Bytes that bulk jobs leave to interactive ones.
     const fn interactive_part(&self) -> u64 {
-        self.total / RESERVE
+        self.total / RESERVE as u64
     }
 
     /// Takes room for so many bytes, if there is any now.
     #[must_use]
     pub(crate) fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
         let count = u32::try_from(bytes.div_ceil(PAGE)).ok()?;
-        let take = |pages: &Arc<Semaphore>| Arc::clone(pages).try_acquire_many_owned(count).ok();
-        let bulk = match self.priority {
-            Priority::Bulk => Some(take(&self.bulk)?),
-            Priority::Interactive => None,
+        let pages = &self.pages;
+        // Not before those that wait.
+        let turn = match self.priority {
+            Priority::Interactive => pages.interactive.try_lock(),
+            Priority::Bulk => pages.bulk.try_lock(),
         };
-        Some(self.reserved(take(&self.pages)?, bulk, bytes))
+        let _turn = turn.ok()?;
+        let taken = pages.counts.lock().take(count, self.priority);
+        taken.then(|| self.reserved(count, bytes))
     }
 
     /// Waits until there is room for so many bytes, in the order in which jobs of one priority ask.
@@ -159,21 +256,15 @@ impl Pool {
         if u64::from(count) > self.total() / PAGE {
             return Err(too_large());
         }
-        // They are never closed. Of the bulk's part first: a bulk job that waits for that holds nothing of the whole.
-        let take =
-            async |pages: &Arc<Semaphore>| Arc::clone(pages).acquire_many_owned(count).await.map_err(|_| too_large());
-        let bulk = match self.priority {
-            Priority::Bulk => Some(take(&self.bulk).await?),
-            Priority::Interactive => None,
-        };
-        let pages = take(&self.pages).await?;
-        Ok(self.reserved(pages, bulk, bytes))
+        let _waits = Waits::new(&self.waiting);
+        self.pages.take(count, self.priority).await;
+        Ok(self.reserved(count, bytes))
     }
 
-    fn reserved(&self, pages: OwnedSemaphorePermit, bulk: Option<OwnedSemaphorePermit>, bytes: u64) -> Reservation {
+    fn reserved(&self, count: u32, bytes: u64) -> Reservation {
         let bytes = if self.is_counted { bytes } else { 0 };
         metrics::memory_reserved(bytes);
-        Reservation { pages, bulk, bytes }
+        Reservation { pages: Arc::clone(&self.pages), count, priority: self.priority, bytes }
     }
 
     /// The same, on a thread that may block; `runtime` runs what gives room back.
@@ -185,13 +276,28 @@ impl Pool {
     }
 }
 
+/// Tells that a job waits for room, until dropped.
+struct Waits<'a>(&'a AtomicBool);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicBool) -> Self {
+        waiting.store(true, Ordering::Release);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 impl Reservation {
     /// Gives back all but so many bytes.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
-        let pages = usize::try_from(bytes.div_ceil(PAGE)).unwrap_or(usize::MAX);
-        for permit in [Some(&mut self.pages), self.bulk.as_mut()].into_iter().flatten() {
-            drop(permit.split(permit.num_permits().saturating_sub(pages)));
-        }
+        let left = u32::try_from(bytes.div_ceil(PAGE)).unwrap_or(u32::MAX).min(self.count);
+        self.pages.give_back(self.count - left, self.priority);
+        self.count = left;
         metrics::memory_returned(self.bytes.saturating_sub(bytes));
         self.bytes = self.bytes.min(bytes);
     }
@@ -199,6 +305,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        self.pages.give_back(self.count, self.priority);
         metrics::memory_returned(self.bytes);
     }
 }
@@ -259,6 +366,11 @@ mod tests {
         drop(first);
         drop(large.await.expect("all of it"));
         assert!(late.await.is_ok());
+        // Interactive jobs have more than their part, so bulk waits with less than its own.
+        let (half, mut waits) =
+            (interactive.try_reserve(interactive.total() / 2), Box::pin(bulk.reserve(bulk.total())));
+        assert!(half.is_some() && (&mut waits).now_or_never().is_none());
+        assert!(interactive.reserve(4096).now_or_never().is_some(), "a bulk job that waits takes nothing from it");
         let failure = bulk.reserve(interactive.total()).await.expect_err("over the part of bulk");
         assert_eq!(failure.code, Code::ImageTooLarge);
     }

@@ -118,11 +118,12 @@ impl Nats {
     pub(crate) async fn connect(settings: &Settings, name: &str) -> Result<Self, Unreachable> {
         let (sender, connections) = watch::channel(Connection::default());
         let (sender, complaint) = (Arc::new(sender), Complaint::default());
-        let (deadline, mut reported) = (tokio::time::Instant::now() + PATIENCE, String::new());
+        let (deadline, mut last) = (tokio::time::Instant::now() + PATIENCE, None::<async_nats::ConnectError>);
         loop {
             let options = options(settings, name, Arc::clone(&sender), Arc::clone(&complaint)).await?;
             let connecting = tokio::time::timeout_at(deadline, options.connect(&settings.servers[..])).await;
-            match connecting.unwrap_or_else(|_| Err(ConnectErrorKind::TimedOut.into())) {
+            // One that was cut short by the deadline says less than the one before.
+            match connecting.unwrap_or_else(|_| Err(last.take().unwrap_or_else(|| ConnectErrorKind::TimedOut.into()))) {
                 Ok(client) => {
                     tracing::info!(servers = settings.shown(), "connected to NATS");
                     return Ok(Self { client, connections, complaint });
@@ -136,9 +137,10 @@ impl Nats {
                 }
                 Err(error) => {
                     // Once, not with every attempt.
-                    if error.to_string() != std::mem::replace(&mut reported, error.to_string()) {
+                    if last.as_ref().is_none_or(|last| last.to_string() != error.to_string()) {
                         tracing::warn!(servers = settings.shown(), %error, "NATS can't be reached; trying again");
                     }
+                    last = Some(error);
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

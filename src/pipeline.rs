@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::task::JoinSet;
 
@@ -100,6 +101,7 @@ impl Pipeline {
             estimator: Arc::clone(&estimator),
             decode: to_decode,
             quarantine: to_quarantine,
+            quarantined: Arc::new(Semaphore::new(4 * decode.threads)),
             publish: to_publish.clone(),
         };
         stages.spawn(named(Stage::Fetch, fetch::run(fetch, accepted)));

@@ -8,6 +8,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -27,6 +28,9 @@ use crate::telemetry::rate_limited;
 
 /// The first and the longest wait before an unconfirmed answer is published again.
 const REPUBLISH: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+
+/// How often a duplicate is looked at, whether it is another job's.
+const LOOKS: u64 = 4;
 
 /// Publishes answers until they are confirmed. Clones share their state.
 #[derive(Clone, Debug)]
@@ -190,14 +194,22 @@ impl ConfirmedPublisher {
         }
     }
 
-    /// Whether the message that was stored under this id is the answer to another job. Where it can't be read it is not.
+    /// Whether the message that was stored under this id is the answer to another job. One that is no longer there was not:
+    /// it was read, as this job's answer or the other's.
     async fn is_anothers(&self, ack: &PublishAck, body: &[u8]) -> bool {
-        let Ok(stream) = self.jetstream.get_stream_no_info(&ack.stream).await else { return false };
-        match stream.get_raw_message(ack.sequence).await {
-            Ok(stored) => answer_body::job_of(&stored.payload) != answer_body::job_of(body),
-            Err(error) => {
-                tracing::debug!(%error, "a duplicate of an answer can't be looked at");
-                false
+        let mut tries = 0;
+        loop {
+            let Ok(stream) = self.jetstream.get_stream_no_info(&ack.stream).await else { return false };
+            match stream.get_raw_message(ack.sequence).await {
+                Ok(stored) => return answer_body::job_of(&stored.payload) != answer_body::job_of(body),
+                Err(error) => {
+                    tracing::debug!(%error, "a duplicate of an answer can't be looked at");
+                    tries += 1;
+                    if error.kind() == RawMessageErrorKind::NoMessageFound || tries == LOOKS {
+                        return false;
+                    }
+                    tokio::time::sleep(REPUBLISH.after(tries)).await;
+                }
             }
         }
     }

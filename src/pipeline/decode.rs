@@ -157,11 +157,12 @@ impl Worker {
     }
 
     fn one(&mut self, fetched: Fetched) {
-        let Fetched { mut context, route: Route { queue, pending }, bytes: encoded, reserved: room } = fetched;
+        let Fetched { mut context, route: Route { queue, pending }, bytes: encoded, reserved: room, quarantine } =
+            fetched;
         let _span = context.delivery.span().entered();
         let began = Instant::now();
         let input = self.input(&context, &encoded, queue.model.frame);
-        drop((encoded, room));
+        drop((encoded, room, quarantine));
         context.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
         match input {
             Ok(input) => {
@@ -185,7 +186,8 @@ impl Worker {
             // An isolated decoder asks again where it begins anew.
             reserved = None;
             reserved = Some(room.reserve_blocking(bytes.saturating_add(row), &runtime)?);
-            Ok(())
+            // That may have taken its time.
+            context.still_wanted()
         };
         let bytes = if context.is_quarantined() {
             self.isolated.row(&context.delivery.id, (&self.picture, frame), encoded, &mut reserve)?

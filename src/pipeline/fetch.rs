@@ -8,11 +8,13 @@
 //! waits for its model, and no slot of its source while it waits for long.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
 
@@ -23,6 +25,7 @@ use super::handoff::Finished;
 use super::model_queue::Route;
 use super::pool::ModelPool;
 use super::queue::{self, Queued};
+use super::queue_state::Pending;
 use super::stage::{Ended, panicked, pass, pass_by_priority};
 use crate::failure::{Code, Failure};
 use crate::memory::{Pool, Reservation};
@@ -58,6 +61,8 @@ pub(crate) struct Fetched {
     pub bytes: Bytes,
     /// Room for it.
     pub reserved: Reservation,
+    /// Its place among quarantined jobs, until it is decoded.
+    pub quarantine: Option<OwnedSemaphorePermit>,
 }
 
 impl Queued for Fetched {
@@ -86,6 +91,8 @@ pub(crate) struct Fetch {
     pub decode: queue::Sender<Fetched>,
     /// Takes those of quarantined jobs.
     pub quarantine: Sender<Fetched>,
+    /// Quarantined jobs that may be read and decoded at a time.
+    pub quarantined: Arc<Semaphore>,
     /// Takes jobs that failed.
     pub publish: Sender<Finished>,
 }
@@ -113,13 +120,19 @@ pub(crate) async fn run(fetch: Fetch, mut accepted: Receiver<Accepted>) -> Resul
 
 impl Fetch {
     async fn one(&self, Accepted { mut context, model, location }: Accepted) {
+        // Before it is read, so that those that wait for an isolated decoder hold no memory.
+        let quarantine = if context.is_quarantined() {
+            parked_after(PARK, &context, Arc::clone(&self.quarantined).acquire_owned()).await.ok()
+        } else {
+            None
+        };
         match self.fetch(&model, location, &mut context).await {
             Ok((route, Image { bytes, reserved, name })) => {
                 if let Some(name) = name {
                     context.image = name;
                 }
                 let quarantined = context.is_quarantined();
-                let fetched = Fetched { context, route, bytes, reserved };
+                let fetched = Fetched { context, route, bytes, reserved, quarantine };
                 let passed = if quarantined {
                     pass(Stage::Fetch, &self.quarantine, fetched).await
                 } else {
@@ -144,14 +157,14 @@ impl Fetch {
         // A model that is not loaded comes first, so that a job that waits for it holds no memory meanwhile; but not while its
         // store keeps jobs waiting, for it would evict another that is needed now. Only what counts the job as pending is
         // kept: the model may be evicted while the image is read.
-        let pending = match self.pool.route(model, context.priority()) {
+        let mut pending = match self.pool.route(model, context.priority()) {
             Some(route) => Some(route.pending),
             None if is_slow(&location) => None,
             None => Some(self.loaded(model, context).await?.pending),
         };
         context.still_wanted()?;
         let began = Instant::now();
-        let image = self.image(location, context).await;
+        let image = self.image(location, context, &mut pending).await;
         context.seconds.fetch = metrics::stage_seconds("fetch", began.elapsed());
         let image = image?;
         let route = match (self.pool.queue(model), pending) {
@@ -166,12 +179,26 @@ impl Fetch {
     async fn loaded(&self, model: &Arc<str>, context: &JobContext) -> Result<Route, Failure> {
         // Not fetching: it waits to begin, as for admission.
         let _waiting = metrics::backpressure(Stage::Accept);
-        let loading = self.pool.load(model, || context.still_wanted());
-        Ok(Route::new(&parked_after(PARK, context, loading).await?, context.priority()))
+        // A task of its own: a client that leaves must not cut a load short that others wait for.
+        let (pool, name, wanted) = (Arc::clone(&self.pool), Arc::clone(model), Wanted::default());
+        let is_wanted = wanted.0.clone();
+        let loading = tokio::spawn(async move { pool.load(&name, || Wanted::check(&is_wanted)).await });
+        let queue = tokio::select! {
+            loaded = parked_after(PARK, context, loading) => {
+                loaded.map_err(|error| Failure::new(Code::InferenceFailed, error.to_string()))??
+            }
+            failure = unwanted(context) => return Err(failure),
+        };
+        Ok(Route::new(&queue, context.priority()))
     }
 
     /// Reads an image. An interactive job does not wait for a store that is down, nor longer than its client.
-    async fn image(&self, location: Location, context: &JobContext) -> Result<Image, Failure> {
+    async fn image(
+        &self,
+        location: Location,
+        context: &JobContext,
+        pending: &mut Option<Pending>,
+    ) -> Result<Image, Failure> {
         let (limit, room) = (self.settings.max_image_bytes, self.settings.room.of(context.priority()));
         match location {
             Location::Stored { store, path } => {
@@ -181,7 +208,8 @@ impl Fetch {
                         failure = unwanted(context) => return Err(failure),
                     },
                     Priority::Bulk => {
-                        self.patiently(&store, context, store.read_patiently(&path, limit, &room)).await?
+                        let read = store.read_patiently(&path, limit, &room);
+                        self.patiently((&store, &room), context, pending, read).await?
                     }
                 };
                 self.estimator.first_byte(read.first_byte);
@@ -200,24 +228,56 @@ impl Fetch {
         }
     }
 
-    /// Waits for a read of a bulk job. One that takes long leaves its slot to jobs of other stores, or where too many wait for
-    /// this store goes back to the queue.
+    /// Waits for a read of a bulk job. One that its store keeps waiting leaves its slot to jobs of other stores and its batch to
+    /// other rows, or where too many wait for this store goes back to the queue.
     async fn patiently(
         &self,
-        store: &Store,
+        (store, room): (&Store, &Pool),
         context: &JobContext,
+        pending: &mut Option<Pending>,
         read: impl Future<Output = Result<Read, Failure>>,
     ) -> Result<Read, Failure> {
         tokio::pin!(read);
-        if let Ok(read) = tokio::time::timeout(PARK, &mut read).await {
-            return read;
+        loop {
+            if let Ok(read) = tokio::time::timeout(PARK, &mut read).await {
+                return read;
+            }
+            // It is no store that keeps a job waiting for memory.
+            if !room.is_waited_for() {
+                break;
+            }
         }
         let Some(_waiting) = store.wait() else {
             let message = format!("too many jobs wait for {store}; others go first");
             return Err(Failure::new(Code::StorageUnavailable, message).without_attempt());
         };
         let _parked = Parked::new(context);
+        pending.take();
         read.await
+    }
+}
+
+/// Whether anybody still waits for something, until dropped.
+struct Wanted(Arc<AtomicBool>);
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Wanted {
+    fn check(wanted: &AtomicBool) -> Result<(), Failure> {
+        if wanted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Overloaded, "nobody waits for the model any more"))
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

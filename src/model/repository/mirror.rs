@@ -10,7 +10,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -29,6 +29,12 @@ const VERSIONS: &str = ".versions.json";
 
 /// How often a version is looked at that another process copies.
 const AGAIN: Duration = Duration::from_millis(300);
+
+/// How long another process may take to copy a version.
+const COPIED: Duration = Duration::from_hours(1);
+
+/// How long what a process left unfinished is kept.
+const LEFT_OVER: Duration = Duration::from_hours(24);
 
 /// The files of one model, by name.
 type Files = BTreeMap<String, Listed>;
@@ -78,21 +84,24 @@ async fn version(bucket: &Bucket, cache: &Path, model: &str, files: &Files) -> R
     let place = cache.join(&name);
     let failed = |error: io::Error| not_written(&place, &error);
     let lock = cache.join(format!(".{name}.lock"));
-    let mut waits = false;
+    let (mut waits, began) = (false, Instant::now());
     loop {
         let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(failed)?;
-        let is_there = place.is_dir();
+        let is_there = is_complete(&place, model);
         let locked = if is_there { file.try_lock_shared() } else { file.try_lock() };
         match locked {
             // Nothing removes it from here on, if it still is there.
-            Ok(()) if is_there && place.is_dir() => {
+            Ok(()) if is_there && is_complete(&place, model) => {
                 return Ok(Version { folder: place.join(model), in_use: Arc::new(file) });
             }
-            Ok(()) if !is_there && !place.is_dir() => {
+            Ok(()) if !is_there && !is_complete(&place, model) => {
                 tracing::info!(model, from = %bucket, "copying");
                 fill(bucket, cache, &name, model, (files, &listed)).await?;
             }
             Ok(()) => {}
+            Err(TryLockError::WouldBlock) if began.elapsed() > COPIED => {
+                return Err(failed(io::Error::other("another process has held its lock for too long")));
+            }
             Err(TryLockError::WouldBlock) => {
                 if !std::mem::replace(&mut waits, true) {
                     tracing::info!(model, "another process copies the model; waiting for it");
@@ -102,6 +111,11 @@ async fn version(bucket: &Bucket, cache: &Path, model: &str, files: &Files) -> R
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
     }
+}
+
+/// Whether all of a version is there: the list of its files is written last.
+fn is_complete(place: &Path, model: &str) -> bool {
+    place.join(model).join(VERSIONS).is_file()
 }
 
 fn listed_versions(files: &Files) -> BTreeMap<String, String> {
@@ -134,6 +148,8 @@ async fn fill(
     }
     let json = serde_json::to_vec(listed).unwrap_or_default();
     tokio::fs::write(folder.join(VERSIONS), json).await.map_err(failed)?;
+    // What is left there of a version that was being removed.
+    let _ = tokio::fs::rename(&place, aside.path().with_extension("old")).await;
     tokio::fs::rename(aside.path(), &place).await.map_err(failed)?;
     let _ = aside.keep();
     Ok(())
@@ -154,6 +170,14 @@ fn others(cache: &Path, model: &str) -> Vec<(PathBuf, BTreeMap<String, String>)>
 fn prune(cache: &Path, current: &[PathBuf]) {
     for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
         let (place, name) = (entry.path(), entry.file_name());
+        if name.to_string_lossy().starts_with(".new-") || name.to_string_lossy().starts_with(".old-") {
+            let age =
+                entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+            if age.is_some_and(|age| age > LEFT_OVER) {
+                let _ = std::fs::remove_dir_all(&place);
+            }
+            continue;
+        }
         let Some(model) = name.to_str().and_then(|name| Some(name.rsplit_once('@')?.0)) else { continue };
         let folder = place.join(model);
         if current.contains(&folder) || !folder.join(VERSIONS).is_file() {
@@ -161,7 +185,10 @@ fn prune(cache: &Path, current: &[PathBuf]) {
         }
         let lock = cache.join(format!(".{}.lock", name.to_string_lossy()));
         let lock = File::options().create(true).truncate(false).write(true).open(lock);
-        if lock.is_ok_and(|lock| lock.try_lock().is_ok() && std::fs::remove_dir_all(&place).is_ok()) {
+        // Renamed first, so that nobody takes half of it for all.
+        let old = cache.join(format!(".old-{:08x}", rand::random::<u32>()));
+        if lock.is_ok_and(|lock| lock.try_lock().is_ok() && std::fs::rename(&place, &old).is_ok()) {
+            let _ = std::fs::remove_dir_all(&old);
             tracing::info!(version = %name.to_string_lossy(), "removed a version of a model that is no longer used");
         }
     }

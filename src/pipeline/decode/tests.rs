@@ -24,7 +24,7 @@ async fn fetched(queue: &Arc<ModelQueue>, source: Source, bytes: &'static [u8]) 
     let context = JobContext { job, image: "a".into(), seconds: Seconds::default(), delivery };
     let route = Route::new(queue, context.priority());
     let reserved = Budget::new(1 << 20).encoded.reserve(bytes.len() as u64).await.expect("room");
-    Fetched { context, route, bytes: Bytes::from_static(bytes), reserved }
+    Fetched { context, route, bytes: Bytes::from_static(bytes), reserved, quarantine: None }
 }
 
 fn queue() -> (Arc<ModelQueue>, Receiver<Ready>) {

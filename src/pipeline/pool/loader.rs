@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::ModelPool;
-use super::state::Running;
+use super::state::{ModelSlot, Running};
 use super::timed;
 use crate::failure::{Code, Failure};
 use crate::model::catalog::NoModel;
@@ -77,11 +76,11 @@ impl ModelPool {
 
     /// A slot for one more model. Where there is none the least recently used model is evicted: it ends after the rows that
     /// are in its queue.
-    async fn slot(&self) -> Result<OwnedSemaphorePermit, CannotLoad> {
+    async fn slot(&self) -> Result<ModelSlot, CannotLoad> {
         loop {
             let changed = self.changed.notified();
-            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-                return Ok(slot);
+            if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
+                return Ok(ModelSlot { permit: Some(permit), changed: Arc::clone(&self.changed) });
             }
             {
                 let mut state = self.state.lock();
@@ -127,16 +126,19 @@ impl ModelPool {
         name: &Arc<str>,
         files: &ModelFiles,
         loaded: Loaded,
-        slot: Option<OwnedSemaphorePermit>,
+        slot: Option<ModelSlot>,
     ) -> Result<Arc<ModelQueue>, CannotLoad> {
         let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state.lock();
         let finished = state.finished.clone().ok_or(CannotLoad::Stopped)?;
+        // One that takes another's place takes its slot as well; that may have been evicted meanwhile.
+        let replaced = || state.loaded.get(name).and_then(|running| running.slot.lock().take());
+        let Some(slot) = slot.or_else(replaced) else {
+            return Err(files.unusable("it was unloaded meanwhile; the next job loads it").into());
+        };
         let ModelStages { queue, batch, tag } = start_model(self.settings.batch, loaded, self.health.clone(), finished);
-        // One that takes another's place takes its slot as well.
-        let slot = slot.or_else(|| state.loaded.get_mut(name).and_then(|running| running.slot.lock().take()));
-        let slot = Arc::new(Mutex::new(slot));
-        let ended = Unloaded { gone: gone.clone(), slot: Arc::clone(&slot), changed: Arc::clone(&self.changed) };
+        let slot = Arc::new(Mutex::new(Some(slot)));
+        let ended = Unloaded { gone: gone.clone(), slot: Arc::clone(&slot) };
         metrics::model_loaded(&model.id, &model.devices);
         self.spawn(batch);
         self.spawn(async move {
@@ -170,7 +172,10 @@ impl ModelPool {
         let _one_at_a_time = self.refreshing.lock().await;
         let catalog = Arc::new(self.settings.repository.catalog(&self.settings.aliases).await?);
         let loaded: Vec<(Arc<str>, Stamp)> = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            // From here on models are loaded as they are now.
+            state.catalog = Arc::clone(&catalog);
+            state.broken.clear();
             state.loaded.iter().map(|(name, running)| (Arc::clone(name), running.stamp.clone())).collect()
         };
         for (name, stamp) in loaded {
@@ -195,9 +200,6 @@ impl ModelPool {
             }
         }
         tracing::info!(models = catalog.names(), "read the models again");
-        let mut state = self.state.lock();
-        state.catalog = catalog;
-        state.broken.clear();
         Ok(())
     }
 
@@ -212,14 +214,12 @@ impl ModelPool {
 /// Tells that a model is unloaded, when dropped.
 struct Unloaded {
     gone: CancellationToken,
-    slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
-    changed: Arc<Notify>,
+    slot: Arc<Mutex<Option<ModelSlot>>>,
 }
 
 impl Drop for Unloaded {
     fn drop(&mut self) {
         self.gone.cancel();
         drop(self.slot.lock().take());
-        self.changed.notify_waiters();
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Stamp;
@@ -38,7 +38,20 @@ pub(super) struct Running {
     /// Cancelled once the model is unloaded.
     pub(super) gone: CancellationToken,
     /// Its slot among the loaded models, until it is unloaded or another takes its place.
-    pub(super) slot: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    pub(super) slot: Arc<Mutex<Option<ModelSlot>>>,
+}
+
+/// A slot among the models that may be loaded at a time. Dropped, it wakes those who wait for one.
+pub(super) struct ModelSlot {
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) changed: Arc<Notify>,
+}
+
+impl Drop for ModelSlot {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.changed.notify_waiters();
+    }
 }
 
 impl State {

@@ -84,13 +84,12 @@ impl Tagger {
             let Some(batch) = self.still_wanted(batch) else { continue };
             // A job that comes again may be what fails.
             let fresh = batch.rows.iter().any(|row| row.context.delivery.attempt() == 1);
-            let tagged = self.tag(batch);
+            let (tagged, fine) = self.tag(batch);
             self.not_lost()?;
-            let fine = tagged > 0 || self.scores_a_blank();
             self.health.set(fine);
-            match (tagged, fresh) {
-                (0, true) => failed_in_a_row += 1,
-                (0, false) => {}
+            match tagged {
+                0 if fresh || !fine => failed_in_a_row += 1,
+                0 => {}
                 _ => failed_in_a_row = 0,
             }
             if failed_in_a_row == SICK {
@@ -150,13 +149,15 @@ impl Tagger {
         drop(self.publish.blocking_send(Finished::failed(delivery, failure)));
     }
 
-    /// Runs one batch and passes on every row's outcome; how many were tagged.
-    fn tag(&mut self, batch: Batch) -> usize {
+    /// Runs one batch and passes on every row's outcome; how many were tagged, and whether the runtime works.
+    fn tag(&mut self, batch: Batch) -> (usize, bool) {
         let began = Instant::now();
         let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.input.bytes).collect();
         let spans: Vec<Span> = batch.rows.iter().map(|row| row.context.delivery.span()).collect();
         let outcomes = self.run(&rows, &spans);
         let infer = began.elapsed();
+        // A runtime that fails at anything is no evidence against the images.
+        let fine = outcomes.iter().any(Result::is_ok) || self.scores_a_blank();
         self.batch_done();
         let size = rows.len();
         let mut tagged = 0;
@@ -172,10 +173,17 @@ impl Tagger {
                     let finished = Finished::Tagged(Box::new(Scored { context, model, device, scores, batch: size }));
                     drop(self.publish.blocking_send(finished));
                 }
+                // A device that is lost in the batch of a quarantined job is evidence against that job.
+                Err(failure) if context.is_quarantined() && self.runtime.lost().is_some() => {
+                    self.fail(context.delivery, Failure::new(Code::InferenceFailed, failure.message));
+                }
+                Err(failure) if !fine && !context.is_quarantined() => {
+                    self.fail(context.delivery, failure.without_attempt());
+                }
                 Err(failure) => self.fail(context.delivery, failure),
             }
         }
-        tagged
+        (tagged, fine)
     }
 
     /// Every row's outcome. Where not even one image fits the device, others have taken its memory: that is waited out with

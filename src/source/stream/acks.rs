@@ -90,9 +90,13 @@ impl AckTracker {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let held: Vec<Subject> = self.held.lock().values().map(|claim| claim.reply.clone()).collect();
-            for reply in held {
-                self.say(reply, AckKind::Progress).await;
+            let held: Vec<u64> = self.held.lock().keys().copied().collect();
+            for sequence in held {
+                // Not of one that has ended meanwhile: after a delayed hand-back it would restart the ack wait.
+                let reply = self.held.lock().get(&sequence).map(|claim| claim.reply.clone());
+                if let Some(reply) = reply {
+                    self.say(reply, AckKind::Progress).await;
+                }
             }
         }
     }

@@ -125,13 +125,17 @@ impl StreamReply {
     async fn published(&self, id: String, answer: Answer) -> (Verdict, Outcome) {
         let Held { stream, message, .. } = &*self.held;
         let subject = stream.settings.subjects.result_for(&message.subject);
+        let was_tagged = matches!(answer, Answer::Tagged(_));
         let Err(failure) = stream.publisher.answer(&subject, &self.headers(), answer).await else {
             stream.streak.end();
             return (Verdict::Done, Outcome::Tagged);
         };
         if failure.code == Code::ShuttingDown {
-            // No error of the job's: however often it was handed back, it is for the next worker. Or its answer's id is taken.
-            stream.doubt();
+            // No error of the job's: however often it was handed back, it is for the next worker.
+            if was_tagged {
+                // Its answer's id is taken.
+                stream.doubt();
+            }
             return (Verdict::Again(HAND_BACK), Outcome::Retried);
         }
         let attempt = self.held.attempt;
@@ -139,7 +143,7 @@ impl StreamReply {
             return (Verdict::Again(Backoff::OF_JOBS.after(attempt)), Outcome::Retried);
         }
         if failure.class() == Class::Retry {
-            let failures = stream.evidence.failed(self.held.sequence).await;
+            let failures = stream.evidence.failed(&self.numbered(self.held.sequence.to_string())).await;
             if failures < stream.settings.max_attempts {
                 warn_limited!("a job will be tried again", failure.code, error = %failure);
                 return (Verdict::Again(Backoff::OF_JOBS.after(failures)), Outcome::Retried);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::{Config, Stream};
+use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,8 @@ pub(super) struct Evidence {
     stream: Option<Stream>,
     /// What subjects begin with.
     subject: String,
-    remembered: Mutex<HashMap<u64, Record>>,
+    /// By the job: its sequence, and its number where it is a record of an event.
+    remembered: Mutex<HashMap<String, Record>>,
 }
 
 /// The stream's settings, where it is created.
@@ -68,51 +69,45 @@ impl Evidence {
         Self { jetstream, stream, subject, remembered: Mutex::default() }
     }
 
-    /// What is known against the job with this sequence.
-    pub(super) async fn of(&self, sequence: u64) -> Record {
-        let remembered = self.remembered.lock().get(&sequence).copied();
-        if let Some(record) = remembered {
-            return record;
-        }
-        let Some(stream) = &self.stream else { return Record::default() };
-        let subject = self.subject(sequence);
-        match tokio::time::timeout(PATIENCE, stream.get_last_raw_message_by_subject(&subject)).await {
-            Ok(Ok(message)) => serde_json::from_slice(&message.payload).unwrap_or_default(),
-            // There is none, as a rule.
-            Ok(Err(error)) => {
-                tracing::debug!(subject, %error, "no evidence");
-                Record::default()
-            }
-            Err(_) => Record::default(),
-        }
-    }
-
-    /// Keeps what is known against a job from now on.
-    pub(super) async fn set(&self, sequence: u64, record: Record) {
-        let stored = self.stream.is_some() && self.store(sequence, record).await;
+    /// Counts a failure of a job, which is its sequence, with its number where it is a record of an event; how many there are
+    /// now. Where the stream can't be read its count is left alone: the job gets one attempt more, not fewer.
+    pub(super) async fn failed(&self, job: &str) -> u64 {
+        let remembered = self.remembered.lock().get(job).copied().unwrap_or_default();
+        let stored = self.stored(job).await;
+        let known = stored.unwrap_or_default().failures.max(remembered.failures);
+        let record = Record { failures: known + 1 };
+        let is_stored = stored.is_some() && self.store(job, record).await;
         let mut remembered = self.remembered.lock();
-        if stored {
-            remembered.remove(&sequence);
+        if is_stored {
+            remembered.remove(job);
         } else {
             if remembered.len() >= REMEMBERED {
                 remembered.clear();
             }
-            remembered.insert(sequence, record);
+            remembered.insert(job.to_owned(), record);
         }
-    }
-
-    /// Counts a failure of a job; how many there are now.
-    pub(super) async fn failed(&self, sequence: u64) -> u64 {
-        let record = self.of(sequence).await;
-        let record = Record { failures: record.failures + 1 };
-        self.set(sequence, record).await;
         record.failures
     }
 
-    async fn store(&self, sequence: u64, record: Record) -> bool {
+    /// What the stream knows against a job; `None` where it can't be asked.
+    async fn stored(&self, job: &str) -> Option<Record> {
+        let subject = self.subject(job);
+        let read = self.stream.as_ref()?.get_last_raw_message_by_subject(&subject);
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(Ok(message)) => Some(serde_json::from_slice(&message.payload).unwrap_or_default()),
+            Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Some(Record::default()),
+            Ok(Err(error)) => {
+                tracing::debug!(subject, %error, "the failed attempts of a job can't be read");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn store(&self, job: &str, record: Record) -> bool {
         let body = serde_json::to_vec(&record).unwrap_or_default();
         let publish = async {
-            let sent = self.jetstream.publish(self.subject(sequence), body.into()).await?;
+            let sent = self.jetstream.publish(self.subject(job), body.into()).await?;
             sent.await
         };
         let stored: Result<_, _> = tokio::time::timeout(PATIENCE, publish).await;
@@ -127,7 +122,7 @@ impl Evidence {
         false
     }
 
-    fn subject(&self, sequence: u64) -> String {
-        format!("{}.{sequence}", self.subject)
+    fn subject(&self, job: &str) -> String {
+        format!("{}.{job}", self.subject)
     }
 }

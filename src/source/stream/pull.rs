@@ -3,6 +3,7 @@
 //! A request lives for a second. To stop, no new one is made, and what the last ones still bring goes straight back.
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -50,10 +51,10 @@ pub(crate) async fn run(
     let mut limit = InFlightLimit::new(stream.settings.in_flight, estimator);
     let slots = limit.acquirer();
     let nats = stream.nats.clone();
-    let gone = Arc::clone(&stream).until_gone();
+    // It outlives this: the jobs that are held are answered after the stop.
+    let mut gone = tokio::spawn(Arc::clone(&stream).until_gone());
     let puller = Puller { stream, slots: slots.clone(), to_accept, answers, events: watch::Sender::new(0), stop };
     let (puller, mut requests) = (Arc::new(puller), JoinSet::new());
-    tokio::pin!(gone);
     let ended = loop {
         let chunk = limit.chunk();
         let next = async {
@@ -67,7 +68,7 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             () = puller.stop.cancelled() => break Ok(()),
-            gone = &mut gone => break Err(gone),
+            gone = &mut gone => break Err(gone.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic()))),
             Some(_) = requests.join_next(), if !requests.is_empty() => {}
             () = limit.adapt() => {}
             slots = next => drop(requests.spawn(Arc::clone(&puller).request(slots))),

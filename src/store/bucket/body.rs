@@ -23,8 +23,9 @@ const TRANSFER: (u64, Duration) = (4096, Duration::from_secs(15));
 pub(super) const IDLE: Duration = Duration::from_secs(2);
 const IDLE_BYTES: usize = 8192;
 
-/// How often in a row a body that brings nothing new is resumed.
-const RESUMED: u32 = 1;
+/// How often in a row a body is resumed that brings nothing new, and how often in all.
+const FRUITLESS: u32 = 1;
+const RESUMED: u32 = 30;
 
 /// The body of an object, in parts if need be.
 pub(super) struct Body<'a> {
@@ -47,7 +48,7 @@ impl<'a> Body<'a> {
         let Self { bucket, path, object } = self;
         let meta = object.meta.clone();
         let mut bytes = BytesMut::with_capacity(usize::try_from(meta.size).unwrap_or_default());
-        let (mut part, mut fruitless) = (object, 0);
+        let (mut part, mut fruitless, mut resumed) = (object, 0, 0);
         loop {
             let had = bytes.len();
             let ended = append(part, &mut bytes, meta.size, reading).await;
@@ -62,11 +63,12 @@ impl<'a> Body<'a> {
                 }
                 Ended::Cut(reason) => reason,
             };
-            fruitless = if bytes.len() > had { 0 } else { fruitless + 1 };
-            if fruitless > RESUMED {
+            (fruitless, resumed) = (if bytes.len() > had { 0 } else { fruitless + 1 }, resumed + 1);
+            // Without a tag nobody can tell whether the rest belongs to the same object.
+            let Some(tag) = meta.e_tag.clone().filter(|_| fruitless <= FRUITLESS && resumed <= RESUMED) else {
                 return Err(unavailable(path, bucket, &reason));
-            }
-            part = bucket.get_from(path, bytes.len() as u64, meta.e_tag.clone()).await?;
+            };
+            part = bucket.get_from(path, bytes.len() as u64, Some(tag)).await?;
             if !is_same(&part.meta, &meta) || part.range.start != bytes.len() as u64 {
                 return Err(unavailable(path, bucket, &"it changed while it was read"));
             }

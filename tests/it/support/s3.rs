@@ -68,11 +68,9 @@ impl Link {
     /// Waits until so many bytes have gone through.
     async fn pass(&self, bytes: usize) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
-        let rate = self.rate.load(Ordering::Relaxed);
-        if rate > 0 {
+        if let Some(micros) = (bytes * 1_000_000).checked_div(self.rate.load(Ordering::Relaxed)) {
             let mut free = self.free.lock().await;
-            let until = free.unwrap_or_else(Instant::now).max(Instant::now())
-                + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            let until = free.unwrap_or_else(Instant::now).max(Instant::now()) + Duration::from_micros(micros as u64);
             *free = Some(until);
             tokio::time::sleep_until(until.into()).await;
         }

@@ -40,7 +40,7 @@ impl<'a> Decoder<'a> {
         // SAFETY: no arguments; null is checked.
         let decoder = NonNull::new(unsafe { sys::avifDecoderCreate() }).ok_or_else(|| broken("out of memory"))?;
         let mut this = Self { decoder, _bytes: bytes };
-        // SAFETY: `decoder` X not shared.
+        // SAFETY: `decoder` is live and not shared.
         let settings = unsafe { this.decoder.as_mut() };
         settings.codecChoice = sys::AVIF_CODEC_CHOICE_DAV1D;
         settings.maxThreads = 1; // There is a thread for every core already.
@@ -50,18 +50,18 @@ impl<'a> Decoder<'a> {
         settings.strictFlags &= !(sys::AVIF_STRICT_PIXI_REQUIRED | sys::AVIF_STRICT_CLAP_VALID);
         // SAFETY: `bytes` outlives the decoder, by the lifetime of `Self`.
         check(unsafe { sys::avifDecoderSetIOMemory(this.decoder.as_ptr(), bytes.as_ptr(), bytes.len()) })?;
-        // SAFETY: the decoder X has its input.
+        // SAFETY: the decoder is live and has its input.
         check(unsafe { sys::avifDecoderParse(this.decoder.as_ptr()) })?;
         Ok(this)
     }
 
     fn limit(&mut self, width: u32, height: u32) {
-        // SAFETY: `decoder` X not shared.
+        // SAFETY: `decoder` is live and not shared.
         unsafe { self.decoder.as_mut() }.imageSizeLimit = width.saturating_mul(height).min(LARGEST);
     }
 
     fn next_image(&mut self) -> Result<(), Failure> {
-        // SAFETY: the decoder X its header was read.
+        // SAFETY: the decoder is live and its header was read.
         check(unsafe { sys::avifDecoderNextImage(self.decoder.as_ptr()) })
     }
 
