@@ -53,7 +53,7 @@ pub(crate) struct QueueArgs {
     /// Bytes the jobs stream holds where it is created; publishing to a full stream is refused [default: no limit].
     #[arg(long, value_name = "SIZE", value_parser = super::size, env = "TAGMILL_JOBS_MAX_BYTES")]
     pub(crate) jobs_max_bytes: Option<ByteSize>,
-    /// Deliveries of a job after which an error is final.
+    /// Failures of a job after which its error is final.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = super::whole::<u64>, env = "TAGMILL_MAX_ATTEMPTS")]
     pub(crate) max_attempts: u64,
     /// Take only the jobs whose subject goes on like this after tagmill.jobs, such as 'shop.>': a part of the queue, with a

@@ -1,5 +1,5 @@
-//! **publish**: what came of every job is told to its source: scores become a result, failures an error, and the
-//! delivery answers. Fails a job only with what its source says (`result_too_large`).
+//! **publish**: makes a result of a job's scores, or an error of its failure, and answers its source. Fails a job only with
+//! what its source reports (`result_too_large`).
 
 pub(crate) mod caption;
 

@@ -111,7 +111,7 @@ impl Stream {
             let version = nats.client.server_info().version;
             tracing::warn!(
                 version,
-                "this NATS server may keep jobs for ever that were in work when it was killed: use 2.10 or later"
+                "this NATS server may keep jobs for ever that were being processed when it was killed: use 2.10 or later"
             );
         }
         let acks = Arc::new(AckTracker::new(nats.client.clone()));

@@ -1,4 +1,4 @@
-//! Whether the models score: told by the threads that run them, heard by those who say whether this worker is ready.
+//! Whether the models work: the threads that run them report it, and readiness follows.
 
 use std::sync::Arc;
 

@@ -124,7 +124,7 @@ impl Topology {
         }
         require(&name, "ack policy", &config.ack_policy, &AckPolicy::Explicit)?;
         if config.max_deliver > 0 {
-            return Err(wrong(&name, "max_deliver", config.max_deliver, "unset: workers count deliveries themselves"));
+            return Err(wrong(&name, "max_deliver", config.max_deliver, "unset: workers count failures themselves"));
         }
         let ack_wait = config.ack_wait;
         for stream in [&jobs].into_iter().chain(&answers) {
