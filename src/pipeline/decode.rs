@@ -1,7 +1,7 @@
 //! **decode**: [`Fetched`] jobs become [`Ready`] ones: the image is decoded and fitted to one row of the model's input, on
 //! threads of its own, a quarantined one in a process of its own. Fails with `image_undecodable` or `image_too_large`, with
-//! `overloaded` where nobody waits for the answer any more, and over a quarantined image with `attempts_exhausted` or
-//! `shutting_down`.
+//! `bad_job` for thresholds that the model has no category for, with `overloaded` where nobody waits for the answer any more,
+//! and over a quarantined image with `attempts_exhausted` or `shutting_down`.
 
 pub(crate) mod decoder;
 pub mod fit;
@@ -160,7 +160,8 @@ impl Worker {
         let Fetched { mut context, route: Route { queue, pending }, bytes: encoded, reserved: room } = fetched;
         let _span = context.delivery.span().entered();
         let began = Instant::now();
-        let input = self.input(&context, &encoded, queue.model.frame);
+        let checked = queue.model.check_thresholds(&context.job.thresholds);
+        let input = checked.and_then(|()| self.input(&context, &encoded, queue.model.frame));
         drop((encoded, room));
         context.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
         match input {

@@ -20,7 +20,7 @@ pub(super) fn image(given: Given) -> Result<Image, Failure> {
     let text = match given {
         Given::File(bytes) => return Ok(Image::Brought(Location::Here(bytes))),
         Given::Text(text) => text,
-        Given::Nothing => return Err(Failure::new(Code::BadJob, "the image is no text")),
+        Given::Nothing(reason) => return Err(Failure::new(Code::BadJob, reason)),
     };
     if text.trim().is_empty() {
         return Err(Failure::new(Code::BadJob, "the image is empty"));
