@@ -81,6 +81,7 @@ fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
         model: model.id.clone(),
         tags: Tags { rating, tags, text },
         meta: job.meta,
+        retry_of: None,
         worker: settings.worker.to_string(),
         device: device.to_string(),
         attempt: delivery.attempt(),
