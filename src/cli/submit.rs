@@ -36,12 +36,16 @@ pub struct SubmitArgs {
     /// the queue take them. A run that is followed goes below this.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
     pub(crate) subject: Option<String>,
-    /// Where to note how far this got; with the same file, sources and flags, an interrupted run goes on from there.
+    /// Where to note which jobs are published. With the same file, sources and flags, a later run publishes the others alone:
+    /// what an interrupted run has left, and what is new or changed since, by name and version (size and time, or ETag).
     #[arg(long, value_name = "FILE", env = "TAGMILL_CHECKPOINT")]
     pub(crate) checkpoint: Option<PathBuf>,
     /// Wait until every job is answered, and show the answers.
     #[arg(long, env = "TAGMILL_FOLLOW")]
     pub(crate) follow: bool,
+    /// Leave out jobs whose id has a result in the file of --output.
+    #[arg(long, requires = "output", env = "TAGMILL_SKIP_EXISTING")]
+    pub(crate) skip_existing: bool,
     /// Show answers as they are, one JSON object per line, instead of a table.
     #[arg(long, env = "TAGMILL_JSON", requires = "follow", conflicts_with = "output")]
     pub(crate) json: bool,

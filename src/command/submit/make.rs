@@ -15,6 +15,8 @@ use crate::store::suffix::Suffixes;
 
 /// What jobs are made by.
 pub(super) struct Maker {
+    /// Where jobs are published.
+    pub(super) subject: String,
     pub(super) only: Option<Pattern>,
     pub(super) images: Suffixes,
     pub(super) model: Option<String>,
@@ -127,6 +129,7 @@ mod tests {
 
     fn maker(only: Option<&str>, model: Option<&str>, meta: Option<&str>) -> Maker {
         Maker {
+            subject: "tagmill.jobs".to_owned(),
             only: only.map(|only| only.parse().expect("a pattern")),
             images: Suffixes::of_images(),
             model: model.map(str::to_owned),

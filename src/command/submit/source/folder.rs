@@ -10,17 +10,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Feed, Place, Stopped, file_url, path};
+use super::{Feed, Place, Stopped, file_url};
 
 /// Names of one folder in memory.
 const NAMES: usize = 50_000;
 
-pub(super) fn feed(root: &Path, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
-    let after = match after {
-        Some(Place::File(url)) => Some(path(&url)?),
-        _ => None,
-    };
-    for file in Walk::new(root, after.as_deref(), NAMES) {
+pub(super) fn feed(root: &Path, feed: &Feed) -> Result<(), Stopped> {
+    for file in Walk::new(root, NAMES) {
         let file = file?;
         let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
         if !feed.maker.wants(&name) {
@@ -32,7 +28,7 @@ pub(super) fn feed(root: &Path, feed: &Feed, after: Option<Place>) -> Result<(),
             Err(error) => return Err(anyhow::Error::from(error).context(format!("{}", file.display())).into()),
         };
         let url = file_url(&file)?;
-        feed.send_blocking(feed.maker.job(&name, &url), version, Place::File(url))?;
+        feed.send_blocking(feed.maker.job(&name, &url), &version, Place::File(url))?;
     }
     Ok(())
 }
@@ -68,18 +64,8 @@ struct Entry {
 }
 
 impl Walk {
-    /// All files, or those after one of them.
-    fn new(root: &Path, after: Option<&Path>, names: usize) -> Self {
-        let mut folders = Vec::new();
-        let mut path = root.to_owned();
-        for part in after.and_then(|after| after.strip_prefix(root).ok()).unwrap_or(Path::new("")) {
-            folders.push(Folder { path: path.clone(), next: Vec::new(), last: Some(part.to_owned()), more: true });
-            path.push(part);
-        }
-        if folders.is_empty() {
-            folders.push(Folder::new(path));
-        }
-        Self { folders, names }
+    fn new(root: &Path, names: usize) -> Self {
+        Self { folders: vec![Folder::new(root.to_owned())], names }
     }
 }
 
@@ -164,13 +150,13 @@ fn is_folder(entry: &std::fs::DirEntry) -> std::io::Result<Option<bool>> {
 mod tests {
     use super::*;
 
-    fn files(root: &Path, after: Option<&Path>, names: usize) -> Vec<String> {
-        let files = Walk::new(root, after, names).map(|file| file.expect("it can be read"));
+    fn files(root: &Path, names: usize) -> Vec<String> {
+        let files = Walk::new(root, names).map(|file| file.expect("it can be read"));
         files.map(|file| file.strip_prefix(root).expect("inside").display().to_string()).collect()
     }
 
     #[test]
-    fn files_come_by_name_whatever_is_in_memory_and_a_later_walk_goes_on_after_any() {
+    fn files_come_by_name_whatever_is_in_memory() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
         let all = ["a/1", "a/2/x", "a/2/y", "a/3", "a.b", "b", "c/1", "d", "e", "f/g/h/i"];
@@ -183,14 +169,10 @@ mod tests {
         std::os::unix::fs::symlink(root.join("a"), root.join("round")).expect("a link");
         std::os::unix::fs::symlink(root.join("nowhere"), root.join("broken")).expect("a link");
         for names in [1, 2, 3, 100] {
-            assert_eq!(files(root, None, names), all, "{names}");
-            for (index, after) in all.iter().enumerate() {
-                assert_eq!(files(root, Some(&root.join(after)), names), all[index + 1..], "{names} after {after}");
-            }
+            assert_eq!(files(root, names), all, "{names}");
         }
         std::fs::remove_dir_all(root.join("a")).expect("it goes");
-        assert_eq!(files(root, Some(&root.join("a/2/x")), 2), all[4..], "what is gone is passed over");
         std::os::unix::fs::symlink(root.join("b"), root.join("link")).expect("a link");
-        assert_eq!(files(root, Some(&root.join("e")), 2), ["f/g/h/i", "link"]);
+        assert_eq!(files(root, 2), ["a.b", "b", "c/1", "d", "e", "f/g/h/i", "link"]);
     }
 }
