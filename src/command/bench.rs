@@ -39,7 +39,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     settings::more_than_nothing("time", time.is_zero())?;
     batch_sizes.sort_unstable();
     batch_sizes.dedup();
-    let settings = settings::Local::new(&tagging, CaptionArgs::default())?;
+    let settings = settings::Local::new(&tagging, CaptionArgs::default(), None)?;
     let sources = Sources::open(&sources, &tagging.stores).map_err(Failed::settings)?;
     let catalog = settings.pipeline.pool.repository.catalog(&settings.pipeline.pool.aliases).await?;
     let files = catalog.choose(settings.model.as_deref())?.clone();
@@ -61,7 +61,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     for batch in parts.fitting(split) {
         steps.begin(format!("everything together, in batches of {batch}"));
         tagging.batch_size = batch;
-        let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
+        let mut together = settings::Local::new(&tagging, CaptionArgs::default(), None)?;
         together.pipeline.pool.onnx.batch = parts.prepared(batch, &together.pipeline.pool.onnx.devices);
         let time = time.max(Duration::from_secs(1));
         whole.push(whole::measure(&together, catalog.clone(), sources.stores().to_vec(), &images, time).await?);

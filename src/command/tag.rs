@@ -1,9 +1,12 @@
 //! `tagmill tag`: images of this machine or of a bucket, tagged here and now.
 
+mod beside;
 mod existing;
+mod frequencies;
 mod output;
 mod progress;
 mod sidecar;
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +26,7 @@ use crate::pipeline::accept::Incoming;
 use crate::settings;
 use crate::source::local::{Done, Local};
 use crate::store::Store;
+use crate::store::suffix::Suffixes;
 use output::Output;
 use progress::Progress;
 
@@ -33,20 +37,20 @@ const MINUTE: Duration = Duration::from_mins(1);
 const CLOSING: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
-    let settings = settings::Local::new(&args.tagging, args.caption.clone())?;
+    let settings = settings::Local::new(&args.tagging, args.caption.clone(), args.name.clone())?;
     let sources = Sources::open(&args.sources, &args.tagging.stores).map_err(Failed::settings)?;
     let is_kept = args.sidecar.is_some() || args.output.as_deref().is_some_and(output::is_kept);
     if let Some(wrong) = wrong(&args, &sources, is_kept) {
         return Err(Failed::settings(anyhow::anyhow!(wrong)));
     }
-    let output = Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append);
+    let output = Output::open(&args, &settings.pipeline.publish.caption);
     let output = output.map_err(Failed::Settings)?;
     let stop = Stop::listen().map_err(Failed::running)?;
     for store in sources.stores() {
         store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
     }
     let catalog = settings.pipeline.pool.repository.catalog(&settings.pipeline.pool.aliases).await?;
-    output.existing().compare(&catalog.choose(settings.model.as_deref())?.name);
+    output.existing().results.compare(&catalog.choose(settings.model.as_deref())?.name);
     if let Some(missing) = sources.missing() {
         // Loading a model takes seconds.
         return say_missing(missing, output);
@@ -62,6 +66,21 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
 fn wrong(args: &TagArgs, sources: &Sources, is_kept: bool) -> Option<&'static str> {
     if args.sidecar.is_some() && !sources.stores().is_empty() {
         return Some("--sidecar writes beside files, and a bucket has none: use --output FILE for its images");
+    }
+    if args.overwrite && args.sidecar.is_none() && args.frequencies.is_none() {
+        return Some(
+            "--overwrite replaces sidecars and the file of --frequencies: say --sidecar KIND, or --frequencies FILE",
+        );
+    }
+    let is_database = |file: &std::path::Path| file.extension().is_some_and(|end| end == "db" || end == "sqlite");
+    if args.output.as_deref().is_some_and(is_database) {
+        return Some(
+            "--output writes lines of JSON, or a table (.csv), and no database: the README shows how to make one",
+        );
+    }
+    let extension = args.sidecar_extension.as_ref().map(|extension| format!("x.{extension}"));
+    if extension.is_some_and(|name| name.contains('/') || Suffixes::of_images().has(&name)) {
+        return Some("--sidecar-extension is that of an image, or has a slash");
     }
     if args.append && args.sidecar == Some(Sidecar::Json) {
         return Some("--append adds to captions, not to JSON (--sidecar txt or caption)");
@@ -116,7 +135,7 @@ async fn tag(
                 None => running = false,
             },
             other = passed.recv(), if open => match other {
-                Some(Found::Skipped) => progress.skipped(),
+                Some(Found::Skipped) => progress.skipped(output.skipped()),
                 Some(Found::Broken { name, failure }) => {
                     output.failed(&name, &failure).map_err(Failed::running)?;
                     progress.tagged(&name, Err(failure));

@@ -1,5 +1,6 @@
 //! `tagmill tag`: no broker, images of this machine or of a bucket.
 
+mod captions;
 mod output;
 
 use std::collections::BTreeMap;
@@ -188,7 +189,19 @@ fn captions_stand_beside_their_images_as_training_tools_want_them() {
     let appended = read("sunset.txt");
     assert!(appended.starts_with("hand made, orange, warm colors"), "{appended}");
     assert_eq!(appended.matches("orange").count(), plain.matches("orange").count());
-    assert!(run(folder.path(), &["--sidecar", "txt"]).status.success());
+    let kept = run(folder.path(), &["--sidecar", "txt"]);
+    assert!(
+        said(&kept).contains("0 tagged, 3 skipped") && said(&kept).contains("3 sidecars existed and kept"),
+        "{}",
+        said(&kept)
+    );
+    assert_eq!(read("sunset.txt"), appended, "as it was");
+    let anew = run(folder.path(), &["--sidecar", "txt", "--overwrite"]);
+    assert!(
+        said(&anew).contains("3 tagged, 0 failed") && said(&anew).contains("3 sidecars replaced"),
+        "{}",
+        said(&anew)
+    );
     assert_eq!(read("sunset.txt"), plain, "written anew");
 
     let lines_too = folder.path().join("tags.jsonl");
@@ -213,6 +226,7 @@ fn a_sidecar_is_one_images_alone() {
         said_first.contains("3 tagged, 1 failed") && said_first.contains("sunset.txt` is the sidecar of"),
         "{said_first}"
     );
+    assert!(said_first.contains("--sidecar-name full"), "{said_first}");
     let caption = read();
     // Nor is it taken for the other's later; and lines have room for both.
     let output = run(folder.path(), &["--sidecar", "txt", "--skip-existing"]);
@@ -221,10 +235,11 @@ fn a_sidecar_is_one_images_alone() {
     assert_eq!(read(), caption);
     assert!(run(folder.path(), &[]).status.success());
     // An image that is named twice is no other image.
+    fs::remove_file(folder.path().join("inner/sky.txt")).expect("it was written");
     let image = folder.path().join("inner/sky.PNG");
     let other = folder.path().join("./inner//sky.PNG");
     let output = run(&image, &["--sidecar", "txt", other.to_str().expect("UTF-8")]);
-    assert!(output.status.success() && said(&output).contains("2 tagged"), "{}", said(&output));
+    assert!(output.status.success() && said(&output).contains("1 tagged, 1 skipped"), "{}", said(&output));
 }
 
 #[test]
@@ -285,6 +300,8 @@ fn wrong_usage_is_exit_code_2() {
         (vec!["ftp://host/a.jpg"], "`ftp://host/a.jpg` is neither a path here nor a location"),
         (vec!["--append", "a.jpg"], "--sidecar"),
         (vec!["--append", "--sidecar", "json", "a.jpg"], "--append"),
+        (vec!["--overwrite", "a.jpg"], "--sidecar"),
+        (vec!["--overwrite", "--append", "--sidecar", "txt", "a.jpg"], "--append"),
         (vec!["--sidecar", "xml", "a.jpg"], "xml"),
         (vec!["--batch-size", "0", "a.jpg"], "--batch-size"),
         (vec!["--output", "/no/such/folder/x", "a.jpg"], "/no/such/folder/x"),
@@ -315,9 +332,25 @@ fn tags_are_named_with_underscores_or_spaces_and_one_that_is_none_is_said() {
         let (reworded, _) = text(&["--replace-tag", &format!("{name}=warm_tones")]);
         assert!(reworded.contains("warm_tones"), "{name}: {reworded}");
     }
-    let (_, log) = text(&["--exclude-tag", "warm-colors,orange", "--replace-tag", "ornage=x"]);
-    let warned = log.lines().find(|line| line.contains("no such tags")).expect("a warning");
-    assert!(warned.contains(r#"{"ornage", "warm-colors"}"#), "{warned}");
+    let (_, log) = text(&[
+        "--exclude-tag",
+        "warm-colors",
+        "--replace-tag",
+        "ornage=x",
+        "--first-tag",
+        "a,b",
+        "--exclude-category",
+        "colour",
+    ]);
+    for (flag, name) in [
+        ("exclude-tag", "warm-colors"),
+        ("replace-tag", "ornage"),
+        ("first-tag", "a,b"),
+        ("exclude-category", "colour"),
+    ] {
+        let warned = log.lines().find(|line| line.contains(&format!("(--{flag})"))).expect("a warning");
+        assert!(warned.contains(&format!(r#"{{"{name}"}}"#)), "{warned}");
+    }
 }
 
 #[test]
