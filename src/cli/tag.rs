@@ -118,7 +118,7 @@ pub(crate) struct CaptionArgs {
     /// What every caption begins with. Repeatable.
     #[arg(long = "prepend-tag", value_name = "TEXT", value_delimiter = ',', value_parser = super::trimmed, env = "TAGMILL_PREPEND_TAG")]
     pub(crate) prepend_tags: Vec<String>,
-    /// A tag that goes before the others in captions where an image has it, named as for --exclude-tag. Repeatable.
+    /// A tag that goes before the others in captions where an image has it. Repeatable.
     #[arg(long = "first-tag", value_name = "TAG", value_delimiter = ',', value_parser = super::trimmed, env = "TAGMILL_FIRST_TAG")]
     pub(crate) first_tags: Vec<String>,
     /// Put the rating with the highest score into captions, before or after the tags.

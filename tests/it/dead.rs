@@ -58,10 +58,7 @@ async fn letters_are_listed_retried_and_dropped() {
     assert_eq!((result.id(), result.subject.as_str()), ("upload-1", "tagmill.results.shop"));
     assert!(result.headers.get("traceparent").is_some(), "a job's headers stay with it");
     let before = &result.json["retry_of"];
-    assert!(
-        before.as_str().is_some_and(|letter| letter.starts_with("TAGMILL_DEAD-") && letter.ends_with("-1")),
-        "{before}"
-    );
+    assert!(before.as_str().is_some_and(|letter| letter.starts_with("TAGMILL_DEAD-")), "{before}");
     until("the letter to be gone", || async { (client.count("TAGMILL_DEAD").await == 2).then_some(()) }).await;
 
     // What fails again comes back as a new letter, not swallowed as a duplicate.
@@ -159,7 +156,9 @@ async fn a_letter_goes_back_as_its_job_was_written() {
     let store = tempfile::tempdir().expect("a folder");
     let _worker = Worker::start_with(&nats, &format!("file://{}", store.path().display()), &[], &[]);
     let client = Client::connect(&nats).await;
-    client.publish("tagmill.jobs", HeaderMap::new(), r#"{"id":"b64","image":"late.jpg","base64":"aGVsbG8="}"#).await;
+    client
+        .publish("tagmill.jobs", HeaderMap::new(), r#"{"id":"b64","image":"late.jpg","meta":{"base64":"aGVsbG8="}}"#)
+        .await;
     client.dead(1).await;
     std::fs::copy(repository("samples/orange-sunset.jpg"), store.path().join("late.jpg")).expect("a copy");
     let (code, _, message) = dead(&nats, &["retry", "b64", "--yes"]);

@@ -191,7 +191,7 @@ async fn what_cannot_be_read_is_said_before_anything_is_published() {
         (vec![&path, "--follow", "--output", "/no/such/folder/x"], "can't be written (--output)"),
         (vec![&path, "--follow", "--output", &other], "something else than results"),
         (vec![&path, "--follow", "--output", "answers.csv"], "lines of JSON"),
-        (vec![&path, "--follow", "--output", &both, "--checkpoint", &both], "something else than results"),
+        (vec![&path, "--follow", "--output", &both, "--checkpoint", &both], "another run writes to it"),
         (vec![&path, "--checkpoint", "/no/such/folder/x"], "can't be written (--checkpoint)"),
         (vec![&path, "--checkpoint", &checkpoint], "is no checkpoint"),
     ] {
