@@ -163,6 +163,10 @@ fn taken(name: String, target: &Path) -> Found {
 }
 
 fn not_written(target: &Path, error: &io::Error) -> Failure {
+    if error.kind() == ErrorKind::InvalidData {
+        let reason = format!("nothing can be added to `{}`: {error}", target.display());
+        return Failure::new(Code::BadJob, reason);
+    }
     let denied = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
     let code = if denied { Code::StorageDenied } else { Code::StorageUnavailable };
     Failure::new(code, format!("`{}` can't be written: {error}", target.display()))

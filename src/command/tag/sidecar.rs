@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::cli::tag::Sidecar;
 use crate::source::local::Image;
+use crate::text;
 
 /// The file beside an image, if that is one itself: `name.txt` for `name.jpg`.
 pub(super) fn of(image: &Image, kind: Sidecar) -> Option<PathBuf> {
@@ -39,17 +40,18 @@ impl Claims {
     }
 }
 
-/// A caption after one that is there: its tags, and those of the new one that it lacks.
+/// A caption after one that is there: its tags, in one line or several, and those of the new one that it lacks.
 ///
 /// # Errors
-/// Where the old one can't be read, or is no text.
+/// Where the old one can't be read; [`ErrorKind::InvalidData`] where it is no text.
 pub(super) fn appended(path: &Path, caption: &str) -> io::Result<String> {
-    let old = match fs::read_to_string(path) {
+    let old = match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(caption.to_owned()),
         old => old?,
     };
+    let old = text::decoded(&old).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
     let mut tags: Vec<&str> = Vec::new();
-    for tag in old.split(',').chain(caption.split(", ")).map(str::trim).filter(|tag| !tag.is_empty()) {
+    for tag in old.split([',', '\n', '\r']).chain(caption.split(", ")).map(str::trim).filter(|tag| !tag.is_empty()) {
         if !tags.contains(&tag) {
             tags.push(tag);
         }
@@ -86,7 +88,11 @@ mod tests {
         assert_eq!(appended(&path, "cat, dog").expect("text"), "cat, dog");
         fs::write(&path, "my cat,  dog ,\n").expect("a file");
         assert_eq!(appended(&path, "cat, dog, bird").expect("text"), "my cat, dog, cat, bird");
-        fs::write(&path, b"\xff").expect("a file");
-        assert!(appended(&path, "cat").is_err());
+        fs::write(&path, "\u{feff}my cat,dog\r\nold, \n").expect("a file");
+        assert_eq!(appended(&path, "dog, bird").expect("text"), "my cat, dog, old, bird");
+        fs::write(&path, b"caf\xe9").expect("a file");
+        let error = appended(&path, "cat").expect_err("no text");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.to_string().contains("save it as UTF-8"), "{error}");
     }
 }
