@@ -7,6 +7,7 @@ mod generate;
 mod images;
 mod lines;
 mod models;
+mod select;
 mod serve;
 mod signals;
 mod submit;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::select::SelectArgs;
 use super::{LogArgs, TaggingArgs};
 
 /// What is shown below the options.
@@ -55,6 +56,9 @@ pub struct TagArgs {
         help_heading = "Output"
     )]
     pub(crate) append: bool,
+    /// Which files are taken.
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
     /// How captions are written.
     #[command(flatten)]
     pub(crate) caption: CaptionArgs,
