@@ -9,6 +9,7 @@ pub(crate) mod http;
 pub(crate) mod init;
 pub(crate) mod models;
 pub(crate) mod queue;
+pub(crate) mod select;
 pub(crate) mod submit;
 pub(crate) mod tag;
 pub(crate) mod variables;
@@ -330,7 +331,11 @@ impl FromStr for Replacement {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // A tag may have an equals sign in it, such as =_=; what replaces it may not.
-        let (tag, by) = text.trim().rsplit_once('=').filter(|(tag, _)| !tag.is_empty()).ok_or("expected TAG=TEXT")?;
+        let (tag, by) = text.rsplit_once('=').ok_or("expected TAG=TEXT")?;
+        let (tag, by) = (tag.trim(), by.trim());
+        if tag.is_empty() {
+            return Err("expected TAG=TEXT");
+        }
         Ok(Self { tag: tag.to_owned(), by: by.to_owned() })
     }
 }

@@ -8,6 +8,7 @@ mod images;
 mod init;
 mod lines;
 mod models;
+mod select;
 mod serve;
 mod signals;
 mod submit;

@@ -267,7 +267,7 @@ fn stages(args: &TaggingArgs, budget: &Budget, worker: &Arc<str>) -> Result<pipe
         max_models: at_least_one("max-models", args.max_models)?,
     };
     let caption = caption::Settings {
-        exclude: args.exclude_tags.iter().map(|tag| caption::spaced(tag)).collect(),
+        exclude: args.exclude_tags.iter().filter(|tag| !tag.is_empty()).map(|tag| caption::spaced(tag)).collect(),
         exclude_categories: args.exclude_categories.iter().cloned().collect(),
         replace: args.replace_tags.iter().map(|Replacement { tag, by }| (caption::spaced(tag), by.clone())).collect(),
         escape_parentheses: args.escape_parentheses,

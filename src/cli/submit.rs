@@ -5,24 +5,20 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use globset::{GlobBuilder, GlobMatcher};
 use serde_json::value::RawValue;
 
 use super::LogArgs;
 use super::queue::NatsArgs;
+use super::select::SelectArgs;
 
 /// `tagmill submit`.
 #[derive(Debug, Args)]
 pub struct SubmitArgs {
     /// A folder, an image, s3://bucket or s3://bucket/prefix (S3 settings come from the AWS_* variables), or a list: a file
-    /// of any other kind, or - for standard input, with a path, a key, a location or a job (JSON) on each line. Of folders
-    /// and buckets, what has an image's suffix is taken.
+    /// of any other kind, or - for standard input, with a path, a key, a location or a job (JSON) on each line. Of folders,
+    /// images are taken, by suffix or content; of buckets, what has an image's suffix.
     #[arg(value_name = "SOURCE", required = true)]
     pub(crate) sources: Vec<String>,
-    /// Only names that match this pattern, and of folders and buckets those instead of images alone: * and ? stand for
-    /// anything, / too, {jpg,png} for either. A name is a path below its folder, a whole key, or what a list says.
-    #[arg(long = "match", value_name = "GLOB", env = "TAGMILL_MATCH")]
-    pub(crate) only: Option<Pattern>,
     /// Jobs to publish at most, those of an earlier run of the same checkpoint counted.
     #[arg(long, value_name = "N", value_parser = super::whole::<u64>, env = "TAGMILL_LIMIT")]
     pub(crate) limit: Option<u64>,
@@ -52,25 +48,15 @@ pub struct SubmitArgs {
     /// Add them to this file instead. Answers that it has already, as where an earlier run is gone on with, are left out.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", requires = "follow")]
     pub(crate) output: Option<PathBuf>,
+    /// Which files are taken.
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
     /// Where the queue is.
     #[command(flatten)]
     pub(crate) nats: NatsArgs,
     /// How to log.
     #[command(flatten)]
     pub(crate) log: LogArgs,
-}
-
-/// Which names are wanted.
-#[derive(Clone, Debug)]
-pub(crate) struct Pattern(pub GlobMatcher);
-
-impl FromStr for Pattern {
-    type Err = globset::Error;
-
-    fn from_str(text: &str) -> Result<Self, globset::Error> {
-        // A backslash makes the character after it an ordinary one, on every system.
-        Ok(Self(GlobBuilder::new(text).backslash_escape(true).build()?.compile_matcher()))
-    }
 }
 
 /// Any JSON, as it was written.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::select::SelectArgs;
 use super::{LogArgs, TaggingArgs};
 
 /// What is shown below the options.
@@ -94,6 +95,9 @@ pub struct TagArgs {
     /// What results name as their worker [default: the host's name, and a number].
     #[arg(long, value_name = "NAME", env = "TAGMILL_NAME", help_heading = "Output")]
     pub(crate) name: Option<String>,
+    /// Which files are taken.
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
     /// How captions are written.
     #[command(flatten)]
     pub(crate) caption: CaptionArgs,

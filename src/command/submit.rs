@@ -19,9 +19,11 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::select::Selection;
 use super::signals::Stopping;
 use super::{Failed, how_many, plain};
-use crate::cli::submit::{Pattern, SubmitArgs};
+use crate::cli::select::Pattern;
+use crate::cli::submit::SubmitArgs;
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
@@ -67,6 +69,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
         }
     };
     submit.screen.clear();
+    submit.selection.passed().summary().into_iter().for_each(say);
     if done.is_ok() && submit.checkpoint.count().jobs == 0 {
         submit.nothing.into_iter().for_each(say);
     }
@@ -87,6 +90,7 @@ struct Submit {
     /// What is said where there is no job, and not all names are taken.
     nothing: Option<String>,
     maker: Maker,
+    selection: Selection,
     checkpoint: Checkpoint,
     existing: Existing,
     screen: Screen,
@@ -101,6 +105,7 @@ impl Submit {
             Some(subject) => return Err(settings::Invalid::JobSubject(subject.clone(), subjects.jobs()).into()),
             None => subjects.jobs(),
         };
+        let selection = Selection::new(&args.select);
         let sources: Vec<_> = args
             .sources
             .iter()
@@ -109,7 +114,7 @@ impl Submit {
             .map_err(Failed::Settings)?;
         let names: Vec<_> = sources.iter().map(Source::name).collect();
         let looks_for_images = sources.iter().any(Source::has_many);
-        let wanted = match &args.only {
+        let wanted = match &args.select.only {
             Some(Pattern(only)) => {
                 Some(format!("names like `{}` are taken (--match), capitals and folders included", only.glob()))
             }
@@ -120,7 +125,7 @@ impl Submit {
         let nothing = wanted.map(|wanted| format!("there is nothing to submit in {}: {wanted}", shown(&names)));
         let run = Run {
             sources: names.clone(),
-            only: args.only.as_ref().map(|only| only.0.glob().to_string()),
+            only: args.select.only.as_ref().map(|only| only.0.glob().to_string()),
             model: args.model.clone(),
             meta: args.meta.as_ref().map(|meta| meta.0.clone()),
             subject: subject.clone(),
@@ -138,13 +143,13 @@ impl Submit {
         };
         let maker = Maker {
             subject: subject.clone(),
-            only: args.only.clone(),
-            images: Suffixes::of_images(),
+            only: args.select.only.clone(),
+            selection: selection.clone(),
             model: args.model.clone(),
             meta: args.meta.clone(),
         };
         let screen = Screen::new(args.follow);
-        Ok(Self { subjects, subject, sources, names, nothing, maker, checkpoint, existing, screen, show })
+        Ok(Self { subjects, subject, sources, names, nothing, maker, selection, checkpoint, existing, screen, show })
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failed;
 use super::images::{Found, Sources};
+use super::select::Selection;
 use super::signals::Stopping;
 use super::tagging::start;
 use crate::cli::tag::{Sidecar, TagArgs};
@@ -38,7 +39,8 @@ const CLOSING: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
     let settings = settings::Local::new(&args.tagging, args.caption.clone(), args.name.clone())?;
-    let sources = Sources::open(&args.sources, &args.tagging.stores).map_err(Failed::settings)?;
+    let selection = Selection::new(&args.select);
+    let sources = Sources::open(&args.sources, &args.tagging.stores, selection).map_err(Failed::settings)?;
     let is_kept = args.sidecar.is_some() || args.output.as_deref().is_some_and(output::is_kept);
     if let Some(wrong) = wrong(&args, &sources, is_kept) {
         return Err(Failed::settings(anyhow::anyhow!(wrong)));
@@ -58,8 +60,9 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
     let (stores, model) = (sources.stores().to_vec(), settings.model.as_deref());
     let (to_accept, pipeline, model) = start(&settings.pipeline, stores, catalog, model).await?;
     settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
+    let selection = sources.selection().clone();
     let progress = tag(&settings, sources, output, (to_accept, pipeline), stop.clone()).await?;
-    progress.end(stop.soon.is_cancelled().then_some(is_kept))
+    progress.end(stop.soon.is_cancelled().then_some(is_kept), selection.passed().summary())
 }
 
 /// What does not go together.
@@ -99,7 +102,7 @@ fn say_missing(missing: Vec<(String, Failure)>, mut output: Output) -> Result<()
         progress.tagged(&name, Err(failure));
     }
     output.flush().map_err(Failed::running)?;
-    progress.end(None)
+    progress.end(None, None)
 }
 
 /// Tags everything that is found, or as much as comes before the stop.
@@ -115,7 +118,7 @@ async fn tag(
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let mut progress = Progress::new();
     if progress.is_shown() {
-        tokio::spawn(progress.count(sources.found(output.skip_existing())));
+        tokio::spawn(progress.count(sources.uncounted().found(output.skip_existing())));
     }
     let local = Local::new(to_accept.clone(), done, stop.soon.clone());
     let (found, ended) = (sources.found(output.skip_and_claim()), stop.soon.clone());

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::make::Maker;
+use crate::command::select::is_image;
 use crate::store::bucket::Bucket;
 use crate::store::suffix::Suffixes;
 
@@ -104,7 +105,7 @@ impl Source {
             return Ok(Self::Folder(path));
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if Suffixes::of_images().has(&name) {
+        if Suffixes::of_images().has(&name) || is_image(&path) {
             return Ok(Self::Image { name, url: file_url(&path)? });
         }
         let file = File::open(&path).with_context(unreadable)?;

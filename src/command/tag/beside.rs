@@ -11,6 +11,7 @@ use crate::failure::{Code, Failure};
 use crate::pipeline::publish::caption;
 use crate::source::local::Image;
 use crate::tags::TagResult;
+use crate::text;
 
 /// Which sidecars are written.
 #[derive(Clone, Debug)]
@@ -116,19 +117,21 @@ fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| !found.is_dir())
 }
 
-/// A caption after one that is there: what every caption begins with, its tags, and those of the new one that it lacks.
+/// A caption after one that is there: what every caption begins with, its tags, in one line or several, and those of the new
+/// one that it lacks.
 ///
 /// # Errors
-/// Where the old one can't be read, or is no text.
+/// Where the old one can't be read; [`ErrorKind::InvalidData`] where it is no text.
 fn appended(path: &Path, new: &str, caption: &caption::Settings) -> io::Result<String> {
-    let old = match std::fs::read_to_string(path) {
+    let old = match std::fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(new.to_owned()),
         old => old?,
     };
+    let old = text::decoded(&old).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
     let separator = caption.separator();
     // By what counts of it: an editor may have left out the blank.
     let between = Some(separator.trim()).filter(|text| !text.is_empty()).unwrap_or(separator);
-    let old = old.split(between).map(str::trim);
+    let old = old.split(['\n', '\r']).flat_map(|line| line.split(between)).map(str::trim);
     let new = new.split(separator).map(str::trim);
     let mut tags: Vec<&str> = Vec::new();
     for tag in caption.prepend.iter().map(String::as_str).chain(old).chain(new).filter(|tag| !tag.is_empty()) {
@@ -140,6 +143,10 @@ fn appended(path: &Path, new: &str, caption: &caption::Settings) -> io::Result<S
 }
 
 fn not_written(target: &Path, error: &io::Error) -> Failure {
+    if error.kind() == ErrorKind::InvalidData {
+        let reason = format!("nothing can be added to `{}`: {error}", target.display());
+        return Failure::new(Code::BadJob, reason);
+    }
     let denied = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
     let code = if denied { Code::StorageDenied } else { Code::StorageUnavailable };
     Failure::new(code, format!("`{}` can't be written: {error}", target.display()))
@@ -178,7 +185,13 @@ mod tests {
         std::fs::write(&path, "my cat|dog").expect("a file");
         let bars = caption::Settings { separator: Some(" | ".to_owned()), ..plain.clone() };
         assert_eq!(add("dog | bird", &bars), "my cat | dog | bird");
-        std::fs::write(&path, b"\xff").expect("a file");
-        assert!(appended(&path, "cat", &plain).is_err());
+        std::fs::write(&path, "\u{feff}my cat,dog\r\nold, \n").expect("a file");
+        assert_eq!(add("dog, bird", &plain), "my cat, dog, old, bird");
+        std::fs::write(&path, b"caf\xe9").expect("a file");
+        let error = appended(&path, "cat", &plain).expect_err("no text");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.to_string().contains("save it as UTF-8"), "{error}");
+        let failure = not_written(&path, &error);
+        assert_eq!(failure.code, Code::BadJob);
     }
 }

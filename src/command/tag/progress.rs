@@ -103,7 +103,7 @@ impl Progress {
     }
 
     /// Says what came of it all; of what was interrupted, also whether what it has done is kept where it can be gone on with.
-    pub(super) fn end(self, interrupted: Option<bool>) -> Result<(), Failed> {
+    pub(super) fn end(self, interrupted: Option<bool>, passed: Option<String>) -> Result<(), Failed> {
         self.bar.clear();
         let Self { tagged, skipped, failures, .. } = &self;
         let failed: u64 = failures.values().sum();
@@ -123,9 +123,10 @@ impl Progress {
         if self.replaced > 0 {
             say(format_args!("{} replaced (--overwrite)", how_many(self.replaced, "sidecar")));
         }
+        passed.into_iter().for_each(say);
         if tagged + skipped + failed == 0 && interrupted.is_none() {
             say(format_args!(
-                "there is no image: files and objects are taken whose names end in {}",
+                "there is no image: files are taken by suffix or content, and objects whose names end in {}",
                 Suffixes::of_images()
             ));
         }

@@ -63,7 +63,7 @@ async fn list(bucket: &Bucket, feed: &Feed, last: &mut Option<Path>) -> Result<O
         };
         check_order(bucket, last.as_ref(), &object.path)?;
         let key = object.path.to_string();
-        if feed.maker.wants(&key) {
+        if feed.maker.selection.takes_key(&key) {
             let job = feed.maker.job(&key, &bucket.location_of(&object.path));
             feed.send(job, &object.version, Place::Key(key)).await?;
         }
