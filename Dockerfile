@@ -22,6 +22,7 @@ RUN mkdir -p src benches \
  && for file in $(sed -n 's/^path = "\(benches\/.*\)"/\1/p' Cargo.toml); do echo 'fn main() {}' >"$file"; done \
  && cargo build --locked --release --features "$FEATURES" \
  && rm -rf src benches/*.rs
+COPY build.rs ./
 COPY src src
 # Cargo goes by the time of the files, and these may be older than the empty ones were.
 COPY benche[s] benches

@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 # ONNX Runtime tells nobody of this machine, in tests and benchmarks either.
 export ORT_DISABLE_TELEMETRY := 1
-.PHONY: help demo test test-cuda-library bench bench-gpu lint deny advisories image compose-smoke dashboards check-kubernetes scaling
+.PHONY: help demo test test-cuda-library bench bench-gpu lint deny advisories image compose-smoke dashboards check-kubernetes scaling pillow-suite
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -13,6 +13,9 @@ test: ## run all tests, on a real NATS server, S3 protocol and ONNX Runtime
 	@scripts/setup.sh tests
 	ORT_DYLIB_PATH="$$(ls $(CURDIR)/.runtime/libonnxruntime.so.*)" \
 	TAGMILL_TEST_NATS_SERVER="$$(ls $(CURDIR)/.runtime/nats-server-*)" cargo test --locked
+
+pillow-suite: ## compare decoding with Pillow over the images of its own tests (downloads 47 MB from PyPI)
+	@scripts/pillow-suite.sh
 
 test-cuda-library: ## see what ONNX Runtime's GPU build says where there is no GPU (downloads 244 MB)
 	@scripts/setup.sh tests

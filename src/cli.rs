@@ -4,9 +4,12 @@
 pub(crate) mod bench;
 pub(crate) mod dead;
 pub(crate) mod generate;
+mod hints;
 pub(crate) mod http;
+pub(crate) mod init;
 pub(crate) mod models;
 pub(crate) mod queue;
+pub(crate) mod select;
 pub(crate) mod submit;
 pub(crate) mod tag;
 pub(crate) mod variables;
@@ -28,6 +31,7 @@ use bench::BenchArgs;
 use dead::DeadCommand;
 use generate::{CompletionsArgs, ManArgs};
 use http::{HttpArgs, ServeArgs};
+use init::InitArgs;
 use models::ModelsCommand;
 use queue::{NatsArgs, QueueArgs};
 use submit::SubmitArgs;
@@ -38,8 +42,10 @@ const EXAMPLES: &str = "\
 Examples:
   tagmill tag --models models photos
       tags of a folder's images, here and now
+  tagmill init
+      make the queue
   tagmill worker --models models --store s3://images
-      work on the queue
+      work on it
   tagmill submit --follow s3://images/2026
       fill it, and see what comes out
   tagmill dead list
@@ -61,8 +67,8 @@ Examples:
   On a GPU, in larger batches, and only the jobs of the shop:
     tagmill worker --models models --store s3://images \\
         --device cuda --batch-size 32 --filter 'shop.>'
-  A job, and a request that is answered at once:
-    nats publish tagmill.jobs '{\"image\":\"cat.jpg\"}'
+  A job, which the stream acknowledges, and a request that is answered at once:
+    nats request tagmill.jobs '{\"image\":\"cat.jpg\"}'
     nats request tagmill.tag '{\"image\":\"cat.jpg\"}'
 
 SIGTERM and SIGINT stop it: it takes no more jobs, finishes what it has within --drain-timeout, and hands back the rest; \
@@ -96,6 +102,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Publish a job for every image of folders, buckets, lists or standard input.
     Submit(Box<SubmitArgs>),
+    /// Make the streams and the consumer that are missing, so that jobs can be published before a worker runs.
+    Init(Box<InitArgs>),
     /// Look through dead letters: list them, send their jobs back into the queue, or drop them.
     #[command(subcommand)]
     Dead(DeadCommand),
@@ -124,6 +132,7 @@ impl Cli {
             Command::Bench(args) => args.log.format,
             Command::Serve(args) => args.log.format,
             Command::Submit(args) => args.log.format,
+            Command::Init(args) => args.log.format,
             Command::Completions(_) | Command::Man(_) => LogFormat::default(),
             Command::Models(ModelsCommand::List(args)) => args.log.format,
             Command::Models(ModelsCommand::Check(args)) => args.models.log.format,
@@ -147,6 +156,9 @@ pub struct WorkerArgs {
     /// How the queue is used.
     #[command(flatten)]
     pub(crate) queue: QueueArgs,
+    /// What results and logs name as the worker [default: the host's name, and a number].
+    #[arg(long, value_name = "NAME", env = "TAGMILL_NAME", help_heading = "Queue")]
+    pub(crate) name: Option<String>,
     /// How long a stop waits for jobs in hand; the rest goes back to the queue.
     #[arg(long, value_name = "DUR", default_value = "25s", value_parser = duration, env = "TAGMILL_DRAIN_TIMEOUT", help_heading = "Queue")]
     pub(crate) drain_timeout: Duration,
@@ -163,7 +175,7 @@ pub struct WorkerArgs {
 pub struct TaggingArgs {
     /// Where images may be read from: s3://bucket, s3://bucket/prefix or file:///folder. Repeatable; the first is the
     /// default. S3 settings come from the AWS_* variables (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, ...).
-    #[arg(long = "store", value_name = "URL", value_delimiter = ',', env = "TAGMILL_STORE", help_heading = "Images")]
+    #[arg(long = "store", value_name = "URL", value_delimiter = ',', value_parser = trimmed, env = "TAGMILL_STORE", help_heading = "Images")]
     pub(crate) stores: Vec<String>,
     /// Bytes an encoded image may have.
     #[arg(
@@ -228,6 +240,9 @@ pub struct TaggingArgs {
     /// How long an image waits for others to fill its batch.
     #[arg(long, value_name = "DUR", default_value = "25ms", value_parser = duration, env = "TAGMILL_WINDOW", help_heading = "Model")]
     pub(crate) window: Duration,
+    /// Score over which a tag of any category is reported, where the flags below do not say otherwise [default: the model's own].
+    #[arg(long, value_name = "SCORE", env = "TAGMILL_THRESHOLD", help_heading = "Tags")]
+    pub(crate) threshold: Option<Threshold>,
     /// Score over which a general tag is reported, or mcut for the largest gap between scores [default: the model's own,
     /// else 0.35].
     #[arg(long, value_name = "SCORE", env = "TAGMILL_GENERAL_THRESHOLD", help_heading = "Tags")]
@@ -235,16 +250,28 @@ pub struct TaggingArgs {
     /// The same for characters [default: the model's own, else 0.85].
     #[arg(long, value_name = "SCORE", env = "TAGMILL_CHARACTER_THRESHOLD", help_heading = "Tags")]
     pub(crate) character_threshold: Option<Threshold>,
-    /// A tag never to report, by its name in the label file, or with spaces for underscores. Repeatable.
+    /// A tag never to report, by its name in the label file, or with spaces for underscores; of a rating, captions leave it
+    /// out. Repeatable.
     #[arg(
         long = "exclude-tag",
         value_name = "TAG",
         value_delimiter = ',',
+        value_parser = trimmed,
         env = "TAGMILL_EXCLUDE_TAG",
         help_heading = "Tags"
     )]
     pub(crate) exclude_tags: Vec<String>,
-    /// What captions say instead of a tag, named as for --exclude-tag; nothing leaves it out there. Repeatable.
+    /// A category whose tags are never reported, such as character; rating takes ratings out of captions. Repeatable.
+    #[arg(
+        long = "exclude-category",
+        value_name = "CATEGORY",
+        value_delimiter = ',',
+        value_parser = trimmed,
+        env = "TAGMILL_EXCLUDE_CATEGORY",
+        help_heading = "Tags"
+    )]
+    pub(crate) exclude_categories: Vec<String>,
+    /// What captions say instead of a tag or rating, named as for --exclude-tag; nothing leaves it out there. Repeatable.
     #[arg(
         long = "replace-tag",
         value_name = "TAG=TEXT",
@@ -267,7 +294,7 @@ pub struct TaggingArgs {
 pub struct ModelSourceArgs {
     /// The folder with the models, or s3://bucket/prefix: each is a folder in it with an ONNX file, a label file, and a
     /// tagmill.toml where it differs from the WD taggers. SIGHUP has a worker look at it again.
-    #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS")]
+    #[arg(long, value_name = "DIR", default_value = "models", env = "TAGMILL_MODELS")]
     pub(crate) models: String,
     /// Where copies of models from a bucket are kept [default: ~/.cache/tagmill].
     #[arg(long, value_name = "DIR", env = "TAGMILL_MODELS_CACHE")]
@@ -304,7 +331,11 @@ impl FromStr for Replacement {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // A tag may have an equals sign in it, such as =_=; what replaces it may not.
-        let (tag, by) = text.rsplit_once('=').filter(|(tag, _)| !tag.is_empty()).ok_or("expected TAG=TEXT")?;
+        let (tag, by) = text.rsplit_once('=').ok_or("expected TAG=TEXT")?;
+        let (tag, by) = (tag.trim(), by.trim());
+        if tag.is_empty() {
+            return Err("expected TAG=TEXT");
+        }
         Ok(Self { tag: tag.to_owned(), by: by.to_owned() })
     }
 }
@@ -325,8 +356,14 @@ pub struct LogArgs {
     pub(crate) format: LogFormat,
 }
 
+/// A value of a list: in a variable there may be blanks around it.
+#[expect(clippy::unnecessary_wraps, reason = "the signature clap asks for")]
+fn trimmed(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(text.trim().to_owned())
+}
+
 fn whole<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, &'static str> {
-    text.parse().map_err(|error: ParseIntError| match error.kind() {
+    text.trim().parse().map_err(|error: ParseIntError| match error.kind() {
         IntErrorKind::PosOverflow => "the number is too large",
         _ => "expected a whole number, such as 2",
     })

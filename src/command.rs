@@ -5,8 +5,10 @@ mod bench;
 mod dead;
 mod generate;
 mod images;
+mod init;
 mod lines;
 mod models;
+mod select;
 mod serve;
 mod signals;
 mod submit;
@@ -117,6 +119,7 @@ pub fn run(command: Command) -> Result<(), Failed> {
             Command::Tag(args) => tag::run(*args).await,
             Command::Bench(args) => bench::run(*args).await,
             Command::Serve(args) => serve::run(*args).await,
+            Command::Init(args) => init::run(*args).await,
             Command::Submit(args) => Box::pin(submit::run(*args)).await,
             Command::Dead(args) => dead::run(args).await,
             Command::Models(args) => models::run(args).await,

@@ -1,5 +1,6 @@
 //! The wire contract in: a job, as clients publish it.
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -17,9 +18,10 @@ pub(crate) fn random_id() -> String {
 
 /// What to tag.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Job {
-    /// The client's name for the job; where it gives none, the source has one.
-    #[serde(default)]
+    /// The client's name for the job, a text or an integer; where it gives none, the source has one.
+    #[serde(default, deserialize_with = "text_of_id")]
     pub id: Option<String>,
     /// Where the image is: `s3://…`, `file://…`, `data:image/…;base64,…` or a key of the first store.
     pub image: String,
@@ -43,9 +45,11 @@ impl Job {
     pub fn id_in(payload: &[u8]) -> Option<String> {
         #[derive(Deserialize)]
         struct Id {
-            id: String,
+            #[serde(deserialize_with = "text_of_id")]
+            id: Option<String>,
         }
-        serde_json::from_slice::<Id>(payload).ok().map(|Id { id }| id).filter(|id| (1..=LONGEST_ID).contains(&id.len()))
+        let Id { id } = serde_json::from_slice(payload).ok()?;
+        id.filter(|id| (1..=LONGEST_ID).contains(&id.len()))
     }
 
     /// Reads a job from a message.
@@ -72,7 +76,20 @@ fn bad_job(reason: impl AsRef<str>) -> Failure {
     )
 }
 
-fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(json: D) -> Result<T, D::Error> {
+/// Databases have integers for ids: such a one is taken as its text, however many digits it has.
+fn text_of_id<'de, D: Deserializer<'de>>(json: D) -> Result<Option<String>, D::Error> {
+    let Some(raw) = Option::<&RawValue>::deserialize(json)? else { return Ok(None) };
+    let digits = raw.get().strip_prefix('-').unwrap_or(raw.get());
+    if digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Ok(Some(raw.get().to_owned()));
+    }
+    serde_json::from_str(raw.get()).map(Some).map_err(|_| D::Error::custom("expected a string or an integer"))
+}
+
+/// For fields that may be null.
+pub(crate) fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    json: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(json)?.unwrap_or_default())
 }
 
@@ -100,11 +117,34 @@ mod tests {
     }
 
     #[test]
-    fn null_is_absent_and_unknown_fields_are_for_newer_clients() {
-        let job = Job::parse(br#"{"id":null,"image":"a","model":null,"thresholds":null,"meta":null,"later":1}"#)
-            .expect("a job");
+    fn null_is_absent() {
+        let job = Job::parse(br#"{"id":null,"image":"a","model":null,"thresholds":null,"meta":null}"#).expect("a job");
         assert!(job.id.is_none() && job.model.is_none());
         assert_eq!(job.thresholds, Thresholds::default());
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_the_nearest_known_one() {
+        for (field, nearest) in [("threshold", "thresholds"), ("modell", "model"), ("image_url", "image")] {
+            let reason = reason(&format!(r#"{{"image":"a","{field}":null}}"#));
+            assert!(reason.contains(&format!("field `{field}` is unknown; did you mean `{nearest}`?")), "{reason}");
+        }
+        let reason = reason(r#"{"image":"a","scores_from":0.1}"#);
+        assert!(reason.contains("known are `id`, `image`, `model`, `thresholds`, `meta`"), "{reason}");
+    }
+
+    #[test]
+    fn an_integer_is_an_id_as_its_text() {
+        for id in ["7", "-7", "0", "123456789012345678901234567890"] {
+            let payload = format!(r#"{{"image":"a","id":{id}}}"#);
+            assert_eq!(Job::parse(payload.as_bytes()).expect("a job").id.as_deref(), Some(id));
+            assert_eq!(Job::id_in(format!(r#"{{"id": {id} }}"#).as_bytes()).as_deref(), Some(id));
+        }
+        assert_eq!(Job::parse(br#"{"image":"a","id":"\u0041"}"#).expect("a job").id.as_deref(), Some("A"));
+        for wrong in ["1.5", "1e3", "true", "[7]", "{}"] {
+            let reason = reason(&format!(r#"{{"image":"a","id":{wrong}}}"#));
+            assert!(reason.contains("field `id`: expected a string or an integer"), "{reason}");
+        }
     }
 
     #[test]
@@ -112,7 +152,6 @@ mod tests {
         assert!(reason("{}").contains("`image`"));
         assert!(reason(r#"{"image":3}"#).contains("field `image`"));
         assert!(reason(r#"{"image":""}"#).contains("field `image`"));
-        assert!(reason(r#"{"image":"a","id":7}"#).contains("field `id`"));
         assert!(reason(&format!(r#"{{"image":"a","id":"{}"}}"#, "x".repeat(1025))).contains("field `id` has 1025"));
         assert!(reason(r#"{"image":"a","thresholds":{"general":1.5}}"#).contains("field `thresholds.general`"));
         assert!(reason(r#"{"image":"a","thresholds":{"character":"x"}}"#).contains("field `thresholds.character`"));
@@ -121,7 +160,7 @@ mod tests {
     #[test]
     fn the_id_of_a_bad_job_is_known() {
         assert_eq!(Job::id_in(br#"{"id":"42","image":7}"#).as_deref(), Some("42"));
-        for none in ["", "[]", r#"{"id":7}"#, r#"{"id":""}"#, r#"{"image":"a"}"#] {
+        for none in ["", "[]", r#"{"id":7.5}"#, r#"{"id":""}"#, r#"{"image":"a"}"#] {
             assert_eq!(Job::id_in(none.as_bytes()), None, "{none}");
         }
     }

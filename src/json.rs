@@ -12,14 +12,50 @@ use serde::{Deserialize, Deserializer};
 /// The field, if it is one, and what is wrong with it.
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value =
-        serde_path_to_error::deserialize(&mut json).map_err(|error| match error.path().to_string().as_str() {
-            "." => error.inner().to_string(),
-            path => format!("field `{path}`: {}", error.inner()),
-        })?;
+    let value = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| described(&error.path().to_string(), &error.inner().to_string()))?;
     json.end().map_err(|error| error.to_string())?;
     Ok(value)
 }
+
+/// Names the field that is wrong, and of an unknown one the nearest that is known.
+fn described(path: &str, error: &str) -> String {
+    if let Some(listed) = error.strip_prefix("unknown field `") {
+        // What serde lists of a `deny_unknown_fields`: its own names, after that of the field.
+        let known: Vec<_> = listed.rsplit_once("`, expected ").map_or("", |(_, known)| known).split('`').collect();
+        let known: Vec<_> = known.into_iter().skip(1).step_by(2).collect();
+        return unknown_field(path, &known);
+    }
+    match path {
+        "." => error.to_owned(),
+        path => format!("field `{path}`: {error}"),
+    }
+}
+
+/// Refuses a field, by its path, that is none of the `known` ones.
+#[must_use]
+pub(crate) fn unknown_field(path: &str, known: &[&str]) -> String {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let nearest = nearest(name, known).map(|nearest| format!("did you mean `{nearest}`? ")).unwrap_or_default();
+    let shown: String = path.chars().take(LONGEST_NAME).collect();
+    let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    format!("field `{shown}` is unknown; {nearest}known are {known}")
+}
+
+/// The one of `known` that looks most like `name`, if any does.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Names are short; one from outside may be of any length.
+    let name: String = name.chars().take(LONGEST_NAME).collect();
+    let likeness = |other: &str| strsim::jaro_winkler(&name, other);
+    let nearest = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+    (likeness(nearest) > LIKE).then_some(nearest)
+}
+
+/// Characters shown of a name from outside.
+const LONGEST_NAME: usize = 64;
+
+/// How much alike two names are of which one may be meant by the other, from 0 to 1.
+const LIKE: f64 = 0.75;
 
 /// A list of at most `N` items. What comes after them is read over, so that a list from outside takes no more memory than
 /// it may, however short its items are.
@@ -63,6 +99,41 @@ impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Items<T, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its names count")]
+    struct Fields {
+        image: Option<String>,
+        thresholds: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its names count")]
+    struct Inner {
+        general: Option<f32>,
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_the_nearest_known_one() {
+        let refused = |json: &str| read::<Fields>(json.as_bytes()).expect_err(json);
+        let known = "known are `image`, `thresholds`";
+        assert_eq!(
+            refused(r#"{"threshold":1}"#),
+            format!("field `threshold` is unknown; did you mean `thresholds`? {known}")
+        );
+        assert_eq!(refused(r#"{"xyz":1}"#), format!("field `xyz` is unknown; {known}"));
+        assert_eq!(
+            refused(r#"{"thresholds":{"genral":1}}"#),
+            "field `thresholds.genral` is unknown; did you mean `general`? known are `general`"
+        );
+        let odd = refused(r#"{"a`, expected `b":1}"#);
+        assert!(odd.ends_with(known), "{odd}");
+        let long = refused(&format!(r#"{{"{}":1}}"#, "x".repeat(100_000)));
+        assert!(long.len() < 200, "{}", long.len());
+        assert_eq!(unknown_field("a", &[]), "field `a` is unknown; known are ");
+    }
 
     #[test]
     fn of_a_long_list_only_so_much_is_kept() {

@@ -30,7 +30,8 @@
 //! [`cli`] parses arguments and [`settings`] checks them before anything is opened; [`command`] has a file for each
 //! subcommand. [`memory`] is the budget for images in flight, [`machine`] reads the machine's memory and GPUs, [`nats`] keeps
 //! the connection and publishes confirmed answers, [`telemetry`] has logs, metrics and health. [`backoff`] computes delays
-//! between attempts, [`atomic`] replaces files and folders, [`json`] parses input and names the wrong field.
+//! between attempts, [`atomic`] replaces files and folders, [`json`] parses input and names the wrong field, [`text`]
+//! decodes text files.
 //!
 //! Public is what `main`, the benchmarks and the tests of the docs use: the command line, and the contract's own types.
 //! `docs/architecture.md` gives the reasons: sizes of queues, pools of memory, the guarantee of delivery.
@@ -56,3 +57,4 @@ mod source;
 mod store;
 pub mod tags;
 pub mod telemetry;
+mod text;

@@ -13,7 +13,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::cli::http::{HttpArgs, ServeArgs};
-use crate::cli::tag::CaptionArgs;
+use crate::cli::init::InitArgs;
+use crate::cli::queue::StreamArgs;
+use crate::cli::tag::{CaptionArgs, RatingPlace};
 use crate::cli::variables::given;
 use crate::cli::{Replacement, TaggingArgs, WorkerArgs};
 use crate::memory::{self, Budget};
@@ -123,19 +125,19 @@ impl TryFrom<WorkerArgs> for Worker {
     type Error = Invalid;
 
     fn try_from(args: WorkerArgs) -> Result<Self, Invalid> {
-        let WorkerArgs { tagging, nats, queue, drain_timeout, http, log: _ } = args;
+        let WorkerArgs { tagging, nats, queue, name, drain_timeout, http, log: _ } = args;
         if tagging.stores.iter().all(String::is_empty) {
             return Err(Invalid::NoStore);
         }
         more_than_nothing("live-timeout", queue.live_timeout.is_zero())?;
-        more_than_nothing("jobs-max-bytes", queue.jobs_max_bytes.is_some_and(|size| size.as_u64() == 0))?;
         more_than_nothing("max-attempts", queue.max_attempts == 0)?;
-        let tagging = Tagging::new(tagging, http, drain_timeout)?;
+        let tagging = Tagging::new(tagging, http, drain_timeout, name)?;
+        let (replicas, jobs_max_bytes) = made(&queue.streams)?;
         let stream = stream::Settings {
             filter: filter(queue.filter, &nats.prefix)?,
             subjects: subjects(&nats.prefix)?,
-            replicas: within("replicas", queue.replicas, 1..=5)?,
-            jobs_max_bytes: queue.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)),
+            replicas,
+            jobs_max_bytes,
             max_attempts: queue.max_attempts,
             event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),
             in_flight: in_flight(&tagging.pipeline),
@@ -151,17 +153,47 @@ impl TryFrom<WorkerArgs> for Worker {
     }
 }
 
+/// How many copies of streams are made, and how large that of jobs may grow.
+fn made(args: &StreamArgs) -> Result<(usize, Option<i64>), Invalid> {
+    more_than_nothing("jobs-max-bytes", args.jobs_max_bytes.is_some_and(|size| size.as_u64() == 0))?;
+    let bytes = args.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX));
+    Ok((within("replicas", args.replicas, 1..=5)?, bytes))
+}
+
+/// The parts of the queue that `tagmill init` makes the consumers of: all of it, or one for each filter.
+///
+/// # Errors
+/// Where an argument can't be used.
+pub(crate) fn streams(args: &InitArgs) -> Result<Vec<stream::Settings>, Invalid> {
+    let (prefix, (replicas, jobs_max_bytes)) = (&args.nats.prefix, made(&args.streams)?);
+    let filters: Vec<_> = args.filters.iter().cloned().map(Some).collect();
+    let filters = if filters.is_empty() { vec![None] } else { filters };
+    let part = |wanted| -> Result<stream::Settings, Invalid> {
+        Ok(stream::Settings {
+            subjects: subjects(prefix)?,
+            replicas,
+            jobs_max_bytes,
+            max_attempts: 1,
+            filter: filter(wanted, prefix)?,
+            event_suffixes: Suffixes::all(),
+            in_flight: 0,
+            worker: "".into(),
+        })
+    };
+    filters.into_iter().map(part).collect()
+}
+
 impl TryFrom<ServeArgs> for Tagging {
     type Error = Invalid;
 
     fn try_from(args: ServeArgs) -> Result<Self, Invalid> {
-        Self::new(args.tagging, args.http, args.drain_timeout)
+        Self::new(args.tagging, args.http, args.drain_timeout, None)
     }
 }
 
 impl Tagging {
-    fn new(args: TaggingArgs, http: HttpArgs, drain_timeout: Duration) -> Result<Self, Invalid> {
-        let name: Arc<str> = worker_name().into();
+    fn new(args: TaggingArgs, http: HttpArgs, drain_timeout: Duration, name: Option<String>) -> Result<Self, Invalid> {
+        let name: Arc<str> = name.unwrap_or_else(worker_name).into();
         let memory_budget = memory_budget(&args)?;
         let budget = Budget::new(memory_budget);
         let pipeline = stages(&args, &budget, &name)?;
@@ -190,13 +222,21 @@ impl Local {
     ///
     /// # Errors
     /// Where one can't be used.
-    pub(crate) fn new(tagging: &TaggingArgs, caption: CaptionArgs) -> Result<Self, Invalid> {
+    pub(crate) fn new(tagging: &TaggingArgs, caption: CaptionArgs, name: Option<String>) -> Result<Self, Invalid> {
         let budget = Budget::new(memory_budget(tagging)?);
-        let mut pipeline = stages(tagging, &budget, &worker_name().into())?;
+        let mut pipeline = stages(tagging, &budget, &name.unwrap_or_else(worker_name).into())?;
         pipeline.publish.caption = caption::Settings {
             underscores: caption.underscores,
             characters_first: caption.characters_first,
             prepend: caption.prepend_tags,
+            first: caption.first_tags.iter().map(|tag| caption::spaced(tag)).collect(),
+            rating: caption.rating_tag.map(|place| match place {
+                RatingPlace::First => caption::Place::First,
+                RatingPlace::Last => caption::Place::Last,
+            }),
+            expand_characters: caption.expand_characters,
+            max_tags: caption.max_tags,
+            separator: caption.separator,
             ..pipeline.publish.caption
         };
         // Enough to hide how far away a bucket is.
@@ -227,7 +267,8 @@ fn stages(args: &TaggingArgs, budget: &Budget, worker: &Arc<str>) -> Result<pipe
         max_models: at_least_one("max-models", args.max_models)?,
     };
     let caption = caption::Settings {
-        exclude: args.exclude_tags.iter().map(|tag| caption::spaced(tag)).collect(),
+        exclude: args.exclude_tags.iter().filter(|tag| !tag.is_empty()).map(|tag| caption::spaced(tag)).collect(),
+        exclude_categories: args.exclude_categories.iter().cloned().collect(),
         replace: args.replace_tags.iter().map(|Replacement { tag, by }| (caption::spaced(tag), by.clone())).collect(),
         escape_parentheses: args.escape_parentheses,
         ..caption::Settings::default()
@@ -255,7 +296,8 @@ fn onnx(args: &TaggingArgs, cores: usize) -> Result<onnx::Settings, Invalid> {
         batch: at_least_one("batch-size", args.batch_size)?,
         thresholds: Thresholds::default()
             .with(GENERAL, args.general_threshold)
-            .with(CHARACTER, args.character_threshold),
+            .with(CHARACTER, args.character_threshold)
+            .with_all(args.threshold),
         device_memory: args.device_memory.map(|size| size.as_u64()),
         engines: args.engine_cache.clone().or_else(cached),
     })

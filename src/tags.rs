@@ -72,6 +72,9 @@ pub struct TagResult {
     pub tags: Tags,
     /// The job's, unchanged.
     pub meta: Option<Box<RawValue>>,
+    /// The dead letter that the job was retried from, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<String>,
     /// The worker that answered.
     pub worker: String,
     /// What the model ran on there, such as `cuda:0`.
@@ -99,6 +102,9 @@ pub struct DeadLetter {
     pub job: OriginalJob,
     /// Why.
     pub error: ErrorBody,
+    /// The dead letter that the job was retried from, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<String>,
     /// How often the job was delivered.
     pub attempts: u64,
     /// The worker that gave it up.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::select::SelectArgs;
 use super::{LogArgs, TaggingArgs};
 
 /// What is shown below the options.
@@ -35,6 +36,9 @@ pub struct BenchArgs {
     /// Write JSON instead of tables.
     #[arg(long, env = "TAGMILL_JSON", help_heading = "Measuring")]
     pub(crate) json: bool,
+    /// Which files are taken.
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
     /// What to tag with.
     #[command(flatten)]
     pub(crate) tagging: TaggingArgs,

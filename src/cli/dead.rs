@@ -20,9 +20,9 @@ Examples:
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub enum DeadCommand {
-    /// Show them, oldest first.
+    /// Show those that are open, oldest first.
     List(Box<DeadListArgs>),
-    /// Publish their jobs again on the subject they came from, and remove the letters.
+    /// Publish their jobs again on the subject they came from, and remove the letters. The new answer names the letter.
     Retry(Box<DeadChangeArgs>),
     /// Remove them for good.
     Drop(Box<DeadChangeArgs>),
@@ -34,6 +34,9 @@ pub struct DeadListArgs {
     /// Which.
     #[command(flatten)]
     pub(crate) filter: DeadFilter,
+    /// Show also those whose job was retried and has become another dead letter since.
+    #[arg(long)]
+    pub(crate) all: bool,
     /// One JSON object per line instead of a table.
     #[arg(long, env = "TAGMILL_JSON")]
     pub(crate) json: bool,

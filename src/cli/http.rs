@@ -38,7 +38,7 @@ pub(crate) struct HttpArgs {
     #[arg(long, value_name = "SECRET", env = "TAGMILL_HTTP_TOKEN", hide_env_values = true)]
     pub(crate) http_token: Option<SecretString>,
     /// An origin whose pages may use the API, such as http://localhost:3000, or * for any. Repeatable.
-    #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', env = "TAGMILL_CORS_ORIGIN")]
+    #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', value_parser = super::trimmed, env = "TAGMILL_CORS_ORIGIN")]
     pub(crate) cors_origins: Vec<String>,
     /// How long an image of a request may take once there is a place for it.
     #[arg(long, value_name = "DUR", default_value = "60s", value_parser = super::duration, env = "TAGMILL_HTTP_TIMEOUT")]

@@ -43,16 +43,25 @@ pub(crate) struct NatsArgs {
     pub(crate) prefix: String,
 }
 
-/// How the queue is used.
+/// How streams are made where they are missing.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Queue")]
-pub(crate) struct QueueArgs {
+pub(crate) struct StreamArgs {
     /// Copies of each stream that is created, in a cluster.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::whole::<usize>, env = "TAGMILL_REPLICAS")]
     pub(crate) replicas: usize,
     /// Bytes the jobs stream holds where it is created; publishing to a full stream is refused [default: no limit].
     #[arg(long, value_name = "SIZE", value_parser = super::size, env = "TAGMILL_JOBS_MAX_BYTES")]
     pub(crate) jobs_max_bytes: Option<ByteSize>,
+}
+
+/// How the queue is used.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Queue")]
+pub(crate) struct QueueArgs {
+    /// How streams are made.
+    #[command(flatten)]
+    pub(crate) streams: StreamArgs,
     /// Failures of a job after which its error is final.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = super::whole::<u64>, env = "TAGMILL_MAX_ATTEMPTS")]
     pub(crate) max_attempts: u64,

@@ -5,24 +5,20 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use globset::{GlobBuilder, GlobMatcher};
 use serde_json::value::RawValue;
 
 use super::LogArgs;
 use super::queue::NatsArgs;
+use super::select::SelectArgs;
 
 /// `tagmill submit`.
 #[derive(Debug, Args)]
 pub struct SubmitArgs {
     /// A folder, an image, s3://bucket or s3://bucket/prefix (S3 settings come from the AWS_* variables), or a list: a file
-    /// of any other kind, or - for standard input, with a path, a key, a location or a job (JSON) on each line. Of folders
-    /// and buckets, what has an image's suffix is taken.
+    /// of any other kind, or - for standard input, with a path, a key, a location or a job (JSON) on each line. Of folders,
+    /// images are taken, by suffix or content; of buckets, what has an image's suffix.
     #[arg(value_name = "SOURCE", required = true)]
     pub(crate) sources: Vec<String>,
-    /// Only names that match this pattern, and of folders and buckets those instead of images alone: * and ? stand for
-    /// anything, / too, {jpg,png} for either. A name is a path below its folder, a whole key, or what a list says.
-    #[arg(long = "match", value_name = "GLOB", env = "TAGMILL_MATCH")]
-    pub(crate) only: Option<Pattern>,
     /// Jobs to publish at most, those of an earlier run of the same checkpoint counted.
     #[arg(long, value_name = "N", value_parser = super::whole::<u64>, env = "TAGMILL_LIMIT")]
     pub(crate) limit: Option<u64>,
@@ -36,37 +32,31 @@ pub struct SubmitArgs {
     /// the queue take them. A run that is followed goes below this.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
     pub(crate) subject: Option<String>,
-    /// Where to note how far this got; with the same file, sources and flags, an interrupted run goes on from there.
+    /// Where to note which jobs are published. With the same file, sources and flags, a later run publishes the others alone:
+    /// what an interrupted run has left, and what is new or changed since, by name and version (size and time, or ETag).
     #[arg(long, value_name = "FILE", env = "TAGMILL_CHECKPOINT")]
     pub(crate) checkpoint: Option<PathBuf>,
     /// Wait until every job is answered, and show the answers.
     #[arg(long, env = "TAGMILL_FOLLOW")]
     pub(crate) follow: bool,
+    /// Leave out jobs whose id has a result in the file of --output.
+    #[arg(long, requires = "output", env = "TAGMILL_SKIP_EXISTING")]
+    pub(crate) skip_existing: bool,
     /// Show answers as they are, one JSON object per line, instead of a table.
     #[arg(long, env = "TAGMILL_JSON", requires = "follow", conflicts_with = "output")]
     pub(crate) json: bool,
     /// Add them to this file instead. Answers that it has already, as where an earlier run is gone on with, are left out.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", requires = "follow")]
     pub(crate) output: Option<PathBuf>,
+    /// Which files are taken.
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
     /// Where the queue is.
     #[command(flatten)]
     pub(crate) nats: NatsArgs,
     /// How to log.
     #[command(flatten)]
     pub(crate) log: LogArgs,
-}
-
-/// Which names are wanted.
-#[derive(Clone, Debug)]
-pub(crate) struct Pattern(pub GlobMatcher);
-
-impl FromStr for Pattern {
-    type Err = globset::Error;
-
-    fn from_str(text: &str) -> Result<Self, globset::Error> {
-        // A backslash makes the character after it an ordinary one, on every system.
-        Ok(Self(GlobBuilder::new(text).backslash_escape(true).build()?.compile_matcher()))
-    }
 }
 
 /// Any JSON, as it was written.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::select::SelectArgs;
 use super::{LogArgs, TaggingArgs};
 
 /// What is shown below the options.
@@ -33,17 +34,38 @@ pub struct TagArgs {
     /// Image files, folders (with the folders in them), s3://bucket, s3://bucket/prefix or s3://bucket/image.jpg.
     #[arg(value_name = "PATH|LOCATION", required = true)]
     pub(crate) sources: Vec<OsString>,
-    /// Write one JSON line per image to this file, instead of to standard output. One that is not empty is gone on with
-    /// (--skip-existing) or refused.
+    /// Write one JSON line per image to this file, instead of to standard output; or where its name ends in .csv, a row for
+    /// each tag and rating: image, tag, category, score. A file that is not empty is added to (--skip-existing) or refused.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", help_heading = "Output")]
     pub(crate) output: Option<PathBuf>,
     /// Write beside each image instead: name.txt or name.caption with the tags in one line, or name.json with the result.
-    /// With --output as well, both are written. One that is there is replaced, but with --append or --skip-existing. Of
-    /// images whose names differ in the suffix alone, one is tagged and the others fail.
+    /// With --output as well, both are written. A sidecar that exists is left as it is, and counted, unless --overwrite or
+    /// --append is given. Of images whose names differ in the suffix alone, one is tagged and the others fail, unless
+    /// --sidecar-name is full.
     #[arg(long, value_name = "KIND", value_enum, env = "TAGMILL_SIDECAR", help_heading = "Output")]
     pub(crate) sidecar: Option<Sidecar>,
-    /// Leave out images that have their sidecar, or their result in the file of --output, which is then added to: so an
-    /// interrupted run goes on. Those that failed are tried again. In --output an image is known by its path as it is given: photos and ./photos are two.
+    /// What the names of sidecars end in, instead of txt, caption or json.
+    #[arg(
+        long,
+        value_name = "EXTENSION",
+        env = "TAGMILL_SIDECAR_EXTENSION",
+        requires = "sidecar",
+        help_heading = "Output"
+    )]
+    pub(crate) sidecar_extension: Option<String>,
+    /// Name sidecars after the image up to its last dot (a.txt for a.jpg), or after all of it (a.jpg.txt).
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_enum,
+        default_value_t,
+        env = "TAGMILL_SIDECAR_NAME",
+        help_heading = "Output"
+    )]
+    pub(crate) sidecar_name: SidecarName,
+    /// Add to the file of --output, and leave out images that have their result there and their sidecar, where one is
+    /// wanted: so an interrupted run is resumed. An image that lacks one of the two gets that one alone. Those that failed
+    /// are tried again.
     #[arg(long, env = "TAGMILL_SKIP_EXISTING", help_heading = "Output")]
     pub(crate) skip_existing: bool,
     /// Add to the tags that a sidecar txt or caption has already, instead of writing it anew.
@@ -55,6 +77,27 @@ pub struct TagArgs {
         help_heading = "Output"
     )]
     pub(crate) append: bool,
+    /// Replace sidecars that exist, also those that were edited by hand, and the file of --frequencies.
+    #[arg(
+        long,
+        env = "TAGMILL_OVERWRITE",
+        conflicts_with_all = ["skip_existing", "append"],
+        help_heading = "Output"
+    )]
+    pub(crate) overwrite: bool,
+    /// Write to this file how many images have each tag: TSV with tag, category and images, the most frequent first. Images
+    /// that are left out are not counted.
+    #[arg(long, value_name = "FILE", env = "TAGMILL_FREQUENCIES", help_heading = "Output")]
+    pub(crate) frequencies: Option<PathBuf>,
+    /// Write no file: show on standard output what would be written.
+    #[arg(long, env = "TAGMILL_DRY_RUN", help_heading = "Output")]
+    pub(crate) dry_run: bool,
+    /// What results name as their worker [default: the host's name, and a number].
+    #[arg(long, value_name = "NAME", env = "TAGMILL_NAME", help_heading = "Output")]
+    pub(crate) name: Option<String>,
+    /// Which files are taken.
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
     /// How captions are written.
     #[command(flatten)]
     pub(crate) caption: CaptionArgs,
@@ -77,8 +120,42 @@ pub(crate) struct CaptionArgs {
     #[arg(long = "character-first", env = "TAGMILL_CHARACTER_FIRST")]
     pub(crate) characters_first: bool,
     /// What every caption begins with. Repeatable.
-    #[arg(long = "prepend-tag", value_name = "TEXT", value_delimiter = ',', env = "TAGMILL_PREPEND_TAG")]
+    #[arg(long = "prepend-tag", value_name = "TEXT", value_delimiter = ',', value_parser = super::trimmed, env = "TAGMILL_PREPEND_TAG")]
     pub(crate) prepend_tags: Vec<String>,
+    /// A tag that goes before the others in captions where an image has it. Repeatable.
+    #[arg(long = "first-tag", value_name = "TAG", value_delimiter = ',', value_parser = super::trimmed, env = "TAGMILL_FIRST_TAG")]
+    pub(crate) first_tags: Vec<String>,
+    /// Put the rating with the highest score into captions, before or after the tags.
+    #[arg(long, value_name = "PLACE", value_enum, env = "TAGMILL_RATING_TAG")]
+    pub(crate) rating_tag: Option<RatingPlace>,
+    /// Split characters that are named with their series in captions: 'saber (fate)' becomes 'saber, fate'.
+    #[arg(long, env = "TAGMILL_EXPAND_CHARACTERS")]
+    pub(crate) expand_characters: bool,
+    /// Tags that a caption has at most, those with the highest scores; prepended ones and the rating are not counted.
+    #[arg(long, value_name = "N", value_parser = super::whole::<usize>, env = "TAGMILL_MAX_TAGS")]
+    pub(crate) max_tags: Option<usize>,
+    /// What stands between the tags of a caption [default: a comma and a blank].
+    #[arg(long, value_name = "TEXT", env = "TAGMILL_SEPARATOR")]
+    pub(crate) separator: Option<String>,
+}
+
+/// Where a rating stands in a caption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RatingPlace {
+    /// Before all tags but those of --prepend-tag and --first-tag.
+    First,
+    /// After all tags.
+    Last,
+}
+
+/// How much of an image's name its sidecar has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SidecarName {
+    /// Up to the last dot.
+    #[default]
+    Stem,
+    /// All of it.
+    Full,
 }
 
 /// What is written beside an image.

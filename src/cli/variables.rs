@@ -3,16 +3,35 @@
 use std::env;
 
 use clap::error::{ContextKind, ContextValue, Error};
-use clap::{Arg, Command, CommandFactory, Parser};
+use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
-use super::Cli;
+use super::{Cli, hints};
 
 impl Cli {
     /// Reads the command line and the environment; where they can't be used, says why and ends the process.
     #[must_use]
     pub fn read() -> Self {
-        Self::try_parse().unwrap_or_else(|error| blamed(error).exit())
+        parse().unwrap_or_else(|error| hints::with_hint(blamed(error)).exit())
     }
+}
+
+/// Flags whose values may have a comma: on the command line a value is a value, and only a variable is a list.
+const PLAIN: [&str; 8] =
+    ["store", "alias", "cors-origin", "exclude-tag", "exclude-category", "replace-tag", "prepend-tag", "first-tag"];
+
+fn parse() -> Result<Cli, Error> {
+    let mut command = with_whole_values(Cli::command());
+    let matches = command.try_get_matches_from_mut(env::args_os())?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+fn with_whole_values(command: Command) -> Command {
+    let command = command.mut_args(|arg| {
+        let plain =
+            arg.get_long().is_some_and(|flag| PLAIN.contains(&flag) && is_on_command_line(&format!("--{flag}")));
+        if plain { arg.value_delimiter(None::<char>) } else { arg }
+    });
+    command.mut_subcommands(with_whole_values)
 }
 
 /// What a setting was given as: its flag, or the variable.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::Failed;
 use super::bar::Bar;
 use super::images::{Found, Sources};
+use super::select::Selection;
 use crate::cli::bench::BenchArgs;
 use crate::cli::tag::CaptionArgs;
 use crate::memory::Budget;
@@ -32,15 +33,15 @@ use report::Report;
 const MOST: (usize, u64) = (256, 512 << 20);
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
-    let BenchArgs { sources, mut batch_sizes, time, json, mut tagging, log: _ } = args;
+    let BenchArgs { sources, mut batch_sizes, time, json, select, mut tagging, log: _ } = args;
     for size in &batch_sizes {
         settings::at_least_one("batch-sizes", *size)?;
     }
     settings::more_than_nothing("time", time.is_zero())?;
     batch_sizes.sort_unstable();
     batch_sizes.dedup();
-    let settings = settings::Local::new(&tagging, CaptionArgs::default())?;
-    let sources = Sources::open(&sources, &tagging.stores).map_err(Failed::settings)?;
+    let settings = settings::Local::new(&tagging, CaptionArgs::default(), None)?;
+    let sources = Sources::open(&sources, &tagging.stores, Selection::new(&select)).map_err(Failed::settings)?;
     let catalog = settings.pipeline.pool.repository.catalog(&settings.pipeline.pool.aliases).await?;
     let files = catalog.choose(settings.model.as_deref())?.clone();
     let steps = Steps::new();
@@ -61,7 +62,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     for batch in parts.fitting(split) {
         steps.begin(format!("everything together, in batches of {batch}"));
         tagging.batch_size = batch;
-        let mut together = settings::Local::new(&tagging, CaptionArgs::default())?;
+        let mut together = settings::Local::new(&tagging, CaptionArgs::default(), None)?;
         together.pipeline.pool.onnx.batch = parts.prepared(batch, &together.pipeline.pool.onnx.devices);
         let time = time.max(Duration::from_secs(1));
         whole.push(whole::measure(&together, catalog.clone(), sources.stores().to_vec(), &images, time).await?);
@@ -103,6 +104,7 @@ async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Im
             break;
         }
     }
+    sources.selection().passed().summary().into_iter().for_each(say);
     if images.is_empty() {
         return Err(Failed::running(anyhow::anyhow!("there is no image to measure with in what was named")));
     }

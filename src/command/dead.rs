@@ -11,7 +11,7 @@ use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use super::{Failed, how_many, plain, said};
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::cli::queue::NatsArgs;
-use crate::nats::headers::ID_HEADER;
+use crate::nats::headers::{ID_HEADER, RETRY_HEADER};
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
@@ -21,7 +21,7 @@ use letters::{Letter, Letters};
 pub(super) async fn run(command: DeadCommand) -> Result<(), Failed> {
     match command {
         DeadCommand::List(args) => {
-            let letters = open(args.nats, &args.filter).await?;
+            let letters = open(args.nats, &args.filter, args.all).await?;
             list(letters, args.json).await.map_err(Failed::Running)
         }
         DeadCommand::Retry(args) => change(*args, Change::Retry).await,
@@ -29,7 +29,7 @@ pub(super) async fn run(command: DeadCommand) -> Result<(), Failed> {
     }
 }
 
-async fn open(nats: NatsArgs, filter: &DeadFilter) -> Result<Letters, Failed> {
+async fn open(nats: NatsArgs, filter: &DeadFilter, closed: bool) -> Result<Letters, Failed> {
     let subjects = settings::subjects(&nats.prefix)?;
     if let Some(subject) = filter.subject.as_ref().filter(|subject| !selects_jobs(&subjects, subject)) {
         return Err(settings::Invalid::JobSubject(subject.clone(), subjects.jobs()).into());
@@ -37,7 +37,7 @@ async fn open(nats: NatsArgs, filter: &DeadFilter) -> Result<Letters, Failed> {
     let settings = nats::Settings::try_from(nats)?;
     let nats = Nats::connect(&settings, "tagmill dead").await.map_err(Failed::running)?;
     let jetstream = jetstream::new(nats.client.clone());
-    Letters::open(jetstream, &subjects, filter).await.map_err(|error| Failed::Running(nats.with_context(error)))
+    Letters::open(jetstream, &subjects, filter, closed).await.map_err(|error| Failed::Running(nats.with_context(error)))
 }
 
 /// Whether dead letters can have this subject, or one that it lets through: that of jobs, one below it, or that of requests.
@@ -116,7 +116,9 @@ async fn change(args: DeadChangeArgs, change: Change) -> Result<(), Failed> {
         let verb = change.verb();
         return Err(Failed::settings(anyhow::anyhow!("there is no terminal to ask on; say --yes to {verb} unasked")));
     }
-    let mut letters = open(args.nats, &args.filter).await?;
+    // One that is named is meant, and one that was retried is not retried with all the others.
+    let closed = matches!(change, Change::Drop) || !args.all;
+    let mut letters = open(args.nats, &args.filter, closed).await?;
     let mut chosen = Vec::new();
     while let Some(Letter { sequence, id, .. }) = letters.next().await.map_err(Failed::Running)? {
         if args.all || args.which.iter().any(|name| *name == id || *name == sequence.to_string()) {
@@ -183,6 +185,7 @@ async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
         }
     }
     headers.insert(ID_HEADER, letter.id.as_str());
+    headers.insert(RETRY_HEADER, letters.message_id(sequence).as_str());
     // Of the letter, not the job, so that the stream takes it as new; and the same again should this run be repeated.
     headers.insert(NATS_MESSAGE_ID, letters.message_id(sequence).as_str());
     let message = PublishMessage::build().headers(headers).payload(payload);

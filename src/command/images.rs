@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
+use super::select::{Selection, Visited, outside, spelled};
 use crate::failure::Failure;
 use crate::source::local::Image;
 use crate::store::bucket::Bucket;
@@ -24,6 +25,7 @@ pub(super) struct Sources {
     sources: Arc<[Source]>,
     /// The buckets that are read.
     stores: Vec<Store>,
+    selection: Selection,
 }
 
 enum Source {
@@ -54,7 +56,7 @@ impl Sources {
     ///
     /// # Errors
     /// Where a bucket's name or settings are wrong.
-    pub(super) fn open(names: &[OsString], stores: &[String]) -> Result<Self, InvalidStore> {
+    pub(super) fn open(names: &[OsString], stores: &[String], selection: Selection) -> Result<Self, InvalidStore> {
         let names = names.iter().map(|name| located(name, stores.first()).unwrap_or_else(|| name.clone()));
         let mut buckets = BTreeMap::new();
         let mut open = |name: OsString| match name.to_str() {
@@ -67,7 +69,17 @@ impl Sources {
             _ => Ok(Source::Path((&name).into())),
         };
         let sources = names.map(&mut open).collect::<Result<_, _>>()?;
-        Ok(Self { sources, stores: buckets.into_values().map(Store::from).collect() })
+        Ok(Self { sources, stores: buckets.into_values().map(Store::from).collect(), selection })
+    }
+
+    /// What of folders and buckets is taken.
+    pub(super) const fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// The same, looked through to count what there is: nothing that is passed over is counted or named.
+    pub(super) fn uncounted(&self) -> Self {
+        Self { selection: self.selection.uncounted(), ..self.clone() }
     }
 
     /// What is named, where all of it is files and folders that are not there; `None` where anything is.
@@ -75,7 +87,7 @@ impl Sources {
         let missing = |source: &Source| match source {
             Source::Path(path) => {
                 let error = path.symlink_metadata().err()?;
-                Some((path.to_string_lossy().into_owned(), file::failure(path, &error)))
+                Some((spelled(path), file::failure(path, &error)))
             }
             Source::Object(_) | Source::Bucket(_) => None,
         };
@@ -90,9 +102,9 @@ impl Sources {
     /// What there is, one after another, each image as `look` takes it.
     pub(super) fn found(&self, look: impl Fn(Image) -> Found + Send + Sync + 'static) -> mpsc::Receiver<Found> {
         let (sender, found) = mpsc::channel(AHEAD);
-        let sources = Arc::clone(&self.sources);
+        let (sources, selection) = (Arc::clone(&self.sources), self.selection.clone());
         tokio::spawn(async move {
-            let finder = Finder { found: sender, look: Arc::new(look) };
+            let finder = Finder { found: sender, look: Arc::new(look), selection };
             for source in sources.iter() {
                 let ended = match source {
                     Source::Path(path) => {
@@ -145,27 +157,54 @@ impl Source {
 #[derive(Clone)]
 struct Finder {
     found: mpsc::Sender<Found>,
+    selection: Selection,
     look: Arc<dyn Fn(Image) -> Found + Send + Sync>,
 }
 
 impl Finder {
-    /// The images of a folder and the folders in it, or a file. Links to folders are not followed: they could lead round in
-    /// a circle.
+    /// The images of a folder and the folders in it, or a file. Links to folders elsewhere are followed after all else, so
+    /// that each folder is looked through once, under its own name where that is inside.
     fn walk(&self, root: &Path) -> Result<(), Closed> {
-        let suffixes = Suffixes::of_images();
-        for entry in WalkDir::new(root) {
-            let found = match entry {
-                Ok(entry) if entry.depth() > 0 && !suffixes.has(&entry.file_name().to_string_lossy()) => continue,
-                Ok(entry) if entry.file_type().is_dir() || entry.path().is_dir() => continue,
-                Ok(entry) => {
-                    let path = entry.into_path();
-                    (self.look)(Image { name: path.to_string_lossy().into_owned(), path: Some(path) })
+        let (mut visited, mut ahead) = (Visited::default(), vec![root.to_owned()]);
+        while let Some(start) = ahead.pop() {
+            let mut links = Vec::new();
+            let below = |entry: &DirEntry| spelled(entry.path().strip_prefix(root).unwrap_or(entry.path()));
+            let mut entries = WalkDir::new(&start).into_iter();
+            while let Some(entry) = entries.next() {
+                let found = match entry {
+                    Ok(entry) if entry.path() == root && !entry.path().is_dir() => self.file(entry),
+                    Ok(entry) if entry.path().is_dir() => {
+                        let is_start = entry.path() == start;
+                        if !is_start && entry.path_is_symlink() {
+                            links.push(entry);
+                        } else if !visited.is_new(entry.path()) || !(is_start || self.selection.enters(&below(&entry)))
+                        {
+                            entries.skip_current_dir();
+                        }
+                        continue;
+                    }
+                    Ok(entry) if !self.selection.takes_file(&below(&entry), entry.path()) => continue,
+                    Ok(entry) => self.file(entry),
+                    Err(error) => broken(root, error),
+                };
+                self.found.blocking_send(found).map_err(|_| Closed)?;
+            }
+            links.sort_by(|one, other| other.path().cmp(one.path()));
+            for link in links {
+                let name = below(&link);
+                if outside(link.path(), root).is_none() {
+                    self.selection.passes_link(&name);
+                } else if self.selection.enters(&name) {
+                    ahead.push(link.into_path());
                 }
-                Err(error) => broken(root, error),
-            };
-            self.found.blocking_send(found).map_err(|_| Closed)?;
+            }
         }
         Ok(())
+    }
+
+    fn file(&self, entry: DirEntry) -> Found {
+        let path = entry.into_path();
+        (self.look)(Image { name: spelled(&path), path: Some(path) })
     }
 
     async fn object(&self, location: String) -> Result<(), Closed> {
@@ -174,11 +213,10 @@ impl Finder {
     }
 
     async fn list(&self, bucket: &Bucket) -> Result<(), Closed> {
-        let suffixes = Suffixes::of_images();
         let mut listing = std::pin::pin!(bucket.listing(None));
         while let Some(object) = listing.next().await {
             match object {
-                Ok(object) if suffixes.has(object.path.as_ref()) => {
+                Ok(object) if self.selection.takes_key(object.path.as_ref()) => {
                     self.object(bucket.location_of(&object.path)).await?;
                 }
                 Ok(_) => {}
@@ -197,5 +235,5 @@ fn broken(root: &Path, error: walkdir::Error) -> Found {
     // Its own text has the path as well.
     let reason = error.into_io_error().unwrap_or_else(|| std::io::Error::other("it leads round in a circle"));
     let failure = file::failure(&path, &reason);
-    Found::Broken { name: path.to_string_lossy().into_owned(), failure }
+    Found::Broken { name: spelled(&path), failure }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  sources ──► jobs, one by one ──► publish ──► confirmed ──► checkpoint
-//!  (in an order of their own)       1024 under way            (what is confirmed without a gap)
+//!  (in an order of their own)       1024 under way            (which jobs are confirmed: left out by later runs)
 //!                                      └── results, dead letters ──► follow ──► show
 //! ```
 
@@ -19,9 +19,11 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::select::Selection;
 use super::signals::Stopping;
 use super::{Failed, how_many, plain};
-use crate::cli::submit::{Pattern, SubmitArgs};
+use crate::cli::select::Pattern;
+use crate::cli::submit::SubmitArgs;
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
@@ -32,7 +34,7 @@ use follow::{Follower, Summary};
 use make::Maker;
 use publish::{Interrupted, Publisher};
 use screen::Screen;
-use show::Show;
+use show::{Existing, Show};
 use source::{Item, Source};
 
 pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
@@ -46,9 +48,10 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
     for list in submit.sources.iter().filter(|source| source.is_list()) {
         submit.screen.say(&format!("{} is taken as a list: a job for each of its lines", list.name()));
     }
-    let jobs = source::jobs(submit.sources, submit.maker, submit.checkpoint.after());
+    let jobs = source::jobs(submit.sources, submit.maker);
     let publishing = Publishing {
         publisher: Publisher::new(&nats, submit.subject.clone(), submit.names, submit.screen.clone(), stop.clone()),
+        existing: submit.existing,
         jobs,
         limit: args.limit.unwrap_or(u64::MAX),
         checkpoint: &mut submit.checkpoint,
@@ -66,6 +69,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
         }
     };
     submit.screen.clear();
+    submit.selection.passed().summary().into_iter().for_each(say);
     if done.is_ok() && submit.checkpoint.count().jobs == 0 {
         submit.nothing.into_iter().for_each(say);
     }
@@ -86,7 +90,9 @@ struct Submit {
     /// What is said where there is no job, and not all names are taken.
     nothing: Option<String>,
     maker: Maker,
+    selection: Selection,
     checkpoint: Checkpoint,
+    existing: Existing,
     screen: Screen,
     show: Option<Show>,
 }
@@ -99,6 +105,7 @@ impl Submit {
             Some(subject) => return Err(settings::Invalid::JobSubject(subject.clone(), subjects.jobs()).into()),
             None => subjects.jobs(),
         };
+        let selection = Selection::new(&args.select);
         let sources: Vec<_> = args
             .sources
             .iter()
@@ -107,7 +114,7 @@ impl Submit {
             .map_err(Failed::Settings)?;
         let names: Vec<_> = sources.iter().map(Source::name).collect();
         let looks_for_images = sources.iter().any(Source::has_many);
-        let wanted = match &args.only {
+        let wanted = match &args.select.only {
             Some(Pattern(only)) => {
                 Some(format!("names like `{}` are taken (--match), capitals and folders included", only.glob()))
             }
@@ -118,28 +125,31 @@ impl Submit {
         let nothing = wanted.map(|wanted| format!("there is nothing to submit in {}: {wanted}", shown(&names)));
         let run = Run {
             sources: names.clone(),
-            only: args.only.as_ref().map(|only| only.0.glob().to_string()),
+            only: args.select.only.as_ref().map(|only| only.0.glob().to_string()),
             model: args.model.clone(),
             meta: args.meta.as_ref().map(|meta| meta.0.clone()),
             subject: subject.clone(),
             follow: args.follow.then(|| format!("{:08x}", rand::random::<u32>())),
         };
         let checkpoint = Checkpoint::open(args.checkpoint.clone(), run).map_err(Failed::Settings)?;
-        let maker = Maker {
-            only: args.only.clone(),
-            images: Suffixes::of_images(),
-            model: args.model.clone(),
-            meta: args.meta.clone(),
-        };
-        let show = args.follow.then(|| Show::new(args.output.as_deref(), args.json)).transpose();
+        let mut existing = Existing::default();
+        let noted = args.skip_existing.then_some(&mut existing);
+        let show = args.follow.then(|| Show::new(args.output.as_deref(), args.json, noted)).transpose();
         let show = show.map_err(Failed::Settings)?;
         // Of a run that is gone on with, the name is the earlier one's.
         let subject = match &checkpoint.run().follow {
             Some(name) => format!("{subject}.submit.{name}"),
             None => subject,
         };
+        let maker = Maker {
+            subject: subject.clone(),
+            only: args.select.only.clone(),
+            selection: selection.clone(),
+            model: args.model.clone(),
+            meta: args.meta.clone(),
+        };
         let screen = Screen::new(args.follow);
-        Ok(Self { subjects, subject, sources, names, nothing, maker, checkpoint, screen, show })
+        Ok(Self { subjects, subject, sources, names, nothing, maker, selection, checkpoint, existing, screen, show })
     }
 }
 
@@ -147,6 +157,7 @@ impl Submit {
 struct Publishing<'a> {
     publisher: Publisher,
     jobs: mpsc::Receiver<anyhow::Result<Item>>,
+    existing: Existing,
     limit: u64,
     checkpoint: &'a mut Checkpoint,
 }
@@ -154,10 +165,10 @@ struct Publishing<'a> {
 impl Publishing<'_> {
     /// Publishes them all, and says how many that were.
     async fn run(self, counted: &watch::Sender<Count>) -> anyhow::Result<()> {
-        let Self { publisher, jobs, limit, checkpoint } = self;
+        let Self { publisher, jobs, existing, limit, checkpoint } = self;
         let (began, before) = (Instant::now(), checkpoint.count());
         counted.send_replace(before);
-        let ended = publisher.run(jobs, limit, checkpoint, counted).await;
+        let ended = publisher.run(jobs, &existing, limit, checkpoint, counted).await;
         publisher.said(before, checkpoint.count(), began.elapsed());
         ended
     }
@@ -224,7 +235,7 @@ fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {
         return anyhow::anyhow!("interrupted; no job was confirmed");
     }
     let then = if checkpoint.is_kept() {
-        "the same command goes on from here"
+        "the same command publishes the others"
     } else {
         "the same command would publish it again (with --checkpoint FILE, a run can be gone on with)"
     };

@@ -1,9 +1,12 @@
 //! `tagmill tag`: images of this machine or of a bucket, tagged here and now.
 
+mod beside;
 mod existing;
+mod frequencies;
 mod output;
 mod progress;
 mod sidecar;
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failed;
 use super::images::{Found, Sources};
+use super::select::Selection;
 use super::signals::Stopping;
 use super::tagging::start;
 use crate::cli::tag::{Sidecar, TagArgs};
@@ -23,6 +27,7 @@ use crate::pipeline::accept::Incoming;
 use crate::settings;
 use crate::source::local::{Done, Local};
 use crate::store::Store;
+use crate::store::suffix::Suffixes;
 use output::Output;
 use progress::Progress;
 
@@ -33,20 +38,21 @@ const MINUTE: Duration = Duration::from_mins(1);
 const CLOSING: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
-    let settings = settings::Local::new(&args.tagging, args.caption.clone())?;
-    let sources = Sources::open(&args.sources, &args.tagging.stores).map_err(Failed::settings)?;
+    let settings = settings::Local::new(&args.tagging, args.caption.clone(), args.name.clone())?;
+    let selection = Selection::new(&args.select);
+    let sources = Sources::open(&args.sources, &args.tagging.stores, selection).map_err(Failed::settings)?;
     let is_kept = args.sidecar.is_some() || args.output.as_deref().is_some_and(output::is_kept);
     if let Some(wrong) = wrong(&args, &sources, is_kept) {
         return Err(Failed::settings(anyhow::anyhow!(wrong)));
     }
-    let output = Output::open(args.output.as_deref(), args.sidecar, args.skip_existing, args.append);
+    let output = Output::open(&args, &settings.pipeline.publish.caption);
     let output = output.map_err(Failed::Settings)?;
     let stop = Stop::listen().map_err(Failed::running)?;
     for store in sources.stores() {
         store.probe().await.map_err(|failure| Failed::running(anyhow::anyhow!("{failure}")))?;
     }
     let catalog = settings.pipeline.pool.repository.catalog(&settings.pipeline.pool.aliases).await?;
-    output.existing().compare(&catalog.choose(settings.model.as_deref())?.name);
+    output.existing().results.compare(&catalog.choose(settings.model.as_deref())?.name);
     if let Some(missing) = sources.missing() {
         // Loading a model takes seconds.
         return say_missing(missing, output);
@@ -54,14 +60,30 @@ pub(super) async fn run(args: TagArgs) -> Result<(), Failed> {
     let (stores, model) = (sources.stores().to_vec(), settings.model.as_deref());
     let (to_accept, pipeline, model) = start(&settings.pipeline, stores, catalog, model).await?;
     settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
+    let selection = sources.selection().clone();
     let progress = tag(&settings, sources, output, (to_accept, pipeline), stop.clone()).await?;
-    progress.end(stop.soon.is_cancelled().then_some(is_kept))
+    progress.end(stop.soon.is_cancelled().then_some(is_kept), selection.passed().summary())
 }
 
 /// What does not go together.
 fn wrong(args: &TagArgs, sources: &Sources, is_kept: bool) -> Option<&'static str> {
     if args.sidecar.is_some() && !sources.stores().is_empty() {
         return Some("--sidecar writes beside files, and a bucket has none: use --output FILE for its images");
+    }
+    if args.overwrite && args.sidecar.is_none() && args.frequencies.is_none() {
+        return Some(
+            "--overwrite replaces sidecars and the file of --frequencies: say --sidecar KIND, or --frequencies FILE",
+        );
+    }
+    let is_database = |file: &std::path::Path| file.extension().is_some_and(|end| end == "db" || end == "sqlite");
+    if args.output.as_deref().is_some_and(is_database) {
+        return Some(
+            "--output writes lines of JSON, or a table (.csv), and no database: the README shows how to make one",
+        );
+    }
+    let extension = args.sidecar_extension.as_ref().map(|extension| format!("x.{extension}"));
+    if extension.is_some_and(|name| name.contains('/') || Suffixes::of_images().has(&name)) {
+        return Some("--sidecar-extension is that of an image, or has a slash");
     }
     if args.append && args.sidecar == Some(Sidecar::Json) {
         return Some("--append adds to captions, not to JSON (--sidecar txt or caption)");
@@ -80,7 +102,7 @@ fn say_missing(missing: Vec<(String, Failure)>, mut output: Output) -> Result<()
         progress.tagged(&name, Err(failure));
     }
     output.flush().map_err(Failed::running)?;
-    progress.end(None)
+    progress.end(None, None)
 }
 
 /// Tags everything that is found, or as much as comes before the stop.
@@ -96,7 +118,7 @@ async fn tag(
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let mut progress = Progress::new();
     if progress.is_shown() {
-        tokio::spawn(progress.count(sources.found(output.skip_existing())));
+        tokio::spawn(progress.count(sources.uncounted().found(output.skip_existing())));
     }
     let local = Local::new(to_accept.clone(), done, stop.soon.clone());
     let (found, ended) = (sources.found(output.skip_and_claim()), stop.soon.clone());
@@ -116,7 +138,7 @@ async fn tag(
                 None => running = false,
             },
             other = passed.recv(), if open => match other {
-                Some(Found::Skipped) => progress.skipped(),
+                Some(Found::Skipped) => progress.skipped(output.skipped()),
                 Some(Found::Broken { name, failure }) => {
                     output.failed(&name, &failure).map_err(Failed::running)?;
                     progress.tagged(&name, Err(failure));

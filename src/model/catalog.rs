@@ -27,7 +27,7 @@ impl FromStr for Alias {
     type Err = InvalidAlias;
 
     fn from_str(text: &str) -> Result<Self, InvalidAlias> {
-        match text.split_once('=') {
+        match text.trim().split_once('=') {
             Some((name, model)) if !name.is_empty() && !model.is_empty() => {
                 Ok(Self { name: name.to_owned(), model: model.to_owned() })
             }

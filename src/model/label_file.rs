@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::manifest::{Format, LabelRules};
 use crate::model::category::{GENERAL, RATING};
 use crate::model::labels::Label;
+use crate::text::{NoText, decoded};
 
 /// What the numbers in label files stand for, where the manifest does not say otherwise.
 const CATEGORIES: [(&str, &str); 6] =
@@ -22,9 +23,9 @@ pub(crate) enum InvalidLabels {
     /// Not JSON, or not of a known shape.
     #[error("expected JSON with names by index: {0}")]
     Json(String),
-    /// Not UTF-8.
-    #[error("it is not UTF-8 text")]
-    Text,
+    /// In an encoding that is not read.
+    #[error(transparent)]
+    Text(#[from] NoText),
     /// A category no one knows.
     #[error(
         "label {index} (`{name}`) has the category `{category}`; known are 0 general, 1 artist, 3 copyright, 4 character, \
@@ -54,10 +55,11 @@ struct Row {
 /// # Errors
 /// Where it is none of this format.
 pub(crate) fn read(file: &[u8], format: Format, rules: &LabelRules) -> Result<Vec<Label>, InvalidLabels> {
+    let text = decoded(file)?;
     let rows = match format {
-        Format::Csv => csv_rows(file)?,
-        Format::Json => json_rows(file)?,
-        Format::Lines => lines(file)?,
+        Format::Csv => csv_rows(&text)?,
+        Format::Json => json_rows(&text)?,
+        Format::Lines => lines(&text),
     };
     if rows.is_empty() {
         return Err(InvalidLabels::Empty);
@@ -81,29 +83,36 @@ fn label(index: usize, Row { name, category }: Row, rules: &LabelRules) -> Resul
     Ok(Label { name, category: category.into() })
 }
 
-fn csv_rows(file: &[u8]) -> Result<Vec<Row>, InvalidLabels> {
+fn csv_rows(text: &str) -> Result<Vec<Row>, InvalidLabels> {
     #[derive(Deserialize)]
     struct Columns {
         name: String,
         category: String,
     }
-    let columns = csv::Reader::from_reader(file).into_deserialize();
+    let mut reader = csv::ReaderBuilder::new();
+    reader.delimiter(delimiter(text)).trim(csv::Trim::Headers);
+    let columns = reader.from_reader(text.as_bytes()).into_deserialize();
     columns
         .map(|row| row.map(|Columns { name, category }| Row { name, category: Some(category) }))
         .map(|row| Ok(row?))
         .collect()
 }
 
-fn lines(file: &[u8]) -> Result<Vec<Row>, InvalidLabels> {
-    let text = std::str::from_utf8(file).map_err(|_| InvalidLabels::Text)?;
+/// Between the columns, by the first line: spreadsheets of many countries write semicolons.
+fn delimiter(text: &str) -> u8 {
+    let head = text.lines().next().unwrap_or_default();
+    [b',', b';', b'\t'].into_iter().find(|&delimiter| head.contains(char::from(delimiter))).unwrap_or(b',')
+}
+
+fn lines(text: &str) -> Vec<Row> {
     let names = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
-    Ok(names.map(|name| Row { name: name.to_owned(), category: None }).collect())
+    names.map(|name| Row { name: name.to_owned(), category: None }).collect()
 }
 
 /// One of the shapes in the field: a list of names or of objects; an object from index to name or object; or
 /// `idx_to_tag` with `tag_to_category`, which may stand some levels deep.
-fn json_rows(file: &[u8]) -> Result<Vec<Row>, InvalidLabels> {
-    let json: Value = serde_json::from_slice(file).map_err(|error| InvalidLabels::Json(error.to_string()))?;
+fn json_rows(json: &str) -> Result<Vec<Row>, InvalidLabels> {
+    let json: Value = serde_json::from_str(json).map_err(|error| InvalidLabels::Json(error.to_string()))?;
     let (names, categories) = match mapping(&json) {
         Some(mapping) => (&mapping["idx_to_tag"], mapping.get("tag_to_category")),
         None => (&json, None),
@@ -204,6 +213,24 @@ mod tests {
         let rules = LabelRules { rating_prefix: Some("rating:".into()), ..LabelRules::default() };
         let labels = read_as(Format::Lines, "1girl\r\nlong_hair\n\nrating:safe\n", &rules);
         assert_eq!(labels, pairs([("1girl", "general"), ("long_hair", "general"), ("rating:safe", "rating")]));
+    }
+
+    #[test]
+    fn files_are_read_as_editors_and_spreadsheets_save_them() {
+        let expected = pairs([("general", "rating"), ("1girl", "general")]);
+        let csv = "tag_id,name,category\r\n9,general,9\r\n1,1girl,0\r\n";
+        for file in [csv.to_owned(), format!("\u{feff}{csv}"), csv.replace(',', ";"), csv.replace(',', "\t")] {
+            assert_eq!(read_as(Format::Csv, &file, &LabelRules::default()), expected, "{file:?}");
+        }
+        let rules = LabelRules { rating_prefix: Some("general".into()), ..LabelRules::default() };
+        let lines = "\u{feff}general\r\n1girl\r\n";
+        assert_eq!(read_as(Format::Lines, lines, &rules), expected);
+        assert_eq!(read_as(Format::Json, "\u{feff}[\"general\", \"1girl\"]", &rules), expected);
+        let wide = lines.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+        let labels = read(&wide, Format::Lines, &rules).expect("UTF-16 with its mark");
+        assert_eq!(labels[0].name, "general");
+        let refused = read(&wide[2..], Format::Lines, &rules).expect_err("no mark").to_string();
+        assert!(refused.contains("UTF-16") && refused.contains("save it as UTF-8"), "{refused}");
     }
 
     #[test]

@@ -108,31 +108,56 @@ impl<'de> Deserialize<'de> for Threshold {
 
 /// Thresholds by category, where they are set.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Thresholds(BTreeMap<String, Threshold>);
+pub struct Thresholds {
+    by_category: BTreeMap<String, Threshold>,
+    /// Of the other categories.
+    all: Option<Threshold>,
+}
 
 impl Thresholds {
     /// With one more set, if it is given.
     #[must_use]
     pub fn with(mut self, category: &str, threshold: Option<Threshold>) -> Self {
         if let Some(threshold) = threshold {
-            self.0.insert(category.to_owned(), threshold);
+            self.by_category.insert(category.to_owned(), threshold);
         }
+        self
+    }
+
+    /// With one for all categories that have none, if it is given.
+    #[must_use]
+    pub fn with_all(mut self, threshold: Option<Threshold>) -> Self {
+        self.all = threshold;
         self
     }
 
     /// These where set, else `fallback`'s.
     #[must_use]
     pub fn or(mut self, fallback: &Self) -> Self {
-        for (category, threshold) in &fallback.0 {
-            self.0.entry(category.clone()).or_insert(*threshold);
+        if self.all.is_none() {
+            for (category, threshold) in &fallback.by_category {
+                self.by_category.entry(category.clone()).or_insert(*threshold);
+            }
+            self.all = fallback.all;
         }
         self
+    }
+
+    /// Whether none is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_category.is_empty() && self.all.is_none()
+    }
+
+    /// The categories that have one set.
+    pub fn categories(&self) -> impl Iterator<Item = &str> {
+        self.by_category.keys().map(String::as_str)
     }
 
     /// The threshold of a category: its own, or that of general tags.
     #[must_use]
     pub fn of(&self, category: &str) -> Threshold {
-        let set = self.0.get(category).copied();
+        let set = self.by_category.get(category).copied().or(self.all);
         match category {
             CHARACTER => set.unwrap_or(DEFAULT_CHARACTER),
             GENERAL => set.unwrap_or(DEFAULT_GENERAL),
@@ -149,7 +174,8 @@ impl Thresholds {
 impl<'de> Deserialize<'de> for Thresholds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let set = BTreeMap::<String, Option<Threshold>>::deserialize(deserializer)?;
-        Ok(Self(set.into_iter().filter_map(|(category, threshold)| Some((category, threshold?))).collect()))
+        let set = set.into_iter().filter_map(|(category, threshold)| Some((category, threshold?)));
+        Ok(Self { by_category: set.collect(), all: None })
     }
 }
 
@@ -165,6 +191,17 @@ mod tests {
         assert_eq!(set.of("species"), Threshold::Over(0.5));
         assert_eq!(set.of("character"), DEFAULT_CHARACTER);
         assert_eq!(Thresholds::default().of("artist"), DEFAULT_GENERAL);
+    }
+
+    #[test]
+    fn one_for_all_categories_wins_over_what_comes_after_it() {
+        let over = |score| Some(Threshold::Over(score));
+        let flags = Thresholds::default().with("character", over(0.9)).with_all(over(0.2));
+        let both = flags.or(&Thresholds::default().with("general", over(0.5)).with("meta", over(0.6)));
+        let set = ["general", "meta", "artist"].map(|category| both.of(category));
+        assert_eq!((set, both.of("character")), ([Threshold::Over(0.2); 3], Threshold::Over(0.9)));
+        let job = Thresholds::default().with("general", over(0.7)).or(&both);
+        assert_eq!((job.of("general"), job.of("meta")), (Threshold::Over(0.7), Threshold::Over(0.2)));
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub(crate) fn dead_letter(
         error: ErrorBody::from(failure),
         attempts,
         worker: worker.to_owned(),
+        retry_of: None,
         at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
     }
 }

@@ -8,6 +8,16 @@ use crate::job::LONGEST_ID;
 /// A client's id for its job, where the job itself has none.
 pub(crate) const ID_HEADER: &str = "Tagmill-Id";
 
+/// The dead letter that a job was retried from, by its message id: results and dead letters have it as `retry_of`.
+pub(crate) const RETRY_HEADER: &str = "Tagmill-Retry-Of";
+
+/// The dead letter that these headers name.
+#[must_use]
+pub(crate) fn retry_of(headers: &HeaderMap) -> Option<String> {
+    let letter = headers.get(RETRY_HEADER)?.as_str();
+    (1..=LONGEST_ID).contains(&letter.len()).then(|| letter.to_owned())
+}
+
 /// The id that a message's headers give its job. As in a payload, it is neither empty nor long.
 #[must_use]
 pub(crate) fn id_in(headers: Option<&HeaderMap>) -> Option<String> {

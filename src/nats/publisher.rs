@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::answer_body::{self, result_too_large};
-use super::headers::{id_alone, wire_size};
+use super::headers::{id_alone, retry_of, wire_size};
 use super::{Nats, is_full, reply};
 use crate::backoff::Backoff;
 use crate::delivery::Answer;
@@ -107,7 +107,8 @@ impl ConfirmedPublisher {
     /// The failure it came to instead, or `result_too_large`.
     pub(crate) async fn answer(&self, subject: &str, headers: &HeaderMap, answer: Answer) -> Result<(), Failure> {
         match answer {
-            Answer::Tagged(result) => {
+            Answer::Tagged(mut result) => {
+                result.retry_of = retry_of(headers);
                 let stored = self.result(subject, headers, &result).await;
                 stored.inspect_err(|failure| metrics::failed(Stage::Publish, failure.code))
             }
@@ -139,6 +140,7 @@ impl ConfirmedPublisher {
         mut letter: DeadLetter,
         payload: &Bytes,
     ) {
+        letter.retry_of = retry_of(&headers);
         let (code, mut waiting) = (letter.error.code, None);
         while let Err(reason) = self.until_confirmed(subject, &headers, answer_body::encode(&letter)).await {
             let omitted = matches!(letter.job, OriginalJob::Omitted { .. });

@@ -1,7 +1,7 @@
 //! **decode**: [`Fetched`] jobs become [`Ready`] ones: the image is decoded and fitted to one row of the model's input, on
 //! threads of its own, a quarantined one in a process of its own. Fails with `image_undecodable` or `image_too_large`, with
-//! `overloaded` where nobody waits for the answer any more, and over a quarantined image with `attempts_exhausted` or
-//! `shutting_down`.
+//! `bad_job` for thresholds that the model has no category for, with `overloaded` where nobody waits for the answer any more,
+//! and over a quarantined image with `attempts_exhausted` or `shutting_down`.
 
 pub(crate) mod decoder;
 pub mod fit;
@@ -161,7 +161,8 @@ impl Worker {
             fetched;
         let _span = context.delivery.span().entered();
         let began = Instant::now();
-        let input = self.input(&context, &encoded, queue.model.frame);
+        let checked = queue.model.check_thresholds(&context.job.thresholds);
+        let input = checked.and_then(|()| self.input(&context, &encoded, queue.model.frame));
         drop((encoded, room, quarantine));
         context.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
         match input {

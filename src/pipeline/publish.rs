@@ -73,7 +73,7 @@ fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
     let JobContext { job, image, seconds, delivery } = context;
     let Selected { rating, mut tags } = model.labels.select(&scores, &job.thresholds.or(&model.thresholds));
     settings.caption.filter(&mut tags);
-    let text = settings.caption.caption(&tags);
+    let text = settings.caption.caption(&tags, &rating);
     let listed = job.scores_from.map(|least| model.labels.scores_from(&scores, least)).unwrap_or_default();
     let result = TagResult {
         id: delivery.id.clone(),
@@ -81,6 +81,7 @@ fn result(scored: Scored, settings: &Settings) -> (Delivery, TagResult) {
         model: model.id.clone(),
         tags: Tags { rating, tags, text },
         meta: job.meta,
+        retry_of: None,
         worker: settings.worker.to_string(),
         device: device.to_string(),
         attempt: delivery.attempt(),

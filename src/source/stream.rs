@@ -200,6 +200,17 @@ impl Stream {
     }
 }
 
+/// Finds or makes the streams and the consumer, and takes no job; returns the consumer's name.
+///
+/// # Errors
+/// As [`Stream::open`].
+pub(crate) async fn init(nats: &Nats, settings: &Settings) -> Result<String, Unusable> {
+    let jetstream = async_nats::jetstream::new(nats.client.clone());
+    let Topology { identity, part, .. } = open(&jetstream, settings).await?;
+    Evidence::open(jetstream, &settings.subjects, settings.replicas, &identity).await;
+    Ok(part.consumer)
+}
+
 /// Whether a server is older than 2.10.
 fn is_old(version: &str) -> bool {
     let mut numbers = version.split('.').map_while(|number| number.parse::<u64>().ok());

@@ -32,14 +32,18 @@ impl Inline {
     /// Of a data URI, in the memory that it has.
     ///
     /// # Errors
-    /// `bad_job` where it is none, or none of an image.
+    /// `bad_job` where it is none, or its data are not base64.
     pub(super) fn data_uri(mut text: String) -> Result<Self, Failure> {
-        let head = text.split_once(',').and_then(|(head, _)| head.strip_prefix("data:")?.strip_suffix(";base64"));
-        let Some(media_type) = head.filter(|media_type| media_type.starts_with("image/")).map(str::to_owned) else {
-            let reason = "field `image`: a data URI must read data:image/<type>;base64,<data>";
+        let media_type = text.split_once(',').and_then(|(head, _)| {
+            let (parameters, last) = head.strip_prefix("data:")?.rsplit_once(';')?;
+            let media_type = parameters.split(';').next().unwrap_or_default().trim();
+            last.trim().eq_ignore_ascii_case("base64").then(|| (head.len(), media_type.to_owned()))
+        });
+        let Some((head, media_type)) = media_type else {
+            let reason = "field `image`: a data URI must read data:<type>;base64,<data>";
             return Err(Failure::new(Code::BadJob, reason));
         };
-        text.drain(..="data:;base64".len() + media_type.len());
+        text.drain(..=head);
         Ok(Self { media_type, base64: text })
     }
 
@@ -49,13 +53,13 @@ impl Inline {
         self.base64.len().div_ceil(4) as u64 * 3
     }
 
-    /// The image's bytes, at most `limit` of them. Padding may be missing, and lines broken.
+    /// The image's bytes, at most `limit` of them. Padding may be missing, lines broken, the alphabet that of URLs, and what
+    /// URLs and forms escape escaped.
     ///
     /// # Errors
     /// `image_too_large`, known before anything is decoded; `bad_job` where the data is not base64.
     pub(crate) fn decode(self, limit: u64) -> Result<Bytes, Failure> {
-        let mut base64 = self.base64.into_bytes();
-        base64.retain(|byte| !byte.is_ascii_whitespace());
+        let base64 = plain(self.base64.into_bytes());
         let size = base64.len() as u64 / 4 * 3;
         if size > limit.saturating_add(2) {
             return Err(too_large(size, limit));
@@ -67,6 +71,50 @@ impl Inline {
             return Err(too_large(bytes.len() as u64, limit));
         }
         Ok(bytes.into())
+    }
+}
+
+/// Base64 in the standard alphabet, without what is not part of it.
+fn plain(mut base64: Vec<u8>) -> Vec<u8> {
+    if base64.contains(&b'%') {
+        base64 = percent_encoding::percent_decode(&base64).collect();
+    }
+    while base64.last().is_some_and(u8::is_ascii_whitespace) {
+        base64.pop();
+    }
+    let start = base64.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
+    base64.drain(..start);
+    let pluses = blanks_are_pluses(&base64);
+    base64.retain_mut(|byte| {
+        match *byte {
+            b' ' if pluses => *byte = b'+',
+            b'-' => *byte = b'+',
+            b'_' => *byte = b'/',
+            _ => {}
+        }
+        !byte.is_ascii_whitespace()
+    });
+    base64
+}
+
+/// Whether blanks stand for `+`, which forms decode to one, and not between lines that were joined.
+fn blanks_are_pluses(base64: &[u8]) -> bool {
+    let blanks = base64.iter().filter(|&&byte| byte == b' ').count();
+    if blanks == 0 {
+        return false;
+    }
+    let length = base64.iter().filter(|byte| **byte == b' ' || !byte.is_ascii_whitespace()).count();
+    match (length.is_multiple_of(4), (length - blanks).is_multiple_of(4)) {
+        (true, false) => true,
+        (false, true) => false,
+        _ => {
+            // Lines are of one length, which is a multiple of four.
+            let mut lines = base64.split(|&byte| byte == b' ').map(<[u8]>::len);
+            let first = lines.next().unwrap_or(0);
+            let mut rest = lines.collect::<Vec<_>>();
+            let last = rest.pop().unwrap_or(0);
+            !(first > 0 && first.is_multiple_of(4) && last <= first && rest.iter().all(|&line| line == first))
+        }
     }
 }
 
@@ -84,11 +132,45 @@ mod tests {
         assert_eq!((uri.media_type.as_str(), uri.size()), ("image/png", 6));
         assert_eq!(uri.clone().decode(5).expect("five bytes"), "hello");
         assert_eq!(uri.decode(4).expect_err("too many").code, Code::ImageTooLarge);
-        for malformed in ["data:", "data:text/html;base64,aGk=", "data:image/png,hi", "data:image/png;base64"] {
+        for malformed in ["data:", "data:image/png,hi", "data:image/png;base64", "data:base64,aGk="] {
             assert_eq!(parse(malformed).expect_err("malformed"), Code::BadJob, "{malformed}");
         }
         let broken = parse("data:image/png;base64,???").expect("a data URI");
         assert_eq!(broken.decode(100).expect_err("not base64").code, Code::BadJob);
+    }
+
+    #[test]
+    fn data_uris_are_read_as_clients_write_them() {
+        for (text, media_type) in [
+            ("data:application/octet-stream;base64,aGVsbG8=", "application/octet-stream"),
+            ("data:;base64,aGVsbG8=", ""),
+            ("data:image/png;name=a.png;charset=utf-8;base64,aGVsbG8=", "image/png"),
+            ("data:image/png;BASE64,aGVsbG8%3D", "image/png"),
+            ("data:image/png;base64,aGVs%0AbG8%3d", "image/png"),
+        ] {
+            let uri = parse(text).expect(text);
+            assert_eq!(uri.media_type, media_type);
+            assert_eq!(uri.decode(5).expect(text), "hello", "{text}");
+        }
+    }
+
+    #[test]
+    fn base64_is_read_in_either_alphabet_and_with_pluses_that_became_blanks() {
+        let bytes = [0xff, 0xef, 0xbe, 0xfb, 0xef, 0xbe, 0xff];
+        for text in [
+            "/+++++++/w==",
+            "_-------_w==",
+            "_-------_w",
+            "/       /w==",
+            "/+++ ++++/w==",
+            " /+++\n++++/w==\n",
+            "/%2b%2b%2b%2b%2b%2b%2b/w==",
+        ] {
+            assert_eq!(Inline::base64(text.into()).decode(7).expect(text), bytes[..], "{text:?}");
+        }
+        for text in ["aGVsbG8 IQ==", "aGVs bG8h"] {
+            assert!(Inline::base64(text.into()).decode(9).is_ok(), "{text:?}");
+        }
     }
 
     #[test]

@@ -6,14 +6,21 @@ use std::fmt;
 #[derive(Clone, Debug)]
 pub(crate) struct Suffixes(Vec<String>);
 
-/// Those of the formats this build reads.
+/// Those of the formats this build reads, with those that browsers, cameras and downloads write.
 const READ: &[&str] = &[
+    "apng",
     #[cfg(feature = "avif")]
     "avif",
     "bmp",
+    "dib",
     "gif",
+    "jfif",
+    "jif",
+    "jpe",
     "jpeg",
     "jpg",
+    "jpg:large",
+    "jpg_large",
     #[cfg(feature = "jxl")]
     "jxl",
     "png",
@@ -21,6 +28,16 @@ const READ: &[&str] = &[
     "tiff",
     "webp",
 ];
+
+/// Of files that lie beside images and are none.
+const OTHER: &str = "7z aae avi caption csv css db doc docx exe gz htm html ini js json jsonl log m4v md mkv mov mp3 mp4 npz \
+                     onnx pdf py rar rs safetensors sh sqlite srt tar toml ts txt url wav webm xls xlsx xml xmp yaml yml zip";
+
+/// Whether a name ends as those of files that are no images.
+pub(crate) fn is_other(name: &str) -> bool {
+    let end = name.rsplit_once('.').map(|(_, end)| end);
+    end.is_some_and(|end| OTHER.split(' ').any(|suffix| suffix.eq_ignore_ascii_case(end)))
+}
 
 impl Suffixes {
     /// Of images.

@@ -46,6 +46,8 @@ async fn each_gets_its_code_and_their_neighbours_their_tags() {
         (&image("http://127.0.0.1/a.jpg"), "forbidden_location"),
         (&image("data:image/png;base64,!"), "bad_job"),
         (r#"{"id":"model","image":"good.jpg","model":"gpt"}"#, "unknown_model"),
+        (r#"{"id":7,"image":"good.jpg","modell":"demo"}"#, "bad_job"),
+        (r#"{"id":8,"image":"good.jpg","thresholds":{"genral":0.5}}"#, "bad_job"),
     ];
     for (payload, _) in &bad {
         client.publish("tagmill.jobs.a", HeaderMap::new(), (*payload).to_owned()).await;
@@ -65,6 +67,10 @@ async fn each_gets_its_code_and_their_neighbours_their_tags() {
         .collect();
     for letter in &letters {
         assert_eq!(Some(&letter.code()), expected.get(&letter.json["job"].to_string()), "{:#}", letter.json);
+        assert!(
+            letter.json["job"]["id"].as_u64().is_none_or(|id| letter.id() == id.to_string()),
+            "an integer is an id"
+        );
         assert_eq!(letter.subject, "tagmill.dead.a");
         assert_eq!(letter.json["subject"], "tagmill.jobs.a");
         assert_eq!(letter.json["attempts"], 1);

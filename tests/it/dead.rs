@@ -57,6 +57,8 @@ async fn letters_are_listed_retried_and_dropped() {
     let result = client.results(1).await.remove(0);
     assert_eq!((result.id(), result.subject.as_str()), ("upload-1", "tagmill.results.shop"));
     assert!(result.headers.get("traceparent").is_some(), "a job's headers stay with it");
+    let before = &result.json["retry_of"];
+    assert!(before.as_str().is_some_and(|letter| letter.starts_with("TAGMILL_DEAD-")), "{before}");
     until("the letter to be gone", || async { (client.count("TAGMILL_DEAD").await == 2).then_some(()) }).await;
 
     // What fails again comes back as a new letter, not swallowed as a duplicate.
@@ -68,6 +70,32 @@ async fn letters_are_listed_retried_and_dropped() {
     assert_eq!((code, client.count("TAGMILL_DEAD").await), (0, 0), "{message}");
     let (code, table, _) = dead(&nats, &["list"]);
     assert_eq!((code, table.lines().count()), (0, 1), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_whose_job_has_come_to_another_is_listed_on_request() {
+    let nats = NatsServer::start();
+    let _worker = Worker::start(&nats);
+    let client = Client::connect(&nats).await;
+    client.submit("gone", "missing.jpg").await;
+    client.dead(1).await;
+    // As where a retry was cut off before it removed the letter.
+    let info = client.jetstream.get_stream("TAGMILL_DEAD").await.expect("the stream").cached_info().clone();
+    let letter = format!("TAGMILL_DEAD-{}-1", info.created.unix_timestamp());
+    let mut headers = HeaderMap::new();
+    headers.insert("Tagmill-Retry-Of", letter.as_str());
+    client.publish("tagmill.jobs", headers, r#"{"id":"again","image":"missing.jpg"}"#).await;
+    assert_eq!(client.dead(2).await[1].json["retry_of"], letter);
+    let ids = |arguments: &[&str]| {
+        let (code, json, log) = dead(&nats, &[&["list", "--json"], arguments].concat());
+        assert_eq!(code, 0, "{log}");
+        let letters = json.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        letters.map(|letter| letter["id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&[]), ["again"]);
+    assert_eq!(ids(&["--all"]), ["gone", "again"]);
+    let (code, _, log) = dead(&nats, &["retry", "--all", "--yes"]);
+    assert!(code == 0 && log.ends_with("retried 1 of 1 dead letter\n"), "{log}");
 }
 
 #[test]
@@ -128,7 +156,9 @@ async fn a_letter_goes_back_as_its_job_was_written() {
     let store = tempfile::tempdir().expect("a folder");
     let _worker = Worker::start_with(&nats, &format!("file://{}", store.path().display()), &[], &[]);
     let client = Client::connect(&nats).await;
-    client.publish("tagmill.jobs", HeaderMap::new(), r#"{"id":"b64","image":"late.jpg","base64":"aGVsbG8="}"#).await;
+    client
+        .publish("tagmill.jobs", HeaderMap::new(), r#"{"id":"b64","image":"late.jpg","meta":{"base64":"aGVsbG8="}}"#)
+        .await;
     client.dead(1).await;
     std::fs::copy(repository("samples/orange-sunset.jpg"), store.path().join("late.jpg")).expect("a copy");
     let (code, _, message) = dead(&nats, &["retry", "b64", "--yes"]);

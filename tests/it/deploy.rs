@@ -7,9 +7,15 @@ use crate::support::prometheus::program;
 use crate::support::repository;
 use crate::support::worker::tagmill;
 
-/// Set by the image or beside what it sets, or a file that would have to be mounted.
-const NOT_PASSED_ON: [&str; 5] =
-    ["TAGMILL_LISTEN", "TAGMILL_MODELS_CACHE", "TAGMILL_ENGINE_CACHE", "TAGMILL_NATS_CREDS", "TAGMILL_NATS_CA"];
+/// Set by the image or beside what it sets, each worker's own, or a file that would have to be mounted.
+const NOT_PASSED_ON: [&str; 6] = [
+    "TAGMILL_NAME",
+    "TAGMILL_LISTEN",
+    "TAGMILL_MODELS_CACHE",
+    "TAGMILL_ENGINE_CACHE",
+    "TAGMILL_NATS_CREDS",
+    "TAGMILL_NATS_CA",
+];
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).expect("it is in the repository")
@@ -71,6 +77,19 @@ fn the_environment_file_has_every_variable_of_the_compose_file_and_its_default()
         let passed = compose.contains(&format!("\n    {name}:"));
         assert!(used.contains(name) || passed, "docker-compose.yml does not know {name}");
     }
+}
+
+#[test]
+fn the_streams_are_made_before_anything_publishes() {
+    let compose = read("docker-compose.yml");
+    assert!(
+        compose.contains("    init: {condition: service_completed_successfully}"),
+        "workers and submit wait for it"
+    );
+    assert!(compose.contains("    command: [\"init\"]\n    restart: on-failure"), "and it ends");
+    let pods = read("deploy/kubernetes/base/deployment.yaml");
+    let (before, _) = pods.split_once("\n      containers:").expect("the worker");
+    assert!(before.contains("initContainers:") && before.contains("args: [init]"), "{before}");
 }
 
 #[test]

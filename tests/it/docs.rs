@@ -241,6 +241,7 @@ fn a_dead_letter() -> Value {
         subject: String::new(),
         job: OriginalJob::Text { job: String::new() },
         error: ErrorBody::from(&Failure::new(Code::BadJob, "")),
+        retry_of: None,
         attempts: 1,
         worker: String::new(),
         at: String::new(),

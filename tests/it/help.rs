@@ -6,13 +6,14 @@ use std::process::Command;
 
 use crate::support::worker::tagmill;
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 17] = [
     &[],
     &["worker"],
     &["tag"],
     &["bench"],
     &["serve"],
     &["submit"],
+    &["init"],
     &["dead"],
     &["dead", "list"],
     &["dead", "retry"],

@@ -163,6 +163,56 @@ async fn every_slot_has_its_own_image_and_a_bad_one_spoils_no_other() {
     assert_eq!((empty.status, &empty.json["captions"]), (200, &json!([])));
 }
 
+/// The names of a caption's tags.
+fn names(caption: &Value) -> Vec<&str> {
+    let tags = caption["tags"].as_array().unwrap_or_else(|| panic!("no tags: {caption}"));
+    tags.iter().map(|tag| tag["name"].as_str().expect("a name")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thresholds_are_a_requests_or_an_images_own() {
+    let server = Worker::serve(&[], &[]);
+    let (caption, batch) = ("/v1/vision/caption", "/v1/vision/batch-caption");
+    let image = base64("orange-sunset.jpg");
+    let high = json!({ "general": 0.995 });
+    let all = post(&server, caption, json!({ "image": image })).await.json;
+    let few = post(&server, caption, json!({ "image": image, "thresholds": high })).await.json;
+    assert!(names(&few) == ["orange", "warm_colors"] && names(&all).len() > 2, "{few} {all}");
+
+    let images = json!([image, { "image": image, "thresholds": { "general": 0.999 } }, { "image_url": image }]);
+    let answer = post(&server, batch, json!({ "images": images, "thresholds": high })).await.json;
+    let slots: Vec<_> = answer["captions"].as_array().expect("captions").iter().map(names).collect();
+    assert_eq!(slots, [names(&few), vec!["orange"], names(&few)]);
+    let images = json!([{ "image": image, "threshold": 1 }, { "thresholds": {} }, { "image": image, "thresholds": { "genral": 1 } }]);
+    let answer = post(&server, batch, json!({ "images": images })).await.json;
+    for (slot, named) in answer["captions"].as_array().expect("captions").iter().zip([
+        "`threshold` is unknown",
+        "`image`",
+        "`thresholds.genral`",
+    ]) {
+        assert_eq!(slot["error"]["code"], "bad_job", "{slot}");
+        assert!(slot["error"]["message"].as_str().expect("text").contains(named), "{slot}");
+    }
+
+    let form = |name: &'static str, value: &'static str| {
+        let form = Form::new().text(name, value).part("image", file("orange-sunset.jpg"));
+        Answer::to(client().post(server.url(caption)).multipart(form))
+    };
+    for (name, value) in [("thresholds", r#"{"general":0.995}"#), ("thresholds.general", "0.995")] {
+        assert_eq!(names(&form(name, value).await.json), names(&few), "{name}");
+    }
+    for (name, value, named) in [
+        ("threshold", "0.5", "field `threshold` is unknown; did you mean `thresholds`?"),
+        ("thresholds", "0.5", "field `thresholds`"),
+        ("thresholds.general", "high", "field `thresholds.general`"),
+        ("thresholds.genral", "0.5", "did you mean `general`?"),
+    ] {
+        let answer = form(name, value).await;
+        assert_eq!(answer.error(), (400, "bad_job"), "{name}");
+        assert!(answer.json["error"]["message"].as_str().expect("text").contains(named), "{}", answer.json);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn classify_lists_the_scores_that_python_gives() {
     let server = Worker::serve(&[], &[]);
@@ -201,6 +251,13 @@ async fn what_is_refused_says_why_in_the_same_form() {
         (caption, json!({ "image": "a", "image_url": "b" }), (400, "bad_job")),
         (caption, json!({ "image": 7 }), (400, "bad_job")),
         (caption, json!({ "image": "" }), (400, "bad_job")),
+        (caption, json!({ "image": small, "threshold": 0.5 }), (400, "bad_job")),
+        (caption, json!({ "image": small, "thresholds": { "genral": 0.5 } }), (400, "bad_job")),
+        (caption, json!({ "image": small, "thresholds": { "general": 2 } }), (400, "bad_job")),
+        ("/v1/classify", json!({ "image": small, "thresholds": { "general": 0.5 } }), (400, "bad_job")),
+        ("/v1/vision/caption?model=demo", json!({ "image": small }), (400, "bad_job")),
+        ("/v1/vision/batch-caption", json!({ "images": [small], "modell": "demo" }), (400, "bad_job")),
+        ("/diagnostics/vram-test", json!({ "batch_sizes": [1], "sizes": [1] }), (400, "bad_job")),
         ("/v1/vision/batch-caption", json!({ "images": "a" }), (400, "bad_job")),
         ("/v1/vision/batch-caption", json!({ "images": vec![""; 1025] }), (400, "bad_job")),
         (caption, json!({ "image_url": "https://example.com/cat.jpg" }), (400, "forbidden_location")),
@@ -233,7 +290,7 @@ async fn what_is_refused_says_why_in_the_same_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
-    let server = Worker::serve(&[], &[]);
+    let server = Worker::serve(&[], &[("RUST_LOG", "debug".to_owned())]);
     let ask = |id: &'static str| {
         Answer::to(client().post(server.url("/v1/vision/caption")).header("X-Request-Id", id).json(&json!({})))
     };
@@ -243,4 +300,21 @@ async fn a_request_has_an_id_in_its_answer_and_in_the_log() {
     let own = refused.header("x-request-id").expect("one of its own").to_owned();
     assert!(own.len() == 32 && own != "two words");
     assert!(server.logged(&own).contains("bad_job"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_again_and_again_is_logged_once_for_each_code() {
+    let server = Worker::serve(&[], &[]);
+    for _ in 0..50 {
+        assert_eq!(post(&server, "/v1/vision/caption", json!({})).await.status, 400);
+        assert_eq!(get(&server, "/no/such/path").await.status, 404);
+    }
+    let other = client().post(server.url("/v1/classify")).header("Content-Type", "text/plain").body("x");
+    assert_eq!(Answer::to(other).await.status, 415);
+    server.logged("unsupported_media_type");
+    let log = server.log();
+    for code in ["bad_job", "not_found"] {
+        let lines = log.lines().filter(|line| line.contains("refused a request") && line.contains(code)).count();
+        assert_eq!(lines, 1, "{code}: {log}");
+    }
 }

@@ -17,6 +17,7 @@ mod gpu;
 mod help;
 mod http;
 mod independence;
+mod init;
 mod live;
 mod log;
 mod models;

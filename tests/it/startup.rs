@@ -284,7 +284,7 @@ async fn a_store_that_is_waited_for_hides_no_other() {
     let (nats, s3) = (NatsServer::start(), S3Server::start("away").await);
     s3.fault("away", Fault::Broken);
     let (url, environment) = (nats.url(), s3.environment());
-    let run = move || refused(&["--store", "s3://away,s3://nowhere", "--nats-url", &url], &environment);
+    let run = move || refused(&["--store", "s3://away", "--store", "s3://nowhere", "--nats-url", &url], &environment);
     let (code, message) = tokio::task::spawn_blocking(run).await.expect("no panic");
     assert_eq!(code, 1, "{message}");
     assert!(message.contains("s3://nowhere"), "{message}");

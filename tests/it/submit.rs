@@ -190,7 +190,8 @@ async fn what_cannot_be_read_is_said_before_anything_is_published() {
         (vec![&path, "--output", "x"], "--follow"),
         (vec![&path, "--follow", "--output", "/no/such/folder/x"], "can't be written (--output)"),
         (vec![&path, "--follow", "--output", &other], "something else than results"),
-        (vec![&path, "--follow", "--output", &both, "--checkpoint", &both], "something else than results"),
+        (vec![&path, "--follow", "--output", "answers.csv"], "lines of JSON"),
+        (vec![&path, "--follow", "--output", &both, "--checkpoint", &both], "another run writes to it"),
         (vec![&path, "--checkpoint", "/no/such/folder/x"], "can't be written (--checkpoint)"),
         (vec![&path, "--checkpoint", &checkpoint], "is no checkpoint"),
     ] {
@@ -219,7 +220,7 @@ async fn without_a_stream_for_jobs_it_says_so() {
     let nats = NatsServer::start();
     let folder = tempfile::tempdir().expect("a folder");
     let (code, _, log) = ended(submit(&nats, &[&list(folder.path(), 2000)]));
-    assert!(code == 1 && log.contains("start a worker first"), "{log}");
+    assert!(code == 1 && log.contains("`tagmill init` makes it"), "{log}");
     assert_eq!(log.matches("trying again").count(), 1, "{log}");
 }
 
@@ -263,11 +264,10 @@ async fn a_full_stream_is_waited_for_and_an_interrupted_run_goes_on_where_it_was
     first.signal("TERM");
     assert_eq!(first.ended().code(), Some(1), "{}", first.log());
     assert_eq!(first.log().matches("full").count(), 1, "once: {}", first.log());
-    assert!(first.log().contains("the same command goes on from here"), "{}", first.log());
-    let noted: Value = serde_json::from_slice(&std::fs::read(&checkpoint).expect("it is there")).expect("JSON");
-    // Of those on their way when there was room again, any may have been taken; what is noted has no gap.
-    let done = noted["count"]["jobs"].as_u64().expect("a number");
-    assert!((100..=250).contains(&done) && noted["after"]["last"]["line"]["number"] == done, "{noted}");
+    assert!(first.log().contains("the same command publishes the others"), "{}", first.log());
+    // The run, then a line for each job.
+    let done = std::fs::read_to_string(&checkpoint).expect("it is there").lines().count() - 1;
+    assert!((100..=250).contains(&done), "{done}");
 
     let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint, "--match", "*"]));
     assert!(code == 2 && log.contains("--match was none, not *"), "{log}");
@@ -286,10 +286,49 @@ async fn a_full_stream_is_waited_for_and_an_interrupted_run_goes_on_where_it_was
     writeln!(longer, "one-more.jpg").expect("it is written");
     let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
     assert!(code == 0 && log.contains("published 1 job on"), "{log}");
-    // A list that has changed before that is another list.
-    std::fs::write(&list, "another.jpg\n".repeat(4000)).expect("a file");
+    // Wherever it stands.
+    let text = std::fs::read_to_string(&list).expect("the list");
+    std::fs::write(&list, format!("first.jpg\n{text}")).expect("a file");
     let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
-    assert!(code == 1 && log.contains("line 3001 of") && log.contains("has changed"), "{log}");
+    assert!(code == 0 && log.contains("published 1 job on") && log.contains("3001 by earlier runs"), "{log}");
+    let last = client.queued().await.pop().expect("the job");
+    assert_eq!(last.json["id"], "first.jpg");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_or_changed_is_published_later_and_nothing_else() {
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    let client = queue(&nats).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+        std::fs::write(s3.bucket("images").join(name), text).expect("an object");
+    };
+    for name in ["b.jpg", "d.jpg", "e.jpg"] {
+        write(name, name);
+    }
+    let checkpoint = folder.path().join("far").display().to_string();
+    let path = folder.path().display().to_string();
+    let command = || {
+        let mut command = submit(&nats, &[&path, "s3://images", "--checkpoint", &checkpoint]);
+        command.envs(s3.environment());
+        let (code, _, log) = ended(command);
+        assert_eq!(code, 0, "{log}");
+        log
+    };
+    assert!(command().contains("published 6 jobs on"));
+    // Before, between and after the others; and one that has changed.
+    for name in ["a.jpg", "c.jpg", "f.jpg"] {
+        write(name, name);
+    }
+    write("d.jpg", "changed");
+    let log = command();
+    assert!(log.contains("published 8 jobs on") && log.contains("6 by earlier runs"), "{log}");
+    let jobs = client.queued().await;
+    let mut new: Vec<_> = jobs[6..].iter().map(|job| job.json["id"].as_str().expect("an id")).collect();
+    new.sort_unstable();
+    assert_eq!(new, ["a.jpg", "a.jpg", "c.jpg", "c.jpg", "d.jpg", "d.jpg", "f.jpg", "f.jpg"]);
+    assert!(command().contains("published 0 jobs on"), "nothing is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! `tagmill tag`: no broker, images of this machine or of a bucket.
 
+mod captions;
 mod output;
 
 use std::collections::BTreeMap;
@@ -118,7 +119,7 @@ fn bad_files_are_reported_and_the_others_tagged() {
     ]);
     assert_eq!(codes, expected, "{said}");
     assert_eq!(lines.len(), expected.len() + 4, "three good ones, and one whose name is not UTF-8: {lines:?}");
-    assert!(lines["caf\u{fffd}.jpg"]["text"].as_str().is_some_and(|text| text.starts_with("orange")));
+    assert!(lines["caf%E9.jpg"]["text"].as_str().is_some_and(|text| text.starts_with("orange")));
     assert!(said.contains("4 tagged, 8 failed"), "{said}");
     for (name, code) in expected {
         let about = said.lines().filter(|line| line.contains(&format!("/{name}: {code}: "))).count();
@@ -188,7 +189,19 @@ fn captions_stand_beside_their_images_as_training_tools_want_them() {
     let appended = read("sunset.txt");
     assert!(appended.starts_with("hand made, orange, warm colors"), "{appended}");
     assert_eq!(appended.matches("orange").count(), plain.matches("orange").count());
-    assert!(run(folder.path(), &["--sidecar", "txt"]).status.success());
+    let kept = run(folder.path(), &["--sidecar", "txt"]);
+    assert!(
+        said(&kept).contains("0 tagged, 3 skipped") && said(&kept).contains("3 sidecars existed and kept"),
+        "{}",
+        said(&kept)
+    );
+    assert_eq!(read("sunset.txt"), appended, "as it was");
+    let anew = run(folder.path(), &["--sidecar", "txt", "--overwrite"]);
+    assert!(
+        said(&anew).contains("3 tagged, 0 failed") && said(&anew).contains("3 sidecars replaced"),
+        "{}",
+        said(&anew)
+    );
     assert_eq!(read("sunset.txt"), plain, "written anew");
 
     let lines_too = folder.path().join("tags.jsonl");
@@ -213,6 +226,7 @@ fn a_sidecar_is_one_images_alone() {
         said_first.contains("3 tagged, 1 failed") && said_first.contains("sunset.txt` is the sidecar of"),
         "{said_first}"
     );
+    assert!(said_first.contains("--sidecar-name full"), "{said_first}");
     let caption = read();
     // Nor is it taken for the other's later; and lines have room for both.
     let output = run(folder.path(), &["--sidecar", "txt", "--skip-existing"]);
@@ -221,10 +235,11 @@ fn a_sidecar_is_one_images_alone() {
     assert_eq!(read(), caption);
     assert!(run(folder.path(), &[]).status.success());
     // An image that is named twice is no other image.
+    fs::remove_file(folder.path().join("inner/sky.txt")).expect("it was written");
     let image = folder.path().join("inner/sky.PNG");
     let other = folder.path().join("./inner//sky.PNG");
     let output = run(&image, &["--sidecar", "txt", other.to_str().expect("UTF-8")]);
-    assert!(output.status.success() && said(&output).contains("2 tagged"), "{}", said(&output));
+    assert!(output.status.success() && said(&output).contains("1 tagged, 1 skipped"), "{}", said(&output));
 }
 
 #[test]
@@ -285,6 +300,8 @@ fn wrong_usage_is_exit_code_2() {
         (vec!["ftp://host/a.jpg"], "`ftp://host/a.jpg` is neither a path here nor a location"),
         (vec!["--append", "a.jpg"], "--sidecar"),
         (vec!["--append", "--sidecar", "json", "a.jpg"], "--append"),
+        (vec!["--overwrite", "a.jpg"], "--sidecar"),
+        (vec!["--overwrite", "--append", "--sidecar", "txt", "a.jpg"], "--append"),
         (vec!["--sidecar", "xml", "a.jpg"], "xml"),
         (vec!["--batch-size", "0", "a.jpg"], "--batch-size"),
         (vec!["--output", "/no/such/folder/x", "a.jpg"], "/no/such/folder/x"),
@@ -315,9 +332,25 @@ fn tags_are_named_with_underscores_or_spaces_and_one_that_is_none_is_said() {
         let (reworded, _) = text(&["--replace-tag", &format!("{name}=warm_tones")]);
         assert!(reworded.contains("warm_tones"), "{name}: {reworded}");
     }
-    let (_, log) = text(&["--exclude-tag", "warm-colors,orange", "--replace-tag", "ornage=x"]);
-    let warned = log.lines().find(|line| line.contains("no such tags")).expect("a warning");
-    assert!(warned.contains(r#"{"ornage", "warm-colors"}"#), "{warned}");
+    let (_, log) = text(&[
+        "--exclude-tag",
+        "warm-colors",
+        "--replace-tag",
+        "ornage=x",
+        "--first-tag",
+        "a,b",
+        "--exclude-category",
+        "colour",
+    ]);
+    for (flag, name) in [
+        ("exclude-tag", "warm-colors"),
+        ("replace-tag", "ornage"),
+        ("first-tag", "a,b"),
+        ("exclude-category", "colour"),
+    ] {
+        let warned = log.lines().find(|line| line.contains(&format!("(--{flag})"))).expect("a warning");
+        assert!(warned.contains(&format!(r#"{{"{name}"}}"#)), "{warned}");
+    }
 }
 
 #[test]
@@ -327,4 +360,62 @@ fn a_folder_without_images_says_what_it_looked_for() {
     let output = run(folder.path(), &[]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("there is no image") && said(&output).contains("jpeg, jpg,"), "{}", said(&output));
+}
+
+#[test]
+fn no_image_is_left_out_in_silence() {
+    let folder = photos();
+    let path = |name: &str| folder.path().join(name);
+    let copy = |name: &str| fs::copy(repository("samples/orange-sunset.jpg"), path(name)).expect("a copy");
+    for name in ["a.jfif", "b.jpg_large", "no suffix", "c.HEIC", "-d.jpg", "e\nf.jpg", "._sunset.jpg", "draft.jpg"] {
+        copy(name);
+    }
+    fs::create_dir(path("@eaDir")).expect("a folder");
+    copy("@eaDir/thumbnail.jpg");
+    fs::write(path("notes.txt"), "no image").expect("a file");
+    fs::write(path("real.heic"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").expect("a file");
+    let output = run(folder.path(), &["--exclude", "draft*", "--verbose"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(lines(&output.stdout).len(), 9, "{}", said(&output));
+    let said = said(&output);
+    for part in [
+        "9 tagged, 0 failed",
+        "5 passed over: ",
+        "2 hidden, or a system's own",
+        "1 left out by --exclude",
+        "1 no image by its name",
+        "1 a HEIC picture",
+        "passed over: draft.jpg: left out by --exclude",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let flat = run(folder.path(), &["--no-recursive", "--match", "s*.jpg"]);
+    assert_eq!(lines(&flat.stdout).into_keys().collect::<Vec<_>>(), ["sunset.jpg"]);
+}
+
+#[test]
+fn links_to_folders_are_followed_once() {
+    let (folder, elsewhere) = (photos(), photos());
+    symlink(elsewhere.path(), folder.path().join("one")).expect("a link");
+    symlink(elsewhere.path(), folder.path().join("two")).expect("a link");
+    symlink(folder.path(), elsewhere.path().join("round")).expect("a link");
+    symlink(folder.path().join("inner"), folder.path().join("again")).expect("a link");
+    let output = run(folder.path(), &[]);
+    assert!(output.status.success() && said(&output).contains("6 tagged, 0 failed"), "{}", said(&output));
+}
+
+#[test]
+fn names_that_are_not_utf_8_are_two_where_they_are_two() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in [&b"caf\xe9.jpg"[..], b"caf\xe8.jpg"] {
+        let name = folder.path().join(OsStr::from_bytes(name));
+        fs::copy(repository("samples/orange-sunset.jpg"), name).expect("a copy");
+    }
+    let results = folder.path().join("results.jsonl");
+    let arguments = ["--output", results.to_str().expect("UTF-8"), "--skip-existing"];
+    assert!(run(folder.path(), &arguments).status.success());
+    let written = lines(&fs::read(&results).expect("results"));
+    assert_eq!(written.into_keys().collect::<Vec<_>>(), ["caf%E8.jpg", "caf%E9.jpg"]);
+    let again = run(folder.path(), &arguments);
+    assert!(said(&again).contains("0 tagged, 2 skipped"), "{}", said(&again));
 }

@@ -291,7 +291,9 @@ def main():
     FOLDER.mkdir(exist_ok=True)
     for stale in FOLDER.iterdir():
         stale.unlink()
-    for kind in (pngs, shapes, jpegs, orientations, animations, others, tiffs, jxls, avifs):
+    import kinds
+
+    for kind in (kinds.cases, pngs, shapes, jpegs, orientations, animations, others, tiffs, jxls, avifs):
         kind()
 
 

@@ -1,6 +1,7 @@
 //! Reads the stream of dead letters.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use anyhow::{Context as _, bail};
 use async_nats::HeaderMap;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cli::dead::DeadFilter;
+use crate::nats::headers::retry_of;
 use crate::nats::subjects::Subjects;
 use crate::source::stream::part::overlap;
 use crate::telemetry::say;
@@ -32,6 +34,8 @@ pub(super) struct Letter {
     #[serde(skip_serializing_if = "Option::is_none")]
     job_sha256: Option<String>,
     pub(super) error: Error,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_of: Option<String>,
     attempts: u64,
     worker: String,
     pub(super) at: String,
@@ -92,22 +96,31 @@ pub(super) struct Letters {
     stream: Stream,
     code: Option<String>,
     subject: Option<String>,
+    /// Letters that others name as the one before.
+    closed: HashSet<String>,
     messages: Option<Ordered>,
 }
 
 impl Letters {
-    pub(super) async fn open(jetstream: Context, subjects: &Subjects, filter: &DeadFilter) -> anyhow::Result<Self> {
+    /// With the `closed` ones, or those alone that no other has come after.
+    pub(super) async fn open(
+        jetstream: Context,
+        subjects: &Subjects,
+        filter: &DeadFilter,
+        closed: bool,
+    ) -> anyhow::Result<Self> {
         let name = subjects.dead_stream();
         let stream = jetstream.get_stream(&name).await.with_context(|| {
-            format!("the stream {name} can't be read; the first worker makes it (is --prefix the workers'?)")
+            format!("the stream {name} can't be read; `tagmill init` makes it (is --prefix the workers'?)")
         })?;
         let filter_subject = filter.subject.as_deref().map(|subject| subjects.dead_for(subject)).unwrap_or_default();
+        let closed = if closed { HashSet::new() } else { retried(&stream).await? };
         let consumer = stream.create_consumer(OrderedConfig { filter_subject, ..OrderedConfig::default() }).await?;
         // Without any, its messages would be waited for.
         let some = consumer.cached_info().num_pending > 0;
         let messages = if some { Some(consumer.messages().await?) } else { None };
         let DeadFilter { code, subject } = filter.clone();
-        Ok(Self { jetstream, subjects: subjects.clone(), stream, code, subject, messages })
+        Ok(Self { jetstream, subjects: subjects.clone(), stream, code, subject, closed, messages })
     }
 
     /// The next letter, or none where there were no more when this began.
@@ -129,6 +142,9 @@ impl Letters {
     }
 
     fn lets_through(&self, letter: &Letter) -> bool {
+        if !self.closed.is_empty() && self.closed.contains(&self.message_id(letter.sequence)) {
+            return false;
+        }
         // What the stream has on one subject is of jobs and of requests.
         let is_on = |subject: &String| overlap(subject, &letter.subject);
         self.code.as_ref().is_none_or(|code| *code == letter.error.code) && self.subject.as_ref().is_none_or(is_on)
@@ -150,6 +166,21 @@ impl Letters {
         let info = self.stream.cached_info();
         format!("{}-{}-{sequence}", info.config.name, info.created.unix_timestamp())
     }
+}
+
+/// The letters that others name as the one before: their jobs were retried. Read of headers alone, for letters are large.
+async fn retried(stream: &Stream) -> anyhow::Result<HashSet<String>> {
+    let consumer = stream.create_consumer(OrderedConfig { headers_only: true, ..OrderedConfig::default() }).await?;
+    let (mut retried, mut left) = (HashSet::new(), consumer.cached_info().num_pending);
+    if left > 0 {
+        let mut messages = consumer.messages().await?;
+        while left > 0 {
+            let Some(message) = messages.next().await.transpose()? else { break };
+            left = message.info().map_err(anyhow::Error::from_boxed)?.pending;
+            retried.extend(message.headers.as_ref().and_then(retry_of));
+        }
+    }
+    Ok(retried)
 }
 
 #[cfg(test)]

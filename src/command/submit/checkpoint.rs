@@ -1,6 +1,8 @@
-//! How far a run has come, in a file: what counts is confirmed without a gap. A run that was interrupted goes on from there.
+//! Which jobs a run has published, in a file: one that was interrupted, and any later one of the same command, publishes the
+//! others. The file has a line that names the run, then one for each confirmed job, and is only ever added to.
 
-use std::io::ErrorKind;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,14 +10,14 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::source::Position;
-use crate::atomic;
-
 /// How often it is written, at most: a run that is killed has published this much more than the file says.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// What follows the hash of a job that the stream had already.
+const DUPLICATE: u8 = b'=';
+
 /// How many jobs there were.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     /// Confirmed.
     pub(super) jobs: u64,
@@ -24,7 +26,7 @@ pub(super) struct Count {
 }
 
 /// What makes the jobs of a run: an earlier run of anything else can't be gone on with.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Run {
     pub(super) sources: Vec<String>,
     #[serde(rename = "match")]
@@ -37,51 +39,50 @@ pub(super) struct Run {
     pub(super) follow: Option<String>,
 }
 
-/// The file.
+/// The first line.
 #[derive(Debug, Deserialize, Serialize)]
-struct Content {
+struct Header {
     tagmill_submit: u32,
-    run: Run,
-    count: Count,
-    after: Option<Position>,
+    run: Option<Run>,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// How far this run has come, and the file that says so, if there is one.
+/// The jobs that are published, and the file that says so, if there is one.
 #[derive(Debug)]
 pub(super) struct Checkpoint {
-    file: Option<PathBuf>,
-    content: Content,
+    file: Option<(PathBuf, File)>,
+    run: Run,
+    count: Count,
+    /// Hashes of the jobs of earlier runs, in order: eight bytes for each.
+    done: Vec<u64>,
+    /// Lines that are not in the file yet.
+    unwritten: Vec<u8>,
     written: Instant,
 }
 
 impl Checkpoint {
-    /// Begins, or goes on where the file says that an earlier run ended.
+    /// Begins, or goes on with what the file says that earlier runs have published.
     ///
     /// # Errors
     /// Where it can't be read or written, or is of another run.
     pub(super) fn open(file: Option<PathBuf>, run: Run) -> anyhow::Result<Self> {
-        let earlier = match &file {
-            Some(file) => read(file, &run)?,
-            None => None,
-        };
-        let content = earlier.unwrap_or(Content { tagmill_submit: VERSION, run, count: Count::default(), after: None });
-        let mut checkpoint = Self { file, content, written: Instant::now() };
-        checkpoint.write()?;
+        let (done, unwritten, written) = (Vec::new(), Vec::new(), Instant::now());
+        let mut checkpoint = Self { file: None, run, count: Count::default(), done, unwritten, written };
+        if let Some(path) = file {
+            let file = checkpoint.read(&path)?;
+            checkpoint.file = Some((path, file));
+        }
         Ok(checkpoint)
     }
 
     pub(super) const fn run(&self) -> &Run {
-        &self.content.run
+        &self.run
     }
 
+    /// Of this run and earlier ones.
     pub(super) const fn count(&self) -> Count {
-        self.content.count
-    }
-
-    pub(super) const fn after(&self) -> Option<&Position> {
-        self.content.after.as_ref()
+        self.count
     }
 
     /// Whether there is a file.
@@ -89,14 +90,24 @@ impl Checkpoint {
         self.file.is_some()
     }
 
-    /// A job, and all before it, are confirmed.
+    /// Whether an earlier run has published this job.
+    pub(super) fn has(&self, job: u64) -> bool {
+        self.done.binary_search(&job).is_ok()
+    }
+
+    /// A job is confirmed.
     ///
     /// # Errors
     /// Where the file can't be written.
-    pub(super) fn confirmed(&mut self, at: Position, duplicate: bool) -> anyhow::Result<()> {
-        self.content.count.jobs += 1;
-        self.content.count.published += u64::from(!duplicate);
-        self.content.after = Some(at);
+    pub(super) fn confirmed(&mut self, job: u64, duplicate: bool) -> anyhow::Result<()> {
+        self.count.jobs += 1;
+        self.count.published += u64::from(!duplicate);
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.unwritten.extend(hex::encode(job.to_be_bytes()).bytes());
+        self.unwritten.extend(duplicate.then_some(DUPLICATE));
+        self.unwritten.push(b'\n');
         if self.written.elapsed() < EVERY { Ok(()) } else { self.write() }
     }
 
@@ -105,33 +116,68 @@ impl Checkpoint {
     /// # Errors
     /// Where it can't be written.
     pub(super) fn write(&mut self) -> anyhow::Result<()> {
-        if let Some(file) = &self.file {
-            let content = serde_json::to_string(&self.content)?;
-            atomic::write_synced(file, content.as_bytes())
-                .with_context(|| format!("the checkpoint {} can't be written (--checkpoint)", file.display()))?;
+        if let Some((path, file)) = &mut self.file {
+            let written = file.write_all(&self.unwritten).and_then(|()| file.sync_data());
+            written.with_context(|| unwritable(path))?;
         }
+        self.unwritten.clear();
         self.written = Instant::now();
         Ok(())
     }
+
+    /// Reads a file of the same run, or begins a new one, and opens it for more.
+    fn read(&mut self, path: &Path) -> anyhow::Result<File> {
+        let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let mut file = opened.with_context(|| unwritable(path))?;
+        // A file system without locks goes without.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            bail!("another run writes to the checkpoint {} (--checkpoint)", path.display());
+        }
+        let no_checkpoint = || format!("{} is no checkpoint of tagmill submit (--checkpoint)", path.display());
+        let (mut lines, mut line) = (BufReader::new(&file), Vec::new());
+        let mut whole = lines.read_until(b'\n', &mut line).with_context(|| unwritable(path))? as u64;
+        if whole == 0 {
+            drop(lines);
+            let header = Header { tagmill_submit: VERSION, run: Some(self.run.clone()) };
+            let header = serde_json::to_string(&header)? + "\n";
+            let written = file.write_all(header.as_bytes()).and_then(|()| file.sync_data());
+            return written.map(|()| file).with_context(|| unwritable(path));
+        }
+        let Header { tagmill_submit, run } = serde_json::from_slice(&line).with_context(no_checkpoint)?;
+        let run = run.filter(|_| tagmill_submit == VERSION);
+        let run = run.with_context(|| format!("the checkpoint {} is of another version of tagmill", path.display()))?;
+        if let Some((what, theirs, ours)) = run.difference(&self.run) {
+            bail!(
+                "the checkpoint {} is of another run: its {what} was {theirs}, not {ours}; repeat that run, or name another file",
+                path.display()
+            );
+        }
+        if !line.ends_with(b"\n") {
+            bail!(no_checkpoint());
+        }
+        self.run = run;
+        loop {
+            line.clear();
+            let read = lines.read_until(b'\n', &mut line).with_context(|| unwritable(path))?;
+            // One that was never finished goes; a machine that lost its power may have left zeros.
+            let Some(text) = line.strip_suffix(b"\n") else { break };
+            let (job, duplicate) = text.strip_suffix(&[DUPLICATE]).map_or((text, false), |job| (job, true));
+            let job = std::str::from_utf8(job).ok().filter(|job| job.len() == 16);
+            let job = job.and_then(|job| u64::from_str_radix(job, 16).ok()).with_context(no_checkpoint)?;
+            self.done.push(job);
+            self.count.jobs += 1;
+            self.count.published += u64::from(!duplicate);
+            whole += read as u64;
+        }
+        drop(lines);
+        self.done.sort_unstable();
+        file.set_len(whole).with_context(|| unwritable(path))?;
+        Ok(file)
+    }
 }
 
-fn read(file: &Path, run: &Run) -> anyhow::Result<Option<Content>> {
-    let text = match std::fs::read_to_string(file) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text.with_context(|| format!("the checkpoint {} can't be read (--checkpoint)", file.display()))?,
-    };
-    let content: Content = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no checkpoint of tagmill submit (--checkpoint)", file.display()))?;
-    if content.tagmill_submit != VERSION {
-        bail!("the checkpoint {} is of another version of tagmill", file.display());
-    }
-    if let Some((what, theirs, ours)) = content.run.difference(run) {
-        bail!(
-            "the checkpoint {} is of another run: its {what} was {theirs}, not {ours}; repeat that run, or name another file",
-            file.display()
-        );
-    }
-    Ok(Some(content))
+fn unwritable(path: &Path) -> String {
+    format!("the checkpoint {} can't be written (--checkpoint)", path.display())
 }
 
 impl Run {
@@ -156,7 +202,6 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use super::super::source::Place;
     use super::*;
 
     fn run(source: &str) -> Run {
@@ -170,28 +215,42 @@ mod tests {
         }
     }
 
-    fn at(number: u64) -> Position {
-        Position { source: 0, last: Place::Line { number, sha256: "x".to_owned() } }
-    }
-
     #[test]
     fn a_later_run_of_the_same_goes_on_and_any_other_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("far");
         let mut first = Checkpoint::open(Some(file.clone()), run("/a")).expect("a new one");
-        for (number, duplicate) in [(3, false), (4, true)] {
-            first.confirmed(at(number), duplicate).expect("it is noted");
+        for (job, duplicate) in [(4, false), (3, true)] {
+            first.confirmed(job, duplicate).expect("it is noted");
         }
         first.write().expect("it is written");
-        let second = Checkpoint::open(Some(file.clone()), run("/a")).expect("the same");
-        assert_eq!((second.count().jobs, second.count().published), (2, 1));
-        assert!(matches!(second.after(), Some(Position { source: 0, last: Place::Line { number: 4, .. } })));
+        let busy = Checkpoint::open(Some(file.clone()), run("/a")).expect_err("it is open").to_string();
+        assert!(busy.contains("another run writes"), "{busy}");
+        drop(first);
+        // A line that was cut off.
+        let mut text = std::fs::read(&file).expect("it is there");
+        text.extend(b"00000000000");
+        std::fs::write(&file, text).expect("written");
+        let mut second = Checkpoint::open(Some(file.clone()), run("/a")).expect("the same");
+        assert_eq!(second.count(), Count { jobs: 2, published: 1 });
+        assert!(second.has(3) && second.has(4) && !second.has(5));
+        second.confirmed(5, false).expect("it is noted");
+        second.write().expect("it is written");
+        drop(second);
+        let third = Checkpoint::open(Some(file.clone()), run("/a")).expect("the same");
+        assert_eq!((third.count().jobs, third.has(5)), (3, true));
+        drop(third);
         let refused = Checkpoint::open(Some(file.clone()), run("/b")).expect_err("another").to_string();
         assert!(refused.contains("its source was /a, not /b"), "{refused}");
         let refused = Checkpoint::open(Some(file.clone()), Run { meta: None, ..run("/a") }).expect_err("another");
         assert!(refused.to_string().contains(r#"--meta was {"a": 1.50}, not none"#), "{refused}");
-        std::fs::write(&file, "{}").expect("a file");
-        let refused = Checkpoint::open(Some(file), run("/a")).expect_err("no checkpoint").to_string();
-        assert!(refused.contains("is no checkpoint"), "{refused}");
+        for (text, said) in
+            [("{}", "is no checkpoint"), ("mine\n", "is no checkpoint"), (r#"{"tagmill_submit":1}"#, "another version")]
+        {
+            std::fs::write(&file, text).expect("a file");
+            let refused = Checkpoint::open(Some(file.clone()), run("/a")).expect_err("no checkpoint").to_string();
+            assert!(refused.contains(said), "{refused}");
+            assert_eq!(std::fs::read_to_string(&file).expect("a file"), text, "nothing of it is lost");
+        }
     }
 }

@@ -252,13 +252,13 @@ async fn stream(jetstream: &Context, name: &str, screen: &Screen) -> anyhow::Res
         };
         let reason = match error.kind() {
             GetStreamErrorKind::JetStream(reply) if reply.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                format!("there is no stream {name}, which a worker makes")
+                format!("there is no stream {name}, which `tagmill init` or a worker makes")
             }
             GetStreamErrorKind::JetStream(reply) if is_passing(&reply) => format!("the stream {name} can't be read"),
             _ => return Err(error).with_context(|| format!("the stream {name} can't be read")),
         };
         if began.elapsed() > START {
-            return Err(error).context(format!("{reason}; start a worker first"));
+            return Err(error).context(format!("{reason}; run `tagmill init` first"));
         }
         if !std::mem::replace(&mut said, true) {
             screen.say(&format!("{reason}; trying again"));

@@ -8,15 +8,19 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use crate::cli::submit::{Meta, Pattern};
+use crate::cli::select::Pattern;
+use crate::cli::submit::Meta;
+use crate::command::select::Selection;
 use crate::failure::Failure;
 use crate::job::{Job, LONGEST_ID};
-use crate::store::suffix::Suffixes;
 
 /// What jobs are made by.
 pub(super) struct Maker {
+    /// Where jobs are published.
+    pub(super) subject: String,
     pub(super) only: Option<Pattern>,
-    pub(super) images: Suffixes,
+    /// What of folders and buckets is taken.
+    pub(super) selection: Selection,
     pub(super) model: Option<String>,
     pub(super) meta: Option<Meta>,
 }
@@ -53,11 +57,6 @@ fn there<'de, D: Deserializer<'de>>(json: D) -> Result<bool, D::Error> {
 }
 
 impl Maker {
-    /// Whether a file or an object with this name is wanted.
-    pub(super) fn wants(&self, name: &str) -> bool {
-        self.only.as_ref().map_or_else(|| self.images.has(name), |only| only.0.is_match(name))
-    }
-
     /// A job for the image there.
     pub(super) fn job(&self, name: &str, image: &str) -> Bytes {
         // A worker has another name for one it would refuse.
@@ -127,8 +126,9 @@ mod tests {
 
     fn maker(only: Option<&str>, model: Option<&str>, meta: Option<&str>) -> Maker {
         Maker {
+            subject: "tagmill.jobs".to_owned(),
             only: only.map(|only| only.parse().expect("a pattern")),
-            images: Suffixes::of_images(),
+            selection: Selection::new(&crate::cli::select::SelectArgs::default()),
             model: model.map(str::to_owned),
             meta: meta.map(|meta| meta.parse().expect("JSON")),
         }
@@ -170,11 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_stands_in_for_the_suffixes() {
-        let images = maker(None, None, None);
-        assert!(images.wants("a/b.jpg") && !images.wants("a/b.txt"));
+    fn a_pattern_chooses_lines() {
         let those = maker(Some("2024/*.{heic,txt}"), None, None);
-        assert!(those.wants("2024/a/b.txt") && !those.wants("b.txt") && !those.wants("2024/b.jpg"));
         assert!(line(&those, "2024/x.txt").is_some() && line(&those, "x.txt").is_none());
         assert!(line(&those, r#"{"image":"2024/x.heic"}"#).is_some() && line(&those, r#"{"image":"x"}"#).is_none());
     }

@@ -3,7 +3,7 @@
 mod window;
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::header::NATS_MESSAGE_ID;
@@ -14,7 +14,6 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{HeaderMap, HeaderValue};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
-use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::how_many;
 use super::checkpoint::{Checkpoint, Count};
 use super::screen::Screen;
+use super::show::Existing;
 use super::source::{Item, Position};
 use crate::nats::{Nats, is_full, reply};
 use crate::telemetry::say;
@@ -51,6 +51,8 @@ pub(super) struct Publisher {
     screen: Screen,
     stop: CancellationToken,
     said: [AtomicBool; 2],
+    /// Jobs left out for their results.
+    skipped: AtomicU64,
 }
 
 /// Why a job is not stored.
@@ -77,7 +79,16 @@ impl Publisher {
         stop: CancellationToken,
     ) -> Self {
         let jetstream = jetstream::new(nats.client.clone());
-        Self { nats: nats.clone(), jetstream, subject, names, screen, stop, said: Default::default() }
+        Self {
+            nats: nats.clone(),
+            jetstream,
+            subject,
+            names,
+            screen,
+            stop,
+            said: Default::default(),
+            skipped: AtomicU64::new(0),
+        }
     }
 
     /// Publishes up to `limit` jobs and sees each confirmed; the checkpoint knows how far that went, however it ends.
@@ -87,6 +98,7 @@ impl Publisher {
     pub(super) async fn run(
         &self,
         mut jobs: mpsc::Receiver<anyhow::Result<Item>>,
+        existing: &Existing,
         limit: u64,
         checkpoint: &mut Checkpoint,
         counted: &watch::Sender<Count>,
@@ -115,6 +127,8 @@ impl Publisher {
                     }
                 }
                 job = jobs.recv(), if left > 0 && window.has_room() => match job {
+                    Some(Ok(job)) if checkpoint.has(job.hash()) => {}
+                    Some(Ok(job)) if existing.has(&job.payload) => _ = self.skipped.fetch_add(1, Ordering::Relaxed),
                     Some(Ok(job)) => {
                         left -= 1;
                         sending.push(self.publish(window.enter(&job), job));
@@ -144,11 +158,11 @@ impl Publisher {
             let _ = write!(text, "; {duplicates} more were in the stream already (its duplicate window)");
         }
         if before.jobs > 0 {
-            let _ = write!(
-                text,
-                "; {} by earlier runs of the checkpoint, which goes on after the last name of theirs",
-                before.jobs
-            );
+            let _ = write!(text, "; {} by earlier runs of the checkpoint", before.jobs);
+        }
+        let skipped = self.skipped.load(Ordering::Relaxed);
+        if skipped > 0 {
+            let _ = write!(text, "; {} left out with a result in the file (--skip-existing)", how_many(skipped, "job"));
         }
         self.screen.aside(|| say(text));
     }
@@ -183,8 +197,8 @@ impl Publisher {
         checkpoint: &mut Checkpoint,
         counted: &watch::Sender<Count>,
     ) -> anyhow::Result<()> {
-        while let Some(Confirmed { at, duplicate, .. }) = window.leave() {
-            checkpoint.confirmed(at, duplicate)?;
+        while let Some(Confirmed { hash, duplicate, .. }) = window.leave() {
+            checkpoint.confirmed(hash, duplicate)?;
             self.screen.published(checkpoint.count());
             counted.send_replace(checkpoint.count());
         }
@@ -199,10 +213,10 @@ impl Publisher {
                 error.context(format!("the job of {last} ({source}) is not taken"))
             }
             Refused::Nobody => {
-                anyhow::anyhow!("no stream takes jobs here; start a worker first, which makes it, or says why it can't")
+                anyhow::anyhow!("no stream takes jobs here; `tagmill init` makes it, or says why it can't")
             }
             Refused::Full(reason) | Refused::Away(reason) => self.nats.with_context(anyhow::anyhow!(
-                "jobs are not confirmed ({reason}); may this user publish here, and does a stream take jobs? A worker makes it"
+                "jobs are not confirmed ({reason}); may this user publish here, and does a stream take jobs? `tagmill init` makes it"
             )),
         }
     }
@@ -216,7 +230,7 @@ impl Publisher {
             Refused::Away(reason) => (&self.said[1], format!("jobs are not confirmed ({reason}); trying again")),
             Refused::Nobody => (
                 &self.said[1],
-                "no stream takes jobs at the moment; a worker makes it, where the server has JetStream; trying again"
+                "no stream takes jobs at the moment; `tagmill init` or a worker makes it, where the server has JetStream; trying again"
                     .to_owned(),
             ),
             Refused::Never(_) => return,
@@ -232,25 +246,20 @@ impl Publisher {
     }
 
     async fn publish(&self, number: u64, job: Item) -> Answered {
-        let message = PublishMessage::build().headers(self.headers(&job)).payload(job.payload.clone());
+        let message = PublishMessage::build().headers(headers(&job)).payload(job.payload.clone());
         let answer = match self.jetstream.send_publish(self.subject.clone(), message).await {
             Ok(sent) => sent.await,
             Err(error) => Err(error),
         };
         (number, job, answer.map_err(refusal))
     }
+}
 
-    /// The same job, of the same version of its image, is stored once.
-    fn headers(&self, job: &Item) -> HeaderMap {
-        let mut hash = Sha256::new();
-        for part in [self.subject.as_bytes(), &job.payload, job.version.as_bytes()] {
-            hash.update(part.len().to_le_bytes());
-            hash.update(part);
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, HeaderValue::from(&hex::encode(hash.finalize())[..32]));
-        headers
-    }
+/// The same job, of the same version of its image, is stored once.
+fn headers(job: &Item) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, HeaderValue::from(hex::encode(job.id)));
+    headers
 }
 
 /// What is under way may arrive still; what does not is not counted.

@@ -7,11 +7,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{BufWriter, Write, stdout};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::screen::Screen;
 use crate::command::{lines, plain};
+use crate::job::Job;
 
 /// How wide the column of images is.
 const COLUMN: usize = 28;
@@ -34,6 +36,34 @@ pub(super) enum Show {
         there: HashSet<u64>,
         hash: RandomState,
     },
+}
+
+/// The jobs that have a result in a file of answers, by the hashes of their ids.
+#[derive(Default)]
+pub(super) struct Existing {
+    ids: HashSet<u64>,
+    hash: RandomState,
+}
+
+/// What tells whether a line is a result.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    error: Option<IgnoredAny>,
+}
+
+impl Existing {
+    fn note(&mut self, line: &[u8]) {
+        if let Ok(Line { id, error: None }) = serde_json::from_slice(line) {
+            self.ids.insert(self.hash.hash_one(&*id));
+        }
+    }
+
+    /// Whether a job has one. Without an id of its own, none can be found.
+    pub(super) fn has(&self, job: &[u8]) -> bool {
+        !self.ids.is_empty() && Job::id_in(job).is_some_and(|id| self.ids.contains(&self.hash.hash_one(&*id)))
+    }
 }
 
 /// What is shown of a result.
@@ -66,15 +96,22 @@ struct Error {
 }
 
 impl Show {
-    /// A file is added to: of a run that is gone on with all answers come again, and those that it has are left out.
+    /// A file is added to: of a run that is gone on with all answers come again, and those that it has are left out. Those
+    /// that it has are noted in `existing`, where that is wanted.
     ///
     /// # Errors
     /// Where the file can't be written.
-    pub(super) fn new(output: Option<&Path>, json: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(output: Option<&Path>, json: bool, mut existing: Option<&mut Existing>) -> anyhow::Result<Self> {
         let Some(path) = output else { return Ok(if json { Self::Json } else { Self::Table }) };
+        if path.extension().is_some_and(|end| ["csv", "db", "sqlite"].iter().any(|other| end == *other)) {
+            bail!("`{}`: answers are written as lines of JSON, such as answers.jsonl (--output)", path.display());
+        }
         let (hash, mut there) = (RandomState::new(), HashSet::new());
         let file = lines::open(path, |line| {
             there.insert(hash.hash_one(line.trim_ascii_end()));
+            if let Some(existing) = &mut existing {
+                existing.note(line);
+            }
             Ok(())
         });
         let file = file.with_context(|| format!("`{}` can't be written (--output)", path.display()))?;
@@ -148,6 +185,17 @@ fn row(kind: Kind, payload: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_is_known_by_the_id_of_its_result() {
+        let mut existing = Existing::default();
+        assert!(!existing.has(br#"{"id":"a","image":"a"}"#));
+        existing.note(br#"{"id":"a","tags":[]}"#);
+        existing.note(br#"{"id":"b","error":{"code":"bad_job"}}"#);
+        existing.note(br#"{"id":"7","tags":[]}"#);
+        assert!(existing.has(br#"{"id":"a","image":"x"}"#) && existing.has(br#"{"image":"x","id":7}"#));
+        assert!(!existing.has(br#"{"id":"b","image":"b"}"#) && !existing.has(br#"{"image":"a"}"#));
+    }
 
     #[test]
     fn a_job_of_many_lines_is_answered_on_one() {

@@ -1,5 +1,5 @@
-//! Where jobs come from: folders, buckets and lists, one after another, each in an order of its own that is always the same,
-//! so that a later run can go on where this one ended. Nothing is read ahead but a few jobs.
+//! Where jobs come from: folders, buckets and lists, one after another, each in an order of its own. Nothing
+//! is read ahead but a few jobs.
 
 mod bucket;
 mod folder;
@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use url::Url;
 
 use super::make::Maker;
+use crate::command::select::is_image;
 use crate::store::bucket::Bucket;
 use crate::store::suffix::Suffixes;
 
@@ -26,13 +27,20 @@ const READY: usize = 128;
 /// A job, and where it comes from.
 pub(super) struct Item {
     pub(super) payload: Bytes,
-    /// Of the image, where that is known.
-    pub(super) version: String,
     pub(super) at: Position,
+    /// The id of its message: changes with the payload, the subject, and the image's version where that is known.
+    pub(super) id: [u8; 16],
 }
 
-/// How far the sources are read.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+impl Item {
+    /// The id's beginning, which checkpoints know a job by.
+    pub(super) fn hash(&self) -> u64 {
+        self.id.iter().take(8).fold(0, |hash, byte| (hash << 8) | u64::from(*byte))
+    }
+}
+
+/// Where a job comes from.
+#[derive(Clone, Debug)]
 pub(super) struct Position {
     /// Which source, from 0.
     pub(super) source: usize,
@@ -41,8 +49,7 @@ pub(super) struct Position {
 }
 
 /// A place in a source.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug)]
 pub(super) enum Place {
     /// All there is.
     Only(String),
@@ -50,8 +57,8 @@ pub(super) enum Place {
     File(String),
     /// An object's key.
     Key(String),
-    /// A line of a list, from 1, and what stood there.
-    Line { number: u64, sha256: String },
+    /// A line of a list, from 1.
+    Line(u64),
 }
 
 /// One source, known to be there where that can be known.
@@ -98,7 +105,7 @@ impl Source {
             return Ok(Self::Folder(path));
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if Suffixes::of_images().has(&name) {
+        if Suffixes::of_images().has(&name) || is_image(&path) {
             return Ok(Self::Image { name, url: file_url(&path)? });
         }
         let file = File::open(&path).with_context(unreadable)?;
@@ -125,33 +132,27 @@ impl Source {
         }
     }
 
-    async fn feed(self, feed: Feed, after: Option<Place>) -> Result<(), Stopped> {
+    async fn feed(self, feed: Feed) -> Result<(), Stopped> {
         let name = self.name();
         let blocking: Box<dyn FnOnce() -> Result<(), Stopped> + Send> = match self {
-            Self::Bucket(bucket) => return bucket::feed(&bucket, &feed, after).await,
-            Self::Image { name, url } => Box::new(move || feed.image(&name, url, after.as_ref())),
-            Self::Folder(root) => Box::new(move || folder::feed(&root, &feed, after)),
-            Self::List { file, .. } => Box::new(move || lines::feed(reader(file), &name, &feed, after)),
-            Self::Input => Box::new(move || lines::feed(reader(stdin()), &name, &feed, after)),
+            Self::Bucket(bucket) => return bucket::feed(&bucket, &feed).await,
+            Self::Image { name, url } => Box::new(move || feed.image(&name, url)),
+            Self::Folder(root) => Box::new(move || folder::feed(&root, &feed)),
+            Self::List { file, .. } => Box::new(move || lines::feed(reader(file), &name, &feed)),
+            Self::Input => Box::new(move || lines::feed(reader(stdin()), &name, &feed)),
         };
         tokio::task::spawn_blocking(blocking).await.map_err(anyhow::Error::from)?
     }
 }
 
-/// The jobs of all sources after this position.
-pub(super) fn jobs(
-    sources: Vec<Source>,
-    maker: Maker,
-    after: Option<&Position>,
-) -> mpsc::Receiver<anyhow::Result<Item>> {
+/// The jobs of all sources.
+pub(super) fn jobs(sources: Vec<Source>, maker: Maker) -> mpsc::Receiver<anyhow::Result<Item>> {
     let (jobs, items) = mpsc::channel(READY);
-    let first = after.map_or(0, |after| after.source);
-    let mut after = after.map(|after| after.last.clone());
     let maker = Arc::new(maker);
     tokio::spawn(async move {
-        for (index, source) in sources.into_iter().enumerate().skip(first) {
+        for (index, source) in sources.into_iter().enumerate() {
             let feed = Feed { jobs: jobs.clone(), source: index, maker: Arc::clone(&maker) };
-            match source.feed(feed, after.take()).await {
+            match source.feed(feed).await {
                 Ok(()) => {}
                 Err(Stopped::Closed) => return,
                 Err(Stopped::Failed(error)) => {
@@ -185,26 +186,30 @@ struct Feed {
 }
 
 impl Feed {
-    fn item(&self, payload: Bytes, version: String, last: Place) -> Item {
-        Item { payload, version, at: Position { source: self.source, last } }
+    fn item(&self, payload: Bytes, version: &str, last: Place) -> Item {
+        let mut hash = Sha256::new();
+        for part in [self.maker.subject.as_bytes(), &payload, version.as_bytes()] {
+            hash.update(part.len().to_le_bytes());
+            hash.update(part);
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finalize()[..16]);
+        Item { payload, at: Position { source: self.source, last }, id }
     }
 
-    async fn send(&self, payload: Bytes, version: String, last: Place) -> Result<(), Stopped> {
+    async fn send(&self, payload: Bytes, version: &str, last: Place) -> Result<(), Stopped> {
         self.jobs.send(Ok(self.item(payload, version, last))).await.map_err(|_| Stopped::Closed)
     }
 
     /// The same, from a thread that may wait.
-    fn send_blocking(&self, payload: Bytes, version: String, last: Place) -> Result<(), Stopped> {
+    fn send_blocking(&self, payload: Bytes, version: &str, last: Place) -> Result<(), Stopped> {
         self.jobs.blocking_send(Ok(self.item(payload, version, last))).map_err(|_| Stopped::Closed)
     }
 
-    fn image(&self, name: &str, url: String, after: Option<&Place>) -> Result<(), Stopped> {
-        if after.is_some() {
-            return Ok(());
-        }
+    fn image(&self, name: &str, url: String) -> Result<(), Stopped> {
         let version = path(&url).ok().and_then(|path| path.metadata().ok());
         let version = version.map(|metadata| folder::version(&metadata)).unwrap_or_default();
-        self.send_blocking(self.maker.job(name, &url), version, Place::Only(url))
+        self.send_blocking(self.maker.job(name, &url), &version, Place::Only(url))
     }
 }
 
@@ -213,7 +218,7 @@ impl std::fmt::Display for Place {
         match self {
             Self::Only(url) | Self::File(url) => f.write_str(url),
             Self::Key(key) => write!(f, "`{key}`"),
-            Self::Line { number, .. } => write!(f, "line {number}"),
+            Self::Line(number) => write!(f, "line {number}"),
         }
     }
 }

@@ -1,25 +1,41 @@
-//! What earlier runs have done, where that is to be left out.
+//! Outputs of earlier runs, which are completed and never overwritten.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::sidecar;
-use crate::cli::tag::Sidecar;
+use super::beside::Beside;
+use super::table;
+use crate::atomic;
 use crate::command::lines;
 use crate::source::local::Image;
 
-/// What earlier runs have done.
-#[derive(Default)]
+/// Outputs of earlier runs.
 pub(super) struct Existing {
-    sidecar: Option<Sidecar>,
+    /// The sidecars that are wanted, if any.
+    pub(super) sidecar: Option<Beside>,
+    /// Whether a line is wanted of every image.
+    pub(super) lines: bool,
+    /// The lines of earlier runs.
+    pub(super) results: Results,
+}
+
+/// Results in a file of lines.
+#[derive(Default)]
+pub(super) struct Results {
     /// Hashes of the images with a result: names would be much to remember.
-    results: Option<HashSet<u64>>,
+    images: HashSet<u64>,
+    /// Of those that failed last.
+    failed: HashSet<u64>,
+    /// Whether there are lines of failures that later ones replace.
+    stale: AtomicBool,
     /// How many of them each model has made.
     models: BTreeMap<String, u64>,
     hash: RandomState,
@@ -39,39 +55,94 @@ struct Model {
 }
 
 impl Existing {
-    /// The sidecars that are there.
-    pub(super) fn of(sidecar: Option<Sidecar>) -> Self {
-        Self { sidecar, ..Self::default() }
+    /// Whether every output that is wanted has this image.
+    pub(super) fn has_all(&self, image: &Image) -> bool {
+        let has_sidecar = self.sidecar.as_ref().is_none_or(|sidecar| sidecar.is_complete(image));
+        has_sidecar && (!self.lines || self.results.has(&image.name))
     }
+}
 
-    /// Reads results of an earlier run, and opens their file for more. Images that failed are tried again, so the last line
-    /// of an image is what became of it.
+impl Results {
+    /// Reads results of an earlier run, and opens their file for more. Images that failed are tried again; the last line of
+    /// an image is what became of it.
     ///
     /// # Errors
     /// Where it can't be read or written, or holds something else.
     pub(super) fn read(&mut self, path: &Path) -> anyhow::Result<File> {
-        let mut results = HashSet::new();
-        let file = lines::open(path, |line| {
+        lines::open(path, |line| {
             let Line { image, model, error } = serde_json::from_slice(line)
                 .context("--skip-existing adds to results of an earlier run, and it holds something else")?;
-            if error.is_none() && results.insert(self.hash.hash_one(&image)) {
+            let key = self.key(&image);
+            if self.failed.remove(&key) {
+                self.stale.store(true, Ordering::Relaxed);
+            }
+            if error.is_some() {
+                self.failed.insert(key);
+            } else if self.images.insert(key) {
                 *self.models.entry(model.map(|model| model.name).unwrap_or_default()).or_default() += 1;
             }
             Ok(())
-        })?;
-        self.results = Some(results);
+        })
+    }
+
+    /// The same of a table, which has no failures.
+    ///
+    /// # Errors
+    /// Where it can't be read or written, or holds something else.
+    pub(super) fn read_table(&mut self, path: &Path) -> anyhow::Result<File> {
+        let mut images = HashSet::new();
+        let file = table::open(path, |image| _ = images.insert(self.key(image)))?;
+        self.images = images;
         Ok(file)
     }
 
-    /// Whether all that is wanted of an image is there.
-    pub(super) fn has(&self, image: &Image) -> bool {
-        if self.sidecar.is_none() && self.results.is_none() {
-            return false;
+    /// Whether an image has a result.
+    pub(super) fn has(&self, image: &str) -> bool {
+        self.images.contains(&self.key(image))
+    }
+
+    /// Notes that an image gets a line.
+    pub(super) fn written(&self, image: &str) {
+        if self.failed.contains(&self.key(image)) {
+            self.stale.store(true, Ordering::Relaxed);
         }
-        let target = self.sidecar.and_then(|sidecar| sidecar::of(image, sidecar));
-        let has_sidecar = target.is_none_or(|target| target.exists());
-        let has_result = self.results.as_ref().is_none_or(|images| images.contains(&self.hash.hash_one(&image.name)));
-        has_sidecar && has_result
+    }
+
+    /// Removes the lines of failures that later lines of their images replace, where there are any. The file is as it was or
+    /// complete, whatever happens meanwhile.
+    ///
+    /// # Errors
+    /// Where it can't be read or written.
+    pub(super) fn tidy(&self, path: &Path) -> io::Result<()> {
+        if !self.stale.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // What a link leads to, not the link.
+        let path = path.canonicalize()?;
+        let image = |line: &[u8]| {
+            serde_json::from_slice(line).ok().map(|Line { image, error, .. }| (self.key(&image), error.is_some()))
+        };
+        let mut last = HashMap::new();
+        for (number, line) in BufReader::new(File::open(&path)?).split(b'\n').enumerate() {
+            last.extend(image(&line?).map(|(key, _)| (key, number)));
+        }
+        atomic::write_with(&path, |to| {
+            for (number, line) in BufReader::new(File::open(&path)?).split(b'\n').enumerate() {
+                let line = line?;
+                let replaced = image(&line).is_some_and(|(key, failed)| failed && last.get(&key) != Some(&number));
+                if !replaced {
+                    to.write_all(&line)?;
+                    to.write_all(b"\n")?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The same for all names of a file: they differ in where it is seen from.
+    pub(super) fn key(&self, image: &str) -> u64 {
+        let path = if image.contains("://") { Ok(image.into()) } else { std::path::absolute(image) };
+        self.hash.hash_one(path.unwrap_or_else(|_| image.into()))
     }
 
     /// Warns of results that another model than this one made.

@@ -1,33 +1,44 @@
 //! Where results go: a line each, or a file beside each image, or both.
 
-use std::io::{self, ErrorKind, Write, stdout};
-use std::path::Path;
+use std::collections::HashSet;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::existing::Existing;
-use super::sidecar::{self, Claims};
-use crate::atomic;
-use crate::cli::tag::Sidecar;
+use super::beside::{Beside, Change};
+use super::existing::{Existing, Results};
+use super::frequencies::Frequencies;
+use super::sidecar::Claims;
+use super::table::{self, is_table};
+use crate::cli::tag::TagArgs;
 use crate::command::images::Found;
 use crate::command::lines;
 use crate::failure::{Code, ErrorBody, Failure};
+use crate::pipeline::publish::caption;
 use crate::source::local::Image;
-use crate::tags::TagResult;
+use crate::tags::{TagResult, Tags};
 
 /// Where results go.
 pub(super) struct Output {
     lines: Option<Lines>,
-    sidecar: Option<Sidecar>,
-    append: bool,
+    sidecar: Option<Beside>,
     existing: Arc<Existing>,
+    /// How captions are written.
+    caption: caption::Settings,
+    frequencies: Option<Frequencies>,
 }
 
 struct Lines {
     to: Box<dyn Write + Send>,
     name: String,
+    /// Whether these are rows of a table.
+    table: bool,
+    /// The file that earlier runs have written to.
+    earlier: Option<PathBuf>,
 }
 
 /// An image that failed, as a line.
@@ -38,34 +49,42 @@ struct FailedLine<'a> {
 }
 
 impl Output {
-    /// Lines go to a file, or where there are no sidecars to standard output. With `skip_existing`, what earlier runs have
-    /// done is gone on with; without, a file that is not empty is refused.
+    /// Lines go to a file, or where there are no sidecars to standard output. With `skip_existing`, the lines of an earlier
+    /// run are added to; without, a file that is not empty is refused.
     ///
     /// # Errors
     /// Where the file can't be written, or read again.
-    pub(super) fn open(
-        file: Option<&Path>,
-        sidecar: Option<Sidecar>,
-        skip_existing: bool,
-        append: bool,
-    ) -> anyhow::Result<Self> {
-        let mut existing = Existing::of(sidecar.filter(|_| skip_existing));
+    pub(super) fn open(args: &TagArgs, caption: &caption::Settings) -> anyhow::Result<Self> {
+        let (sidecar, skip_existing) = (Beside::new(args), args.skip_existing);
+        // Nothing is written, so lines go where they can be seen.
+        let file = args.output.as_deref().filter(|_| !args.dry_run);
+        let frequencies = args.frequencies.as_deref().filter(|_| !args.dry_run);
+        let frequencies = frequencies.map(|path| Frequencies::open(path, args.overwrite)).transpose()?;
+        let mut results = None;
         let lines = match file.filter(|file| !is_stdout(file)) {
             Some(path) => {
+                let table = is_table(path);
                 let opened = match path.metadata() {
                     Ok(found) if found.is_file() && found.len() > 0 && !skip_existing => Err(not_empty()),
-                    _ if skip_existing && is_kept(path) => existing.read(path),
+                    _ if skip_existing && is_kept(path) => {
+                        let results = results.insert(Results::default());
+                        if table { results.read_table(path) } else { results.read(path) }
+                    }
+                    _ if table => table::open(path, |_| ()),
                     _ => lines::open(path, |_| Ok(())),
                 };
                 let file = opened.with_context(|| format!("`{}` can't be used (--output)", path.display()))?;
-                Some(Lines { to: Box::new(file), name: path.display().to_string() })
+                let earlier = (results.is_some() && !table).then(|| path.to_owned());
+                Some(Lines { to: Box::new(file), name: path.display().to_string(), table, earlier })
             }
             None if sidecar.is_none() || file.is_some() => {
-                Some(Lines { to: Box::new(stdout()), name: "standard output".to_owned() })
+                Some(Lines { to: Box::new(stdout()), name: "standard output".to_owned(), table: false, earlier: None })
             }
             None => None,
         };
-        Ok(Self { lines, sidecar, append, existing: Arc::new(existing) })
+        let existing =
+            Existing { sidecar: sidecar.clone(), lines: lines.is_some(), results: results.unwrap_or_default() };
+        Ok(Self { lines, sidecar, existing: Arc::new(existing), caption: caption.clone(), frequencies })
     }
 
     /// What earlier runs have done.
@@ -73,22 +92,31 @@ impl Output {
         &self.existing
     }
 
-    /// Skips images that earlier runs have tagged.
+    /// Skips images that need not be tagged again, or were named before under whatever name.
     pub(super) fn skip_existing(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
-        let existing = Arc::clone(&self.existing);
-        move |image| if existing.has(&image) { Found::Skipped } else { Found::Image(image) }
+        let (existing, named) = (Arc::clone(&self.existing), Mutex::new(HashSet::new()));
+        move |image| {
+            let again = !named.lock().insert(existing.results.key(&image.name));
+            if again || existing.has_all(&image) { Found::Skipped } else { Found::Image(image) }
+        }
     }
 
     /// Skips the same images, claims the sidecar of each other one, and refuses images whose sidecar is another's.
     pub(super) fn skip_and_claim(&self) -> impl Fn(Image) -> Found + Send + Sync + 'static {
-        let (skip_existing, sidecar, claims) = (self.skip_existing(), self.sidecar, Claims::default());
-        move |image| match (&image.path, sidecar.and_then(|sidecar| sidecar::of(&image, sidecar))) {
+        let (skip_existing, sidecar, claims) = (self.skip_existing(), self.sidecar.clone(), Claims::default());
+        move |image| match (&image.path, sidecar.as_ref().and_then(|sidecar| sidecar.of(&image))) {
             (Some(path), Some(target)) if !claims.take(&target, path) => taken(image.name, &target),
             _ => skip_existing(image),
         }
     }
 
-    /// Writes what became of an image; what that is in the end, for its sidecar may not be written.
+    /// What an image that is left out has.
+    pub(super) const fn skipped(&self) -> Change {
+        if self.sidecar.is_some() { Change::Kept } else { Change::None }
+    }
+
+    /// Writes what became of an image, to each output that lacks it; what that is in the end, for its sidecar may not be
+    /// written.
     ///
     /// # Errors
     /// Where no more lines can be written.
@@ -96,13 +124,19 @@ impl Output {
         &mut self,
         image: &Image,
         result: Result<Box<TagResult>, Failure>,
-    ) -> anyhow::Result<Result<(), Failure>> {
+    ) -> anyhow::Result<Result<Change, Failure>> {
         let written = result.and_then(|result| {
-            self.write_beside(image, &result)?;
-            Ok(result)
+            let beside = self.sidecar.as_ref().map(|sidecar| sidecar.write(image, &result, &self.caption));
+            Ok((result, beside.transpose()?.unwrap_or(Change::None)))
         });
         match written {
-            Ok(result) => self.line(&result).map(Ok),
+            Ok((result, change)) => {
+                if let Some(frequencies) = &mut self.frequencies {
+                    frequencies.count(&result.tags);
+                }
+                self.line(&image.name, &*result, Some(&result.tags))?;
+                Ok(Ok(change))
+            }
             Err(failure) => self.failed(&image.name, &failure).map(|()| Err(failure)),
         }
     }
@@ -112,31 +146,40 @@ impl Output {
     /// # Errors
     /// Where no more lines can be written.
     pub(super) fn failed(&mut self, image: &str, failure: &Failure) -> anyhow::Result<()> {
-        self.line(&FailedLine { image, error: ErrorBody::from(failure) })
+        self.line(image, &FailedLine { image, error: ErrorBody::from(failure) }, None)
     }
 
-    fn line(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
-        let Some(Lines { to, name }) = &mut self.lines else { return Ok(()) };
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
+    /// An image that has its result keeps it: it was tagged again for the sake of its sidecar. A table has no rows for
+    /// failures, which are named in the log.
+    fn line(&mut self, image: &str, line: &impl Serialize, tags: Option<&Tags>) -> anyhow::Result<()> {
+        let Some(Lines { to, name, table, .. }) = &mut self.lines else { return Ok(()) };
+        if self.existing.results.has(image) {
+            return Ok(());
+        }
+        self.existing.results.written(image);
+        let text = match tags {
+            Some(tags) if *table => table::rows(image, tags)?,
+            None if *table => return Ok(()),
+            _ => [&serde_json::to_vec(line)?[..], b"\n"].concat(),
+        };
+        // At once, so that the rows of an image are there together.
         to.write_all(&text).with_context(|| format!("{name} can't be written to"))
     }
 
+    /// Writes what is written once, at the end.
+    ///
+    /// # Errors
+    /// Where it can't be.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
-        let Some(Lines { to, name }) = &mut self.lines else { return Ok(()) };
-        to.flush().with_context(|| format!("{name} can't be written to"))
-    }
-
-    fn write_beside(&self, image: &Image, result: &TagResult) -> Result<(), Failure> {
-        let Some(sidecar) = self.sidecar else { return Ok(()) };
-        let Some(target) = sidecar::of(image, sidecar) else { return Ok(()) };
-        let text = match sidecar {
-            Sidecar::Json => serde_json::to_string(result).map_err(io::Error::other),
-            Sidecar::Txt | Sidecar::Caption if self.append => sidecar::appended(&target, &result.tags.text),
-            Sidecar::Txt | Sidecar::Caption => Ok(result.tags.text.clone()),
-        };
-        let written = text.and_then(|text| atomic::write(&target, format!("{text}\n").as_bytes()));
-        written.map_err(|error| not_written(&target, &error))
+        if let Some(frequencies) = &self.frequencies {
+            frequencies.write()?;
+        }
+        let Some(Lines { to, name, earlier, .. }) = &mut self.lines else { return Ok(()) };
+        let flushed = to.flush().and_then(|()| match earlier {
+            Some(path) => self.existing.results.tidy(path),
+            None => Ok(()),
+        });
+        flushed.with_context(|| format!("{name} can't be written to"))
     }
 }
 
@@ -156,14 +199,8 @@ fn is_stdout(file: &Path) -> bool {
 
 fn taken(name: String, target: &Path) -> Found {
     let reason = format!(
-        "`{}` is the sidecar of another image, whose name differs in the suffix alone: rename this one, or use --output alone",
+        "`{}` is the sidecar of another image, whose name differs in the suffix alone: --sidecar-name full gives each its own, such as a.jpg.txt",
         target.display()
     );
     Found::Broken { name, failure: Failure::new(Code::BadJob, reason) }
-}
-
-fn not_written(target: &Path, error: &io::Error) -> Failure {
-    let denied = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
-    let code = if denied { Code::StorageDenied } else { Code::StorageUnavailable };
-    Failure::new(code, format!("`{}` can't be written: {error}", target.display()))
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::super::bar::Bar;
 use super::super::{Failed, how_many, plain};
+use super::beside::Change;
 use crate::command::images::Found;
 use crate::failure::Failure;
 use crate::store::suffix::Suffixes;
@@ -17,6 +18,9 @@ pub(super) struct Progress {
     began: Instant,
     tagged: u64,
     skipped: u64,
+    /// Sidecars of earlier runs, or of people: those left as they were, and those replaced.
+    kept: u64,
+    replaced: u64,
     /// How many failed, by code; each was named when it failed.
     failures: BTreeMap<&'static str, u64>,
     stopping: bool,
@@ -25,7 +29,8 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new() -> Self {
         let bar = Bar::new("{bar:30} {human_pos} of {human_len}, {rate}, {left} {msg}", " images");
-        Self { bar, began: Instant::now(), tagged: 0, skipped: 0, failures: BTreeMap::new(), stopping: false }
+        let (began, failures) = (Instant::now(), BTreeMap::new());
+        Self { bar, began, tagged: 0, skipped: 0, kept: 0, replaced: 0, failures, stopping: false }
     }
 
     /// Whether there is anybody to see the bar.
@@ -46,19 +51,32 @@ impl Progress {
     }
 
     /// An image is through.
-    pub(super) fn tagged(&mut self, name: &str, result: Result<(), Failure>) {
+    pub(super) fn tagged(&mut self, name: &str, result: Result<Change, Failure>) {
         self.bar.advance(1);
-        let Err(failure) = result else {
-            self.tagged += 1;
-            return;
+        let failure = match result {
+            Ok(change) => {
+                self.tagged += 1;
+                self.changed(change);
+                return;
+            }
+            Err(failure) => failure,
         };
         *self.failures.entry(failure.code.as_str()).or_default() += 1;
         self.bar.suspend(|| say(plain(&format!("tagmill: {name}: {}: {failure}", failure.code))));
     }
 
     /// An image was done before.
-    pub(super) const fn skipped(&mut self) {
+    pub(super) const fn skipped(&mut self, change: Change) {
         self.skipped += 1;
+        self.changed(change);
+    }
+
+    const fn changed(&mut self, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Kept => self.kept += 1,
+            Change::Replaced => self.replaced += 1,
+        }
     }
 
     /// No more images are begun.
@@ -85,7 +103,7 @@ impl Progress {
     }
 
     /// Says what came of it all; of what was interrupted, also whether what it has done is kept where it can be gone on with.
-    pub(super) fn end(self, interrupted: Option<bool>) -> Result<(), Failed> {
+    pub(super) fn end(self, interrupted: Option<bool>, passed: Option<String>) -> Result<(), Failed> {
         self.bar.clear();
         let Self { tagged, skipped, failures, .. } = &self;
         let failed: u64 = failures.values().sum();
@@ -96,9 +114,19 @@ impl Progress {
         }
         parts.push(format!("{failed} failed"));
         say(format_args!("{}, in {:.1} s ({rate:.1} images/s)", parts.join(", "), took.as_secs_f64()));
+        if self.kept > 0 {
+            say(format_args!(
+                "{} existed and kept (--overwrite replaces, --append adds)",
+                how_many(self.kept, "sidecar")
+            ));
+        }
+        if self.replaced > 0 {
+            say(format_args!("{} replaced (--overwrite)", how_many(self.replaced, "sidecar")));
+        }
+        passed.into_iter().for_each(say);
         if tagged + skipped + failed == 0 && interrupted.is_none() {
             say(format_args!(
-                "there is no image: files and objects are taken whose names end in {}",
+                "there is no image: files are taken by suffix or content, and objects whose names end in {}",
                 Suffixes::of_images()
             ));
         }

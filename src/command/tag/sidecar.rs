@@ -1,20 +1,10 @@
-//! Files beside images, written whole or not at all.
+//! Which image each of the sidecars of a run belongs to.
 
 use std::collections::HashMap;
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use parking_lot::Mutex;
-
-use crate::cli::tag::Sidecar;
-use crate::source::local::Image;
-
-/// The file beside an image, if that is one itself: `name.txt` for `name.jpg`.
-pub(super) fn of(image: &Image, kind: Sidecar) -> Option<PathBuf> {
-    image.path.as_ref().map(|path| path.with_extension(kind.extension()))
-}
 
 /// Which image each of the files of a run belongs to: of two with names that differ in the suffix alone, the second would
 /// overwrite what was written for the first.
@@ -39,34 +29,9 @@ impl Claims {
     }
 }
 
-/// A caption after one that is there: its tags, and those of the new one that it lacks.
-///
-/// # Errors
-/// Where the old one can't be read, or is no text.
-pub(super) fn appended(path: &Path, caption: &str) -> io::Result<String> {
-    let old = match fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(caption.to_owned()),
-        old => old?,
-    };
-    let mut tags: Vec<&str> = Vec::new();
-    for tag in old.split(',').chain(caption.split(", ")).map(str::trim).filter(|tag| !tag.is_empty()) {
-        if !tags.contains(&tag) {
-            tags.push(tag);
-        }
-    }
-    Ok(tags.join(", "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_beside_an_image_has_its_name_up_to_the_last_dot() {
-        let txt = |path: &str| of(&Image { name: path.to_owned(), path: Some(path.into()) }, Sidecar::Txt);
-        assert_eq!(txt("a/b.c.jpg").as_deref(), Some(Path::new("a/b.c.txt")));
-        assert_eq!(txt("a/b").as_deref(), Some(Path::new("a/b.txt")));
-    }
 
     #[test]
     fn a_file_belongs_to_one_image() {
@@ -77,16 +42,5 @@ mod tests {
             assert!(take(same), "{same:?} is the same image");
         }
         assert!(!take(Path::new("a.png")) && !take(&here.join("a.png")) && take(Path::new("b.png")));
-    }
-
-    #[test]
-    fn tags_are_added_to_a_caption_once() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("a.txt");
-        assert_eq!(appended(&path, "cat, dog").expect("text"), "cat, dog");
-        fs::write(&path, "my cat,  dog ,\n").expect("a file");
-        assert_eq!(appended(&path, "cat, dog, bird").expect("text"), "my cat, dog, cat, bird");
-        fs::write(&path, b"\xff").expect("a file");
-        assert!(appended(&path, "cat").is_err());
     }
 }

@@ -6,7 +6,9 @@
 
 #[cfg(feature = "avif")]
 mod avif;
+mod bmp;
 mod format;
+mod header;
 mod jpeg;
 #[cfg(feature = "jxl")]
 mod jxl;
@@ -29,6 +31,7 @@ use super::fit::Picture;
 use crate::failure::{Code, Failure};
 use crate::model::frame::Frame;
 use format::Format;
+pub(crate) use format::HEAD;
 
 /// The longest side that is read: more than any JPEG or GIF can have, little enough to resize in good time.
 const MAX_SIDE: u32 = 65_535;
@@ -111,6 +114,14 @@ pub fn decode(
     Ok(Pixels(image.into_rgb8()))
 }
 
+/// The name of a file's format, by its first bytes.
+///
+/// # Errors
+/// What it is instead, where it is no image that this build reads.
+pub(crate) fn kind(bytes: &[u8]) -> Result<&'static str, &'static str> {
+    format::kind(bytes)
+}
+
 /// Whether it is a JPEG, whose decoder uses the room that is spare.
 pub(crate) fn is_jpeg(bytes: &[u8]) -> bool {
     matches!(format::sniff(bytes), Ok(Format::Jpeg))
@@ -119,6 +130,7 @@ pub(crate) fn is_jpeg(bytes: &[u8]) -> bool {
 fn decode_as(format: Format, bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     match format {
         Format::Jpeg => jpeg::decode(bytes, limits),
+        Format::Bmp => bmp::decode(bytes, limits),
         Format::Tiff => tiff::decode(bytes, limits),
         #[cfg(feature = "jxl")]
         Format::Jxl => jxl::decode(bytes, limits),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::model::category::CHARACTER;
+use crate::model::category::{CHARACTER, RATING};
 use crate::model::labels::Labels;
 use crate::tags::Tag;
 
@@ -17,6 +17,8 @@ const EMOTICONS: [&str; 19] = [
 pub(crate) struct Settings {
     /// Tags never reported, by their [`spaced`] names.
     pub exclude: HashSet<String>,
+    /// Categories whose tags are never reported.
+    pub exclude_categories: HashSet<String>,
     /// What captions say instead of a tag, by its spaced name.
     pub replace: HashMap<String, String>,
     /// Whether captions have a backslash before parentheses, as prompts need it.
@@ -27,7 +29,29 @@ pub(crate) struct Settings {
     pub characters_first: bool,
     /// What every caption begins with.
     pub prepend: Vec<String>,
+    /// Tags that come next where an image has them, by their spaced names.
+    pub first: Vec<String>,
+    /// Where the rating stands, if anywhere.
+    pub rating: Option<Place>,
+    /// Whether characters that are named with their series become two tags.
+    pub expand_characters: bool,
+    /// Tags a caption has at most, if any: those with the highest scores.
+    pub max_tags: Option<usize>,
+    /// What stands between two tags, where that is not [`SEPARATOR`].
+    pub separator: Option<String>,
 }
+
+/// Where a rating stands in a caption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Before the tags, but for those that come first.
+    First,
+    /// After them.
+    Last,
+}
+
+/// What stands between two tags.
+const SEPARATOR: &str = ", ";
 
 /// A tag's name as captions have it, and as people write it: with spaces for underscores.
 #[must_use]
@@ -38,31 +62,96 @@ pub(crate) fn spaced(name: &str) -> String {
 impl Settings {
     /// Leaves out what is excluded.
     pub(crate) fn filter(&self, tags: &mut Vec<Tag>) {
-        if !self.exclude.is_empty() {
-            tags.retain(|tag| !self.exclude.contains(&spaced(&tag.name)));
+        if !self.exclude.is_empty() || !self.exclude_categories.is_empty() {
+            tags.retain(|tag| !self.excludes(&tag.name, &tag.category));
         }
+    }
+
+    fn excludes(&self, name: &str, category: &str) -> bool {
+        self.exclude.contains(&spaced(name)) || self.exclude_categories.contains(category)
+    }
+
+    /// What stands between two tags.
+    pub(crate) fn separator(&self) -> &str {
+        self.separator.as_deref().unwrap_or(SEPARATOR)
     }
 
     /// Warns of names that no label of the model has, and that therefore change nothing.
     pub(crate) fn check(&self, model: &str, labels: &Labels) {
-        let mut unknown: BTreeSet<_> = self.exclude.iter().chain(self.replace.keys()).cloned().collect();
-        if !unknown.is_empty() {
-            labels.names().for_each(|name| _ = unknown.remove(&spaced(name)));
+        let lists: [(&str, BTreeSet<&String>); 3] = [
+            ("--exclude-tag", self.exclude.iter().collect()),
+            ("--replace-tag", self.replace.keys().collect()),
+            ("--first-tag", self.first.iter().collect()),
+        ];
+        let some = lists.iter().any(|(_, names)| !names.is_empty());
+        let known: HashSet<_> = if some { labels.names().map(spaced).collect() } else { HashSet::new() };
+        for (flag, mut unknown) in lists {
+            unknown.retain(|name| !known.contains(*name));
+            if !unknown.is_empty() {
+                tracing::warn!(model, ?unknown, "the model has no such tags ({flag})");
+            }
         }
+        let mut unknown: BTreeSet<_> = self.exclude_categories.iter().collect();
+        labels.categories().for_each(|(name, _)| _ = unknown.remove(&name.to_owned()));
         if !unknown.is_empty() {
-            tracing::warn!(model, ?unknown, "the model has no such tags (--exclude-tag, --replace-tag)");
+            let known: Vec<_> = labels.categories().map(|(name, _)| name).collect();
+            tracing::warn!(model, ?unknown, ?known, "the model has no such categories (--exclude-category)");
         }
     }
 
     /// The tags' names in their order, joined with `, `: underscores as spaces, except in faces.
     #[must_use]
-    pub(crate) fn caption(&self, tags: &[Tag]) -> String {
-        let is_first = |tag: &&Tag| self.characters_first && tag.category == CHARACTER;
-        let ordered = tags.iter().filter(is_first).chain(tags.iter().filter(|tag| !is_first(tag)));
-        let words = ordered.map(|tag| self.word(&tag.name));
-        // What stands in front need not be said again.
-        let words = words.filter(|word| !word.is_empty() && !self.prepend.contains(word));
-        self.prepend.iter().cloned().chain(words).collect::<Vec<_>>().join(", ")
+    pub(crate) fn caption(&self, tags: &[Tag], rating: &[(String, f64)]) -> String {
+        let some = tags.iter().take(self.max_tags.unwrap_or(usize::MAX));
+        let mut ranked: Vec<_> = some.map(|tag| (self.rank(tag), self.words(tag))).collect();
+        if let (Some(place), Some(name)) = (self.rating, self.top(rating)) {
+            let rank = match place {
+                Place::First => self.first.len(),
+                Place::Last => usize::MAX,
+            };
+            ranked.insert(0, (rank, vec![self.word(name)]));
+        }
+        ranked.sort_by_key(|(rank, _)| *rank);
+        let mut caption: Vec<String> = self.prepend.clone();
+        for word in ranked.into_iter().flat_map(|(_, words)| words) {
+            // What stands in front need not be said again.
+            if !word.is_empty() && !caption.contains(&word) {
+                caption.push(word);
+            }
+        }
+        caption.join(self.separator())
+    }
+
+    /// Which tags come before others: those that come first, in their order; the rating; characters; the rest.
+    fn rank(&self, tag: &Tag) -> usize {
+        let first = || {
+            let name = spaced(&tag.name);
+            self.first.iter().position(|first| *first == name)
+        };
+        match (self.first.is_empty(), self.characters_first && tag.category == CHARACTER) {
+            (false, is_character) => first().unwrap_or(self.first.len() + 2 - usize::from(is_character)),
+            (true, is_character) => 2 - usize::from(is_character),
+        }
+    }
+
+    /// The rating with the highest score, unless it is excluded.
+    fn top<'a>(&self, rating: &'a [(String, f64)]) -> Option<&'a str> {
+        let (name, _) = rating.iter().max_by(|(_, one), (_, other)| one.total_cmp(other))?;
+        (!self.excludes(name, RATING)).then_some(name.as_str())
+    }
+
+    /// A tag as captions have it; of a character with its series in parentheses, where that is wanted, the two.
+    fn words(&self, tag: &Tag) -> Vec<String> {
+        let split = || {
+            let (name, series) = tag.name.strip_suffix(')')?.rsplit_once('(')?;
+            let name = name.trim_end_matches(['_', ' ']);
+            (!name.is_empty() && !series.is_empty()).then_some((name, series))
+        };
+        let replaced = self.replace.contains_key(&spaced(&tag.name));
+        match split().filter(|_| self.expand_characters && tag.category == CHARACTER && !replaced) {
+            Some((name, series)) => vec![self.word(name), self.word(series)],
+            None => vec![self.word(&tag.name)],
+        }
     }
 
     fn word(&self, name: &str) -> String {
@@ -89,7 +178,7 @@ mod tests {
     #[test]
     fn underscores_are_spaces_but_in_faces() {
         let tags = tags(["hatsune_miku", "^_^", "don't_say_\"lazy\"", "a\\b_(c)", "||_||"]);
-        assert_eq!(Settings::default().caption(&tags), "hatsune miku, ^_^, don't say \"lazy\", a\\b (c), ||_||");
+        assert_eq!(Settings::default().caption(&tags, &[]), "hatsune miku, ^_^, don't say \"lazy\", a\\b (c), ||_||");
     }
 
     #[test]
@@ -103,7 +192,7 @@ mod tests {
         let mut tags = tags(["1girl", "solo", "saber_(fate)", "(o)_(o)"]);
         settings.filter(&mut tags);
         assert_eq!(tags[0].name, "1girl", "tags keep the names of the label file");
-        assert_eq!(settings.caption(&tags), "a (young) woman, saber \\(fate\\), \\(o\\)_\\(o\\)");
+        assert_eq!(settings.caption(&tags, &[]), "a (young) woman, saber \\(fate\\), \\(o\\)_\\(o\\)");
     }
 
     #[test]
@@ -116,7 +205,35 @@ mod tests {
         };
         let mut tags = tags(["long_hair", "solo", "hatsune_miku", "^_^"]);
         tags[2].category = "character".into();
-        assert_eq!(settings.caption(&tags), "my style, solo, hatsune_miku, long_hair, ^_^");
-        assert_eq!(settings.caption(&[]), "my style, solo");
+        assert_eq!(settings.caption(&tags, &[]), "my style, solo, hatsune_miku, long_hair, ^_^");
+        assert_eq!(settings.caption(&[], &[]), "my style, solo");
+    }
+
+    #[test]
+    fn ratings_first_tags_and_characters_stand_where_they_should() {
+        let mut tags = tags(["long_hair", "saber_(fate)", "1girl", "fate", "solo"]);
+        tags[1].category = "character".into();
+        let rating = [("general".to_owned(), 0.2), ("explicit".to_owned(), 0.7)];
+        let settings = Settings {
+            characters_first: true,
+            first: vec!["solo".into(), "1girl".into(), "1boy".into()],
+            rating: Some(Place::First),
+            ..Settings::default()
+        };
+        assert_eq!(settings.caption(&tags, &rating), "solo, 1girl, explicit, saber (fate), long hair, fate");
+        let settings = Settings {
+            rating: Some(Place::Last),
+            replace: HashMap::from([("explicit".into(), "nsfw".into())]),
+            expand_characters: true,
+            max_tags: Some(4),
+            separator: Some(" | ".into()),
+            ..settings
+        };
+        assert_eq!(settings.caption(&tags, &rating), "1girl | saber | fate | long hair | nsfw", "each word once");
+        let none = Settings { exclude: HashSet::from(["explicit".into()]), ..settings.clone() };
+        assert!(!none.caption(&tags, &rating).contains("nsfw"));
+        let none = Settings { exclude_categories: HashSet::from(["rating".into(), "character".into()]), ..settings };
+        none.filter(&mut tags);
+        assert_eq!(none.caption(&tags, &rating), "solo | 1girl | long hair | fate");
     }
 }

@@ -65,6 +65,7 @@ impl FromStr for Device {
     type Err = InvalidDevice;
 
     fn from_str(text: &str) -> Result<Self, InvalidDevice> {
+        let text = text.trim();
         let (kind, number) = match text.split_once(':') {
             Some((kind, number)) => (kind, Some(number)),
             None => (text, None),

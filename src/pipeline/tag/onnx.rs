@@ -122,6 +122,9 @@ pub(crate) fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, Ca
         onnxruntime = library.version,
         "the model is ready"
     );
+    if let Some(reason) = model.without_effect(&manifest.thresholds) {
+        tracing::warn!(model = files.name, reason, "a threshold in tagmill.toml has no effect");
+    }
     if let Some(suspicion) = suspicion {
         tracing::warn!(model = files.name, "{suspicion}");
     }

@@ -28,6 +28,8 @@ pub(super) struct Question {
     pub(super) request_id: String,
     /// The model's name or alias.
     pub(super) model: Option<String>,
+    /// What counts as a tag, by category.
+    pub(super) thresholds: Thresholds,
     /// Report every label from this score on.
     pub(super) scores_from: Option<f32>,
     /// Room for what brought it.
@@ -95,7 +97,7 @@ impl Http {
         question: Question,
         span: Span,
     ) -> Result<TagResult, Failure> {
-        let Question { id, model, scores_from, room, .. } = question;
+        let Question { id, model, thresholds, scores_from, room, .. } = question;
         let job_span = span.clone();
         let timeout = self.0.settings.timeout;
         let until = Instant::now() + timeout;
@@ -107,7 +109,7 @@ impl Http {
                 Image::Named(location) => (location, None),
                 Image::Brought(location) => (String::new(), Some(location)),
             };
-            let job = Job { id: None, image: named, model, thresholds: Thresholds::default(), meta: None, scores_from };
+            let job = Job { id: None, image: named, model, thresholds, meta: None, scores_from };
             let caller = Caller { told, until, _place: place, _room: room };
             let delivery = Delivery::new(id, Source::Http, 1, Box::new(caller), self.0.answers.clone());
             let delivery = delivery.in_span(job_span);

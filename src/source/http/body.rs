@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use futures_util::stream;
 use multer::Multipart;
 use serde::de::DeserializeOwned;
@@ -16,8 +16,10 @@ use tokio::runtime::Handle;
 use super::error::Refused;
 use super::{Http, MOST_IMAGES};
 use crate::failure::{Code, Failure};
+use crate::job::null_as_default;
 use crate::json;
 use crate::memory::Reservation;
+use crate::model::threshold::{InvalidThreshold, Threshold, Thresholds};
 
 /// How long a client may be silent in the middle of its body.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -47,15 +49,62 @@ pub(super) enum Given {
     Text(String),
     /// A file.
     File(Bytes),
-    /// Neither. It is no image, and spoils no other.
-    Nothing,
+    /// Neither, and why. It is no image, and spoils no other.
+    Nothing(String),
 }
 
-/// As a slot among others.
-impl<'de> Deserialize<'de> for Given {
+/// An image, and what is asked of it apart from the others.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) given: Given,
+    pub(super) thresholds: Thresholds,
+}
+
+/// What is asked of all images of a request.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) model: Option<String>,
+    pub(super) thresholds: Thresholds,
+}
+
+impl From<Given> for Item {
+    fn from(given: Given) -> Self {
+        Self { given, thresholds: Thresholds::default() }
+    }
+}
+
+/// As a slot among others: the image, or an object with the image and its own thresholds.
+impl<'de> Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        let slot = <&RawValue>::deserialize(json)?;
-        Ok(serde_json::from_str(slot.get()).map_or(Self::Nothing, Self::Text))
+        let slot = <&RawValue>::deserialize(json)?.get();
+        if !slot.starts_with('{') {
+            let nothing = |_| Given::Nothing("the image is no text".to_owned());
+            return Ok(serde_json::from_str(slot).map_or_else(nothing, Given::Text).into());
+        }
+        Ok(match json::read(slot.as_bytes()).map(Slot::image) {
+            Ok((Some(image), thresholds)) => Self { given: Given::Text(image), thresholds },
+            Ok((None, _)) => Given::Nothing(ONE_IMAGE.to_owned()).into(),
+            Err(reason) => Given::Nothing(reason).into(),
+        })
+    }
+}
+
+/// What is wrong with anything but one image.
+pub(super) const ONE_IMAGE: &str = "bring one image, as `image` or `image_url`";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Slot {
+    image: Option<String>,
+    image_url: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    thresholds: Thresholds,
+}
+
+impl Slot {
+    fn image(self) -> (Option<String>, Thresholds) {
+        let Self { image, image_url, thresholds } = self;
+        (image.xor(image_url), thresholds)
     }
 }
 
@@ -63,8 +112,11 @@ impl<'de> Deserialize<'de> for Given {
 #[derive(Debug, Default)]
 pub(super) struct Form {
     pub(super) images: Vec<Given>,
-    pub(super) model: Option<String>,
+    pub(super) asked: Asked,
 }
+
+/// The fields a form may have, besides files of any name.
+const FIELDS: [&str; 5] = ["image", "images", "image_url", "model", "thresholds"];
 
 /// What the body is written as.
 pub(super) enum Kind {
@@ -94,7 +146,7 @@ impl Http {
     /// Reads a request's body whole, in a form it may have.
     pub(super) async fn receive(&self, request: Request) -> Result<(Kind, Received), Refused> {
         let (head, mut body) = request.into_parts();
-        let received = match Kind::of(&head.headers) {
+        let received = match Kind::of(&head.headers).and_then(|kind| no_query(&head.uri).map(|()| kind)) {
             Ok(kind) => {
                 let read = tokio::time::timeout(WHOLE, self.read(&mut body)).await;
                 read.unwrap_or_else(|_| Err(timed_out())).map(|received| (kind, received))
@@ -176,7 +228,7 @@ pub(super) async fn json<T: DeserializeOwned + Send + 'static>(bytes: Bytes, roo
     parsed.map_err(|reason| Refused::bad(format!("the request's JSON can't be read: {reason}")))
 }
 
-/// The images and the model's name in a form. As JSON it is read elsewhere: all of it is here, so nothing in it waits.
+/// The images in a form, and what is asked of them. As JSON it is read elsewhere: all of it is here, so nothing in it waits.
 pub(super) async fn form(bytes: Bytes, boundary: String, room: Room) -> Result<Form, Refused> {
     let runtime = Handle::current();
     let read = tokio::task::spawn_blocking(move || {
@@ -185,6 +237,13 @@ pub(super) async fn form(bytes: Bytes, boundary: String, room: Room) -> Result<F
     });
     let read = read.await;
     read.unwrap_or_else(|error| Err(Refused::bad(error.to_string())))
+}
+
+/// Refuses parameters in the address: they would be ignored.
+fn no_query(uri: &Uri) -> Result<(), Refused> {
+    let Some(query) = uri.query().filter(|query| !query.is_empty()) else { return Ok(()) };
+    let name: String = query.split(['=', '&']).next().unwrap_or_default().chars().take(64).collect();
+    Err(Refused::bad(format!("`{name}` stands in the address, where nothing is read from: send it in the body")))
 }
 
 /// Whatever has a file's name is an image.
@@ -196,16 +255,37 @@ async fn parts(bytes: Bytes, boundary: String) -> Result<Form, Refused> {
         let name = part.name().unwrap_or_default().to_owned();
         if part.file_name().is_some() {
             form.images.push(Given::File(part.bytes().await.map_err(broken)?));
-        } else if name == "model" {
-            form.model = Some(part.text().await.map_err(broken)?).filter(|model| !model.is_empty());
         } else if ["image", "images", "image_url"].contains(&name.as_str()) {
             form.images.push(Given::Text(part.text().await.map_err(broken)?));
+        } else {
+            let text = part.text().await.map_err(broken)?;
+            form.asked.set(&name, text).map_err(|reason| Refused::bad(format!("the form can't be read: {reason}")))?;
         }
         if form.images.len() > MOST_IMAGES {
             return Err(too_many());
         }
     }
     Ok(form)
+}
+
+impl Asked {
+    /// Takes a field of a form that is no image: `model`, `thresholds` as JSON, or one of them, as `thresholds.general`.
+    fn set(&mut self, name: &str, text: String) -> Result<(), String> {
+        let wrong = |reason: String| format!("field `{name}`: {reason}");
+        if name == "model" {
+            self.model = Some(text).filter(|model| !model.is_empty());
+        } else if name == "thresholds" && !text.is_empty() {
+            let set: Thresholds = json::read(text.as_bytes()).map_err(wrong)?;
+            self.thresholds = set.or(&self.thresholds);
+        } else if let Some(category) = name.strip_prefix("thresholds.") {
+            let threshold: Threshold =
+                text.trim().parse().map_err(|error: InvalidThreshold| wrong(error.to_string()))?;
+            self.thresholds = Thresholds::default().with(category, Some(threshold)).or(&self.thresholds);
+        } else if name != "thresholds" {
+            return Err(json::unknown_field(name, &FIELDS));
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn too_many() -> Refused {

@@ -24,6 +24,7 @@ const LARGEST: usize = 64;
 const MOST_SIZES: usize = 16;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Asked {
     batch_sizes: AtMost<usize, MOST_SIZES>,
 }

@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::Http;
 use super::MOST_IMAGES;
 use super::ask::Question;
-use super::body::{self, Form, Given, Kind, Received, Room};
+use super::body::{self, Asked, Form, Given, Item, Kind, ONE_IMAGE, Received, Room};
 use super::error::Refused;
 use super::trace::RequestId;
 use crate::failure::{ErrorBody, Failure};
+use crate::job::null_as_default;
 use crate::json::AtMost;
+use crate::model::threshold::Thresholds;
 use crate::tags::{ModelId, Tag, TagResult, Tags};
 
 /// Milliseconds from when the images were there to the last answer.
@@ -29,16 +31,22 @@ pub(super) const INFERENCE_TIME: HeaderName = HeaderName::from_static("x-inferen
 const LEAST_SCORE: f32 = 0.01;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct One {
     image: Option<String>,
     image_url: Option<String>,
     model: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    thresholds: Thresholds,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Many {
-    images: AtMost<Given, MOST_IMAGES>,
+    images: AtMost<Item, MOST_IMAGES>,
     model: Option<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    thresholds: Thresholds,
 }
 
 /// What is said of one image.
@@ -89,10 +97,10 @@ pub(super) async fn caption(
     Extension(RequestId(id)): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (given, model, room) = http.one(request).await?;
+    let (given, Asked { model, thresholds }, room) = http.one(request).await?;
     let began = Instant::now();
-    let TagResult { tags, model, .. } =
-        http.ask_one(given, Question { id: id.clone(), request_id: id, model, scores_from: None, room }).await?;
+    let question = Question { id: id.clone(), request_id: id, model, thresholds, scores_from: None, room };
+    let TagResult { tags, model, .. } = http.ask_one(given, question).await?;
     Ok(answer(began, TaggedOne { caption: tags.text.clone(), tags, model }))
 }
 
@@ -102,9 +110,13 @@ pub(super) async fn classify(
     Extension(RequestId(id)): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (given, model, room) = http.one(request).await?;
+    let (given, Asked { model, thresholds }, room) = http.one(request).await?;
+    if !thresholds.is_empty() {
+        let message = "field `thresholds`: scores are listed whatever they are; /v1/vision/caption has thresholds";
+        return Err(Refused::bad(message));
+    }
     let began = Instant::now();
-    let question = Question { id: id.clone(), request_id: id, model, scores_from: Some(LEAST_SCORE), room };
+    let question = Question { id: id.clone(), request_id: id, model, thresholds, scores_from: Some(LEAST_SCORE), room };
     let TagResult { scores, model, .. } = http.ask_one(given, question).await?;
     let prediction =
         |tag: &Tag| Prediction { label: tag.name.clone(), score: tag.score, category: tag.category.clone() };
@@ -119,7 +131,7 @@ pub(super) async fn batch_caption(
     Extension(RequestId(id)): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (images, model, room) = http.many(request).await?;
+    let (images, Asked { model, thresholds }, room) = http.many(request).await?;
     let to_accept = http.to_accept()?;
     // Of a request with an unknown model nothing is answered by another.
     let own_name = http.0.pool.own_name(model.as_deref())?;
@@ -129,9 +141,10 @@ pub(super) async fn batch_caption(
     let mut first = Some(http.place()?);
     let count = images.len();
     let at_once = (http.0.in_flight_limit.size() / 2).max(1);
-    let answers = stream::iter(images.into_iter().enumerate()).map(|(number, given)| {
+    let answers = stream::iter(images.into_iter().enumerate()).map(|(number, Item { given, thresholds: own })| {
         let (request_id, model, room) = (id.clone(), model.clone(), Arc::clone(&room));
-        let question = Question { id: format!("{id}.{number}"), request_id, model, scores_from: None, room };
+        let (id, thresholds) = (format!("{id}.{number}"), own.or(&thresholds));
+        let question = Question { id, request_id, model, thresholds, scores_from: None, room };
         let span = question.span(&own_name);
         let (first, http, to_accept) = (first.take(), http.clone(), to_accept.clone());
         async move {
@@ -171,45 +184,43 @@ impl Http {
         self.tag(&to_accept, place, given, question, span.clone()).await.map_err(refused)
     }
 
-    /// The one image a request is about, and the model it names.
-    async fn one(&self, request: Request) -> Result<(Given, Option<String>, Room), Refused> {
+    /// The one image a request is about, and what is asked of it.
+    async fn one(&self, request: Request) -> Result<(Given, Asked, Room), Refused> {
         let (kind, Received { bytes, room }) = self.receive(request).await?;
-        let missing = "bring one image, as `image` or `image_url`";
-        let (given, model) = match kind {
+        let (given, asked) = match kind {
             Kind::Json => {
-                let One { image, image_url, model } = body::json(bytes, Arc::clone(&room)).await?;
-                let ((Some(text), None) | (None, Some(text))) = (image, image_url) else {
-                    return Err(Refused::bad(missing));
-                };
-                (Given::Text(text), model)
+                let One { image, image_url, model, thresholds } = body::json(bytes, Arc::clone(&room)).await?;
+                let text = image.xor(image_url).ok_or_else(|| Refused::bad(ONE_IMAGE))?;
+                (Given::Text(text), Asked { model, thresholds })
             }
             Kind::Form(boundary) => {
-                let Form { images, model } = body::form(bytes, boundary, Arc::clone(&room)).await?;
+                let Form { images, asked } = body::form(bytes, boundary, Arc::clone(&room)).await?;
                 let mut images = images.into_iter();
-                let (Some(given), None) = (images.next(), images.next()) else { return Err(Refused::bad(missing)) };
-                (given, model)
+                let (Some(given), None) = (images.next(), images.next()) else { return Err(Refused::bad(ONE_IMAGE)) };
+                (given, asked)
             }
         };
-        Ok((given, model, room))
+        Ok((given, asked, room))
     }
 
-    /// The images a request is about, in order, and the model it names.
-    async fn many(&self, request: Request) -> Result<(Vec<Given>, Option<String>, Room), Refused> {
+    /// The images a request is about, in order, and what is asked of them.
+    async fn many(&self, request: Request) -> Result<(Vec<Item>, Asked, Room), Refused> {
         let (kind, Received { bytes, room }) = self.receive(request).await?;
-        let (images, model) = match kind {
+        let (images, asked) = match kind {
             Kind::Json => {
-                let Many { images: AtMost { items, more }, model } = body::json(bytes, Arc::clone(&room)).await?;
+                let read = body::json(bytes, Arc::clone(&room)).await?;
+                let Many { images: AtMost { items, more }, model, thresholds } = read;
                 if more {
                     return Err(body::too_many());
                 }
-                (items, model)
+                (items, Asked { model, thresholds })
             }
             Kind::Form(boundary) => {
-                let Form { images, model } = body::form(bytes, boundary, Arc::clone(&room)).await?;
-                (images, model)
+                let Form { images, asked } = body::form(bytes, boundary, Arc::clone(&room)).await?;
+                (images.into_iter().map(Item::from).collect(), asked)
             }
         };
-        Ok((images, model, room))
+        Ok((images, asked, room))
     }
 }
 

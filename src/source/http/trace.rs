@@ -6,10 +6,11 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::Instrument;
+use tracing::{Instrument, Level};
 
 use super::error::Refused;
 use crate::job::random_id;
+use crate::telemetry::rate_limited::is_new_at;
 
 /// Carries it, both ways.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -21,7 +22,8 @@ const LONGEST: usize = 128;
 #[derive(Clone, Debug)]
 pub(super) struct RequestId(pub(super) String);
 
-/// Names a request, and says in the log how it went: what was refused by default, all else where `RUST_LOG` asks for it.
+/// Names a request, and says in the log how it went: the first of those that are refused with a code, then once a minute
+/// how many more; each of them, and all others, where `RUST_LOG` asks for it.
 pub(super) async fn trace(mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = own_id(request.headers()).unwrap_or_else(random_id);
@@ -46,14 +48,15 @@ fn own_id(headers: &HeaderMap) -> Option<String> {
 
 fn said(response: &Response, method: &str, path: &str, seconds: f64) {
     let status = response.status().as_u16();
-    match response.extensions().get::<Refused>() {
-        Some(Refused { code, message, .. }) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
-            tracing::warn!(method, path, status, seconds, code, error = message, "a request failed");
-        }
-        Some(Refused { code, message, .. }) => {
-            tracing::info!(method, path, status, seconds, code, error = message, "refused a request");
-        }
-        None => tracing::debug!(method, path, status, seconds, "answered a request"),
+    let Some(Refused { code, message, .. }) = response.extensions().get() else {
+        return tracing::debug!(method, path, status, seconds, "answered a request");
+    };
+    let failed = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+    let (level, what) = if failed { (Level::WARN, "a request failed") } else { (Level::INFO, "refused a request") };
+    match (is_new_at(level, what, Some(code)), failed) {
+        (false, _) => tracing::debug!(method, path, status, seconds, code, error = message, "{what}"),
+        (true, true) => tracing::warn!(method, path, status, seconds, code, error = message, "{what}"),
+        (true, false) => tracing::info!(method, path, status, seconds, code, error = message, "{what}"),
     }
 }
 

@@ -27,7 +27,7 @@ fn follow_samples(nats: &NatsServer) -> Worker {
 async fn a_run_that_begins_before_the_first_worker_waits_for_it() {
     let nats = NatsServer::start();
     let mut run = follow_samples(&nats);
-    run.logged("there is no stream TAGMILL_JOBS, which a worker makes; trying again");
+    run.logged("there is no stream TAGMILL_JOBS, which `tagmill init` or a worker makes; trying again");
     let _worker = Worker::start(&nats);
     assert_eq!(run.ended().code(), Some(0), "{}", run.log());
     assert!(run.log().contains("10 tagged, 0 failed"), "{}", run.log());
@@ -117,4 +117,24 @@ async fn jobs_that_somebody_removes_do_not_keep_a_run_waiting() {
     client.jetstream.get_stream("TAGMILL_JOBS").await.expect("the stream").purge().await.expect("it is emptied");
     assert_eq!(run.ended().code(), Some(1), "{}", run.log());
     assert!(run.log().contains("10 jobs left the queue without an answer"), "{}", run.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_with_a_result_in_the_file_are_left_out() {
+    let nats = NatsServer::start();
+    let _worker = Worker::start(&nats);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("first"), "orange-sunset.jpg\nmissing.jpg\n").expect("a list");
+    let answers = path("answers.jsonl");
+    let follow =
+        |list: &str, more: &[&str]| ended(submit(&nats, &[&[list, "--follow", "--output", &answers], more].concat()));
+    let (code, _, log) = follow(&path("first"), &[]);
+    assert_eq!(code, 1, "one is missing: {log}");
+    std::fs::write(path("second"), "blue-ocean.webp\nmissing.jpg\norange-sunset.jpg\n").expect("a list");
+    let (code, _, log) = follow(&path("second"), &["--skip-existing", "--meta", "1"]);
+    assert_eq!(code, 1, "{log}");
+    assert!(log.contains("published 2 jobs on") && log.contains("1 job left out"), "what failed is tried again: {log}");
+    let lines = std::fs::read_to_string(&answers).expect("answers");
+    assert_eq!((lines.lines().count(), lines.matches("\"id\":\"orange-sunset.jpg\"").count()), (4, 1), "{lines}");
 }

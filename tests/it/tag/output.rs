@@ -38,6 +38,40 @@ fn what_was_done_before_is_left_out() {
 }
 
 #[test]
+fn of_two_outputs_each_is_completed_and_nothing_is_overwritten() {
+    let folder = photos();
+    let (caption, file) = (folder.path().join("sunset.txt"), folder.path().join("tags.jsonl"));
+    let both = ["--sidecar", "txt", "--output", file.to_str().expect("UTF-8")];
+    let go_on = [&both[..], &["--skip-existing"]].concat();
+    let read = || (fs::read_to_string(&caption).expect("a caption"), fs::read_to_string(&file).expect("lines"));
+    fs::write(&caption, "by hand").expect("a file");
+    let first = run(folder.path(), &both);
+    assert!(said(&first).contains("3 tagged, 0 failed"), "{}", said(&first));
+    assert!(said(&first).contains("1 sidecar existed and kept"), "{}", said(&first));
+    let (by_hand, lines) = read();
+    assert_eq!((by_hand.as_str(), lines.lines().count()), ("by hand", 3));
+
+    // Its line is lost: the line alone is written again.
+    let others: String =
+        lines.lines().filter(|line| !line.contains("sunset")).map(|line| format!("{line}\n")).collect();
+    fs::write(&file, &others).expect("written");
+    let second = run(folder.path(), &go_on);
+    assert!(said(&second).contains("1 tagged, 2 skipped"), "{}", said(&second));
+    let (by_hand, lines) = read();
+    assert_eq!((by_hand.as_str(), lines.lines().count()), ("by hand", 3));
+
+    // Its caption is lost: the caption alone is written again; and not even a failure takes its line's place.
+    fs::remove_file(&caption).expect("it was there");
+    let third = run(folder.path(), &go_on);
+    assert!(said(&third).contains("1 tagged, 2 skipped"), "{}", said(&third));
+    assert!(read().0.starts_with("orange") && read().1 == lines, "{lines}");
+    fs::remove_file(&caption).expect("it was there");
+    fs::create_dir(&caption).expect("a folder in the way");
+    assert_eq!(run(folder.path(), &go_on).status.code(), Some(1));
+    assert_eq!(fs::read_to_string(&file).expect("lines"), lines);
+}
+
+#[test]
 fn an_interrupted_run_says_how_to_go_on_and_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let all = 3000;
@@ -96,4 +130,55 @@ fn a_dash_is_standard_output() {
     let output = run(folder.path(), &["--sidecar", "txt", "--output", "-"]);
     assert_eq!(lines(&output.stdout).len(), 3, "{}", said(&output));
     assert!(folder.path().join("sunset.txt").is_file(), "and beside the images");
+}
+
+/// The recipe in `README.md` is run as it stands there, twice.
+#[test]
+fn the_recipe_for_a_database_keeps_every_image_and_can_run_again() {
+    let page = fs::read_to_string(repository("README.md")).expect("it is there");
+    let recipe =
+        page.split("```sh\n").find(|block| block.starts_with("python3 - tags.jsonl tags.db")).expect("a recipe");
+    let recipe = recipe.split("\n```").next().expect("its end");
+    let folder = photos();
+    fs::write(folder.path().join("bad.png"), "no image").expect("a file");
+    let file = folder.path().join("tags.jsonl");
+    let output = ["--output", file.to_str().expect("UTF-8"), "--general-threshold", "0.99"];
+    assert_eq!(run(folder.path(), &output).status.code(), Some(1), "one is bad");
+    let bash = |script: &str| {
+        let output = Command::new("bash").args(["-euc", script]).current_dir(folder.path()).output().expect("it runs");
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    bash(recipe);
+    bash(recipe);
+    let counts = "import sqlite3; db = sqlite3.connect('tags.db')\n\
+        for query in ['images', 'images where error is not null', 'tags where category = \"rating\" and tag = \"general\"', \
+        'tags where tag = \"orange\"']: print(*db.execute('select count(*) from ' + query).fetchone())";
+    assert_eq!(bash(&format!("python3 - <<'PYTHON'\n{counts}\nPYTHON")), "4\n1\n3\n1\n");
+}
+
+#[test]
+fn a_table_has_a_row_for_each_tag_and_is_added_to() {
+    let folder = photos();
+    let file = folder.path().join("tags.csv");
+    let arguments = ["--output", file.to_str().expect("UTF-8"), "--skip-existing"];
+    let first = run(&folder.path().join("sunset.jpg"), &arguments);
+    assert!(first.status.success(), "{}", said(&first));
+    let text = fs::read_to_string(&file).expect("a table");
+    assert!(text.starts_with("image,tag,category,score\n"), "{text}");
+    let row = |name: &str, category: &str| {
+        let cells = format!("sunset.jpg,{name},{category},");
+        text.lines().find_map(|line| line.split_once(&cells)?.1.parse::<f64>().ok()).expect(name)
+    };
+    assert!(row("orange", "general") > 0.9 && row("general", "rating") > 0.5, "{text}");
+    // Its last row was never finished, so that image comes again, and the others for the first time.
+    fs::write(&file, &text[..text.len() - 3]).expect("a file");
+    let second = run(folder.path(), &arguments);
+    assert!(said(&second).contains("3 tagged, 0 failed"), "{}", said(&second));
+    let third = run(folder.path(), &arguments);
+    assert!(said(&third).contains("0 tagged, 3 skipped"), "{}", said(&third));
+    let whole = fs::read_to_string(&file).expect("a table");
+    assert_eq!(whole.matches("sunset.jpg,orange,").count(), 1, "{whole}");
+    let refused = run(folder.path(), &["--output", "tags.db"]);
+    assert_eq!(refused.status.code(), Some(2), "no lines of JSON under the name of a database");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::command::submit::source::{Item, Position};
+use crate::command::submit::source::Item;
 
 /// Publishes under way at once, and their bytes: the server's confirmations are not waited for one by one.
 const UNCONFIRMED: (u64, usize) = (1024, 16 * 1024 * 1024);
@@ -40,7 +40,8 @@ pub(super) struct Window {
 
 /// A job that is stored.
 pub(super) struct Confirmed {
-    pub(super) at: Position,
+    /// The hash of its message id.
+    pub(super) hash: u64,
     bytes: usize,
     pub(super) duplicate: bool,
 }
@@ -94,7 +95,7 @@ impl Window {
     pub(super) fn confirmed(&mut self, number: u64, job: &Item, duplicate: bool) {
         (self.taken, self.refused) = (true, None);
         self.burst = (2 * self.burst).min(MOST);
-        self.ahead.insert(number, Confirmed { at: job.at.clone(), bytes: job.payload.len(), duplicate });
+        self.ahead.insert(number, Confirmed { hash: job.hash(), bytes: job.payload.len(), duplicate });
     }
 
     pub(super) fn refused(&mut self, number: u64, job: Item) {

@@ -17,12 +17,8 @@ const ATTEMPTS: u64 = 5;
 /// Delays between two of them.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(16));
 
-pub(super) async fn feed(bucket: &Bucket, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
-    let mut last = match after {
-        Some(Place::Key(key)) => Some(Path::parse(key)?),
-        _ => None,
-    };
-    let mut reported = false;
+pub(super) async fn feed(bucket: &Bucket, feed: &Feed) -> Result<(), Stopped> {
+    let (mut last, mut reported) = (None, false);
     match bucket.probe().await {
         Err(failure) if failure.code == Code::StorageUnavailable => {
             tracing::warn!(error = %failure, "the bucket can't be listed yet; trying again");
@@ -67,9 +63,9 @@ async fn list(bucket: &Bucket, feed: &Feed, last: &mut Option<Path>) -> Result<O
         };
         check_order(bucket, last.as_ref(), &object.path)?;
         let key = object.path.to_string();
-        if feed.maker.wants(&key) {
+        if feed.maker.selection.takes_key(&key) {
             let job = feed.maker.job(&key, &bucket.location_of(&object.path));
-            feed.send(job, object.version, Place::Key(key)).await?;
+            feed.send(job, &object.version, Place::Key(key)).await?;
         }
         *last = Some(object.path);
     }

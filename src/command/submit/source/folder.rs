@@ -10,20 +10,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Feed, Place, Stopped, file_url, path};
+use super::{Feed, Place, Stopped, file_url};
+use crate::command::select::{Selection, Visited, outside, spelled};
 
 /// Names of one folder in memory.
 const NAMES: usize = 50_000;
 
-pub(super) fn feed(root: &Path, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
-    let after = match after {
-        Some(Place::File(url)) => Some(path(&url)?),
-        _ => None,
-    };
-    for file in Walk::new(root, after.as_deref(), NAMES) {
+pub(super) fn feed(root: &Path, feed: &Feed) -> Result<(), Stopped> {
+    for file in Walk::new(root, NAMES, &feed.maker.selection) {
         let file = file?;
-        let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
-        if !feed.maker.wants(&name) {
+        let name = below(&file, root);
+        if !feed.maker.selection.takes_file(&name, &file) {
             continue;
         }
         let version = match file.metadata() {
@@ -32,9 +29,17 @@ pub(super) fn feed(root: &Path, feed: &Feed, after: Option<Place>) -> Result<(),
             Err(error) => return Err(anyhow::Error::from(error).context(format!("{}", file.display())).into()),
         };
         let url = file_url(&file)?;
-        feed.send_blocking(feed.maker.job(&name, &url), version, Place::File(url))?;
+        feed.send_blocking(feed.maker.job(&name, &url), &version, Place::File(url))?;
     }
     Ok(())
+}
+
+/// The name of a file or folder in the outermost.
+fn below(path: &Path, root: &Path) -> String {
+    match path.strip_prefix(root) {
+        Ok(name) if name.to_str().is_some() => spelled(name),
+        _ => spelled(path),
+    }
 }
 
 /// Changes with what the file holds.
@@ -42,8 +47,11 @@ pub(super) fn version(metadata: &Metadata) -> String {
     format!("{}.{}-{}", metadata.mtime(), metadata.mtime_nsec(), metadata.len())
 }
 
-/// The files below a folder.
-struct Walk {
+/// The files below a folder. A link to a folder elsewhere is followed, unless that was looked through before.
+struct Walk<'a> {
+    root: &'a Path,
+    selection: &'a Selection,
+    visited: Visited,
     /// From the outermost to the one that is read now.
     folders: Vec<Folder>,
     /// Names in memory at most, of each.
@@ -67,23 +75,25 @@ struct Entry {
     is_folder: bool,
 }
 
-impl Walk {
-    /// All files, or those after one of them.
-    fn new(root: &Path, after: Option<&Path>, names: usize) -> Self {
-        let mut folders = Vec::new();
-        let mut path = root.to_owned();
-        for part in after.and_then(|after| after.strip_prefix(root).ok()).unwrap_or(Path::new("")) {
-            folders.push(Folder { path: path.clone(), next: Vec::new(), last: Some(part.to_owned()), more: true });
-            path.push(part);
+impl<'a> Walk<'a> {
+    fn new(root: &'a Path, names: usize, selection: &'a Selection) -> Self {
+        let mut visited = Visited::default();
+        visited.is_new(root);
+        Self { root, selection, visited, folders: vec![Folder::new(root.to_owned())], names }
+    }
+
+    /// Whether a folder in another one is looked through.
+    fn enters(&mut self, folder: &Path) -> bool {
+        let name = below(folder, self.root);
+        if folder.is_symlink() && outside(folder, self.root).is_none() {
+            self.selection.passes_link(&name);
+            return false;
         }
-        if folders.is_empty() {
-            folders.push(Folder::new(path));
-        }
-        Self { folders, names }
+        self.visited.is_new(folder) && self.selection.enters(&name)
     }
 }
 
-impl Iterator for Walk {
+impl Iterator for Walk<'_> {
     type Item = anyhow::Result<PathBuf>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -92,8 +102,10 @@ impl Iterator for Walk {
             match folder.next.pop() {
                 Some(Entry { name, is_folder: false }) => return Some(Ok(folder.path.join(name))),
                 Some(Entry { name, is_folder: true }) => {
-                    let inner = Folder::new(folder.path.join(name));
-                    self.folders.push(inner);
+                    let inner = folder.path.join(name);
+                    if self.enters(&inner) {
+                        self.folders.push(Folder::new(inner));
+                    }
                 }
                 None if folder.more => {
                     if let Err(error) = folder.look(self.names) {
@@ -150,12 +162,12 @@ impl Folder {
     }
 }
 
-/// `None` for what is neither a file nor a folder. A link is what it leads to, where that is a file; a link to a folder could
-/// lead round in a circle.
+/// `None` for what is neither a file nor a folder. A link is what it leads to.
 fn is_folder(entry: &std::fs::DirEntry) -> std::io::Result<Option<bool>> {
     let kind = entry.file_type()?;
     if kind.is_symlink() {
-        return Ok(entry.path().metadata().ok().filter(Metadata::is_file).map(|_| false));
+        let found = entry.path().metadata().ok().filter(|found| found.is_file() || found.is_dir());
+        return Ok(found.map(|found| found.is_dir()));
     }
     Ok((kind.is_file() || kind.is_dir()).then_some(kind.is_dir()))
 }
@@ -163,14 +175,35 @@ fn is_folder(entry: &std::fs::DirEntry) -> std::io::Result<Option<bool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::select::SelectArgs;
 
-    fn files(root: &Path, after: Option<&Path>, names: usize) -> Vec<String> {
-        let files = Walk::new(root, after, names).map(|file| file.expect("it can be read"));
+    fn files(root: &Path, names: usize) -> Vec<String> {
+        let selection = Selection::new(&SelectArgs::default());
+        let files = Walk::new(root, names, &selection).map(|file| file.expect("it can be read"));
         files.map(|file| file.strip_prefix(root).expect("inside").display().to_string()).collect()
     }
 
     #[test]
-    fn files_come_by_name_whatever_is_in_memory_and_a_later_walk_goes_on_after_any() {
+    fn links_to_folders_are_followed_once_and_circles_cut() {
+        let [folder, elsewhere] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        let root = folder.path();
+        std::fs::create_dir(root.join("b")).expect("a folder");
+        std::fs::write(root.join("b/1"), "").expect("a file");
+        std::fs::write(elsewhere.path().join("2"), "").expect("a file");
+        let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, root.join(name)).expect("a link");
+        link(root, "b/round");
+        link(&root.join("b"), "a");
+        link(elsewhere.path(), "c");
+        link(elsewhere.path(), "d");
+        std::os::unix::fs::symlink(root, elsewhere.path().join("back")).expect("a link");
+        assert_eq!(files(root, 2), ["b/1", "c/2"]);
+        std::fs::create_dir(root.join("@eaDir")).expect("a folder");
+        std::fs::write(root.join("@eaDir/1"), "").expect("a file");
+        assert_eq!(files(root, 2), ["b/1", "c/2"]);
+    }
+
+    #[test]
+    fn files_come_by_name_whatever_is_in_memory() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
         let all = ["a/1", "a/2/x", "a/2/y", "a/3", "a.b", "b", "c/1", "d", "e", "f/g/h/i"];
@@ -183,14 +216,10 @@ mod tests {
         std::os::unix::fs::symlink(root.join("a"), root.join("round")).expect("a link");
         std::os::unix::fs::symlink(root.join("nowhere"), root.join("broken")).expect("a link");
         for names in [1, 2, 3, 100] {
-            assert_eq!(files(root, None, names), all, "{names}");
-            for (index, after) in all.iter().enumerate() {
-                assert_eq!(files(root, Some(&root.join(after)), names), all[index + 1..], "{names} after {after}");
-            }
+            assert_eq!(files(root, names), all, "{names}");
         }
         std::fs::remove_dir_all(root.join("a")).expect("it goes");
-        assert_eq!(files(root, Some(&root.join("a/2/x")), 2), all[4..], "what is gone is passed over");
         std::os::unix::fs::symlink(root.join("b"), root.join("link")).expect("a link");
-        assert_eq!(files(root, Some(&root.join("e")), 2), ["f/g/h/i", "link"]);
+        assert_eq!(files(root, 2), ["a.b", "b", "c/1", "d", "e", "f/g/h/i", "link"]);
     }
 }

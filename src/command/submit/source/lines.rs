@@ -3,24 +3,20 @@
 use std::io::{BufRead, Read};
 
 use anyhow::{Context, bail};
-use sha2::{Digest, Sha256};
 
 use super::{Feed, Place, Stopped};
 
 /// Bytes a line has at most: as many as a NATS server takes in one message, whatever its settings.
 const LONGEST: u64 = 64 * 1024 * 1024;
 
-pub(super) fn feed(mut list: impl BufRead, name: &str, feed: &Feed, after: Option<Place>) -> Result<(), Stopped> {
+pub(super) fn feed(mut list: impl BufRead, name: &str, feed: &Feed) -> Result<(), Stopped> {
     let mut lines = Lines { list: &mut list, name, number: 0, line: Vec::new() };
-    if let Some(Place::Line { number, sha256 }) = after {
-        lines.skip_to(number, &sha256)?;
-    }
     while let Some(line) = lines.next()? {
         let (line, number) = (line.to_owned(), lines.number);
         let job = feed.maker.job_of_line(&line).with_context(|| format!("line {number} of {name}"))?;
         if let Some(job) = job {
             // Of what a list names, no version is known; what it says in full tells two jobs apart.
-            feed.send_blocking(job, String::new(), Place::Line { number, sha256: digest(&line) })?;
+            feed.send_blocking(job, "", Place::Line(number))?;
         }
     }
     Ok(())
@@ -51,19 +47,6 @@ impl<R: BufRead> Lines<'_, R> {
         Ok(None)
     }
 
-    /// Skips what an earlier run has done, where that is still what the list says.
-    fn skip_to(&mut self, number: u64, sha256: &str) -> anyhow::Result<()> {
-        while self.number < number && self.read()? {}
-        let same = std::str::from_utf8(&self.line).is_ok_and(|line| digest(line.trim()) == sha256);
-        if self.number < number || !same {
-            bail!(
-                "line {number} of {} is not what it was when the checkpoint was written; the list has changed (start over with another checkpoint)",
-                self.name
-            );
-        }
-        Ok(())
-    }
-
     fn read(&mut self) -> anyhow::Result<bool> {
         self.line.clear();
         let read = self.list.by_ref().take(LONGEST + 1).read_until(b'\n', &mut self.line);
@@ -74,8 +57,4 @@ impl<R: BufRead> Lines<'_, R> {
         }
         Ok(read > 0)
     }
-}
-
-fn digest(line: &str) -> String {
-    hex::encode(Sha256::digest(line))[..16].to_owned()
 }

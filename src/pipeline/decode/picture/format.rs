@@ -8,6 +8,16 @@ use crate::failure::{Code, Failure};
 /// How far into a text its kind is looked for, past comments and declarations.
 const TEXT_HEAD: usize = 1024;
 
+/// Bytes of a file that tell its kind.
+pub(crate) const HEAD: usize = 64;
+
+/// Lengths of BMP's headers behind the file header: OS/2 1.x, OS/2 2.x short and whole, Windows 3, its two extensions by
+/// Adobe, 4 and 5.
+pub(super) const BMP_HEADERS: [usize; 8] = [BMP_CORE, 16, 40, 52, 56, 64, 108, 124];
+
+/// Length of OS/2 1.x's, with sides of 16 bits and palette entries of three bytes.
+pub(super) const BMP_CORE: usize = 12;
+
 /// A format that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -87,6 +97,20 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format, Failure> {
     }
 }
 
+/// The name of a file's format, told from so many of its first bytes as [`HEAD`].
+///
+/// # Errors
+/// A name for what it is instead.
+pub(super) fn kind(bytes: &[u8]) -> Result<&'static str, &'static str> {
+    match image_format(bytes) {
+        // Two letters or bytes that other files begin with too.
+        Some(Format::Bmp) if !is_whole_bmp(bytes) => Err("no image"),
+        Some(format) if Format::READ.contains(&format) => Ok(format.name()),
+        Some(format) => Err(format.name()),
+        None => Err(other(bytes).unwrap_or("no image")),
+    }
+}
+
 fn undecodable(message: String) -> Failure {
     Failure::new(Code::ImageUndecodable, message)
 }
@@ -98,11 +122,29 @@ fn image_format(bytes: &[u8]) -> Option<Format> {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Format::WebP,
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Format::Gif,
         [b'B', b'M', ..] => Format::Bmp,
+        _ if is_bare_bmp(bytes) => Format::Bmp,
         [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*' | b'+', ..] => Format::Tiff,
         [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => Format::Jxl,
         _ if brands(bytes).any(|brand| matches!(brand, b"avif" | b"avis")) => Format::Avif,
         _ => return None,
     })
+}
+
+/// Whether bytes have the file header of a BMP and the beginning of another header behind it.
+fn is_whole_bmp(bytes: &[u8]) -> bool {
+    let length = bytes.get(14..).and_then(<[u8]>::first_chunk).map(|length| u32::from_le_bytes(*length));
+    bytes.starts_with(b"BM") && length.is_some_and(|length| BMP_HEADERS.contains(&(length as usize)))
+}
+
+/// Whether bytes are the headers and pixels of a BMP without its file header, as clipboards have it.
+fn is_bare_bmp(bytes: &[u8]) -> bool {
+    let at = match bytes {
+        [12, 0, 0, 0, ..] => 8,
+        [40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0, ..] => 12,
+        _ => return false,
+    };
+    // Its planes and the bits of a pixel.
+    matches!(bytes.get(at..at + 4), Some([1, 0, 1 | 4 | 8 | 16 | 24 | 32, 0]))
 }
 
 /// The brands of an ISO media file, the family of AVIF, HEIC and MP4: none if it is no such file.
@@ -119,7 +161,10 @@ fn brands(bytes: &[u8]) -> impl Iterator<Item = &[u8; 4]> {
 /// What a file is that is no image read here.
 fn other(bytes: &[u8]) -> Option<&'static str> {
     if brands(bytes).any(|brand| matches!(brand, b"heic" | b"heix" | b"hevc" | b"heim" | b"heis" | b"mif1" | b"msf1")) {
-        return Some("a HEIC picture");
+        return Some("a HEIC picture, as iPhones take them: convert it to JPEG first");
+    }
+    if brands(bytes).any(|brand| brand == b"crx ") {
+        return Some("a camera's raw file (CR3): convert it first");
     }
     if brands(bytes).next().is_some() {
         return Some("an MP4 or QuickTime video");
@@ -127,11 +172,13 @@ fn other(bytes: &[u8]) -> Option<&'static str> {
     Some(match bytes {
         [] => "an empty file",
         [b'%', b'P', b'D', b'F', b'-', ..] => "a PDF document",
-        [b'8', b'B', b'P', b'S', ..] => "a Photoshop document",
+        [b'8', b'B', b'P', b'S', ..] => "a Photoshop document (PSD)",
         [0x1a, 0x45, 0xdf, 0xa3, ..] => "a Matroska or WebM video",
         [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' ', ..] => "an AVI video",
         [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xff, 0x4f, 0xff, 0x51, ..] => "a JPEG 2000 picture",
-        [0, 0, 1 | 2, 0, ..] => "an icon or a cursor",
+        [0, 0, 1 | 2, 0, ..] => "an icon or a cursor (ICO)",
+        [b'I', b'I', b'U', 0, ..] | [b'I', b'I', b'R', b'O' | b'S', ..] => "a camera's raw file: convert it first",
+        [b'F', b'U', b'J', b'I', b'F', b'I', b'L', b'M', ..] => "a camera's raw file (RAF): convert it first",
         [b'P', b'K', 3, 4, ..] | [0x1f, 0x8b, ..] => "an archive",
         [b'{' | b'[', ..] => "JSON",
         _ => return text(&bytes[..bytes.len().min(TEXT_HEAD)]),

@@ -245,6 +245,61 @@ fn a_jpeg_with_damage_in_its_middle_is_refused_and_not_tagged_on_grey() {
 }
 
 #[test]
+fn a_jpeg_without_its_end_is_refused_where_a_scan_is_missing() {
+    let whole = input("jpeg-progressive.jpg");
+    let last = whole.windows(2).rposition(|pair| pair == [0xff, 0xda]).expect("a scan");
+    let tables = whole[..last].windows(2).rposition(|pair| pair == [0xff, 0xc4]).expect("its tables");
+    for cut in [tables, last] {
+        assert!(refusal("a scan less", &whole[..cut]).message.contains("ends before"));
+    }
+}
+
+#[test]
+fn a_jpeg_that_is_complete_too_early_is_refused() {
+    let mut bytes = input("jpeg-444.jpg");
+    let end = bytes.len() - 2;
+    // As many as a decoder leaves that lost its place.
+    bytes.splice(end..end, [0x5a; 60]);
+    assert!(refusal("60 bytes more", &bytes).message.contains("bytes of them are left"));
+    let mut bytes = input("jpeg-restarts.jpg");
+    let restart = bytes.windows(2).position(|pair| pair == [0xff, 0xd0]).expect("a restart marker");
+    bytes.splice(restart..restart, [0x5a, 0x5a]);
+    assert!(refusal("bytes inside the scan", &bytes).message.contains("extraneous"));
+}
+
+#[test]
+fn kinds_of_tiff_that_are_not_read_are_named() {
+    let field = |tag: u16, value: u16| {
+        let mut bytes = input("kind-tiff-no-rows.tiff");
+        let entry = [tag.to_le_bytes(), 3_u16.to_le_bytes()].concat();
+        let at = bytes.windows(4).rposition(|window| window == entry).expect("the field") + 8;
+        bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        refusal("a TIFF", &bytes).message
+    };
+    for (tag, value, name) in [
+        (259, 3, "fax group 3"),
+        (259, 6, "old-style JPEG"),
+        (259, 34925, "LZMA"),
+        (259, 50000, "zstd"),
+        (262, 8, "CIE Lab"),
+        (262, 32803, "camera's raw"),
+        (262, 6, "YCbCr"),
+    ] {
+        assert!(field(tag, value).contains(name), "{name}: {}", field(tag, value));
+    }
+}
+
+#[test]
+fn a_raw_file_is_not_tagged_on_its_thumbnail() {
+    let mut bytes = input("kind-tiff-no-rows.tiff");
+    // Another of its fields is made the version of DNG.
+    let samples = [277_u16.to_le_bytes(), 3_u16.to_le_bytes()].concat();
+    let at = bytes.windows(4).rposition(|window| window == samples).expect("the field");
+    bytes[at..at + 2].copy_from_slice(&50706_u16.to_le_bytes());
+    assert!(refusal("a DNG", &bytes).message.contains("raw file (DNG)"));
+}
+
+#[test]
 fn a_page_with_the_name_of_a_picture_is_no_picture() {
     for bytes in
         [&b"<!doctype html><html>"[..], b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"", b"\x89PNG\r\n\x1a\n"]

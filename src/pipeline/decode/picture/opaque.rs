@@ -28,10 +28,13 @@ pub(super) fn on_white(image: DynamicImage) -> RgbImage {
 /// RGB of CMYK as Pillow computes it. JPEG stores how much light an ink leaves, TIFF how much ink there is: `ink` tells
 /// the ink of a sample.
 pub(super) fn from_cmyk(cmyk: &[u8], ink: impl Fn(u8) -> u8) -> Vec<u8> {
-    flatten(cmyk, |&[c, m, y, k]| {
-        let light = 255 - u32::from(ink(k));
-        [c, m, y].map(|sample| clamp(light - div255(u32::from(ink(sample)) * light)))
-    })
+    flatten(cmyk, |inks: &[u8; 4]| of_inks(inks.map(&ink)))
+}
+
+/// RGB of one pixel's inks.
+pub(super) fn of_inks([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let light = 255 - u32::from(k);
+    [c, m, y].map(|ink| clamp(light - div255(u32::from(ink) * light)))
 }
 
 fn flatten<const CHANNELS: usize, Sample>(samples: &[Sample], rgb: impl Fn(&[Sample; CHANNELS]) -> [u8; 3]) -> Vec<u8> {

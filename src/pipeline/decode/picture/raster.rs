@@ -1,23 +1,23 @@
-//! PNG, WebP, GIF and BMP, by the `image` crate.
+//! PNG, WebP and GIF, by the `image` crate.
 
 use std::io::Cursor;
 
-use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageResult};
 
 use super::format::Format;
-use super::{Decoded, Limits, RGB, admit, memory, orientation};
+use super::{Decoded, Limits, RGB, admit, header, memory, orientation};
 use crate::failure::Failure;
 
 pub(super) fn decode(format: Format, bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
-    let input = Cursor::new(bytes);
     match format {
         Format::Png => png(bytes, limits),
         Format::WebP => webp(bytes, limits),
-        Format::Gif => read(format, GifDecoder::new(input), limits),
-        Format::Bmp => read(format, BmpDecoder::new(input), limits),
-        Format::Jpeg | Format::Tiff | Format::Jxl | Format::Avif => Err(format.broken("it has a decoder of its own")),
+        Format::Gif => read(format, GifDecoder::new(Cursor::new(header::gif(bytes))), limits),
+        Format::Jpeg | Format::Bmp | Format::Tiff | Format::Jxl | Format::Avif => {
+            Err(format.broken("it has a decoder of its own"))
+        }
     }
 }
 
@@ -34,7 +34,7 @@ fn png(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
 
 /// As for PNG.
 fn webp(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
-    let decoded = read(Format::WebP, WebPDecoder::new(Cursor::new(bytes)), limits)?;
+    let decoded = read(Format::WebP, WebPDecoder::new(Cursor::new(header::webp(bytes))), limits)?;
     if is_whole(bytes) { Ok(decoded) } else { Err(Format::WebP.broken("it ends before its header says")) }
 }
 

@@ -1,0 +1,140 @@
+//! Results as CSV: a row for each tag and rating of an image, and one without a tag for an image that has none.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+use crate::model::category::RATING;
+use crate::tags::Tags;
+
+/// The first row.
+const COLUMNS: [&str; 4] = ["image", "tag", "category", "score"];
+
+/// Whether a file of this name is a table.
+pub(super) fn is_table(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"))
+}
+
+/// Opens a table for more rows, and shows `see` the images that it has. Of one whose last row was never finished, the last
+/// image goes. Nobody else adds to the file while it is open.
+///
+/// # Errors
+/// Where it can't be read and written, another run has it, or it holds something else.
+pub(super) fn open(path: &Path, mut see: impl FnMut(&str)) -> anyhow::Result<File> {
+    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        // As a pipe: nothing that it held can be seen again.
+        let mut pipe = OpenOptions::new().write(true).open(path)?;
+        pipe.write_all(&row(&COLUMNS)?)?;
+        return Ok(pipe);
+    }
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    // A file system without locks goes without.
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        bail!("another run writes to it");
+    }
+    if file.metadata()?.len() == 0 {
+        file.write_all(&row(&COLUMNS)?)?;
+        return Ok(file);
+    }
+    let torn = !ends_with_a_line(&mut file)?;
+    let mut rows = csv::ReaderBuilder::new().flexible(true).from_reader(std::io::BufReader::new(&file));
+    if rows.headers().is_ok_and(|columns| columns != &COLUMNS[..]) {
+        bail!("it holds something else than a table with the columns {}", COLUMNS.join(", "));
+    }
+    let (mut record, mut last, mut begins) = (csv::StringRecord::new(), None::<String>, rows.position().byte());
+    loop {
+        let at = rows.position().byte();
+        let more = match rows.read_record(&mut record) {
+            Err(_) if torn => false,
+            read => read.context("it is no table")?,
+        };
+        if !more {
+            break;
+        }
+        let image = record.get(0).unwrap_or_default();
+        if last.as_deref() != Some(image) {
+            last.iter().for_each(|last| see(last));
+            (last, begins) = (Some(image.to_owned()), at);
+        }
+    }
+    drop(rows);
+    if torn {
+        file.set_len(begins)?;
+    } else {
+        last.iter().for_each(|last| see(last));
+    }
+    Ok(file)
+}
+
+fn ends_with_a_line(file: &mut File) -> std::io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    file.rewind()?;
+    Ok(last == *b"\n")
+}
+
+/// The rows of one image.
+///
+/// # Errors
+/// None that is known.
+pub(super) fn rows(image: &str, tags: &Tags) -> anyhow::Result<Vec<u8>> {
+    let mut rows = Vec::new();
+    for (name, score) in &tags.rating {
+        rows.extend(row(&[image, name, RATING, &score.to_string()])?);
+    }
+    for tag in &tags.tags {
+        rows.extend(row(&[image, &tag.name, &tag.category, &tag.score.to_string()])?);
+    }
+    if rows.is_empty() {
+        rows.extend(row(&[image, "", "", ""])?);
+    }
+    Ok(rows)
+}
+
+fn row(fields: &[&str; 4]) -> anyhow::Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(fields)?;
+    Ok(writer.into_inner()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tags::Tag;
+
+    fn tags(names: &[&str]) -> Tags {
+        let tag = |name: &&str| Tag { name: (*name).to_owned(), category: "general".to_owned(), score: 0.5 };
+        Tags { rating: Vec::new(), tags: names.iter().map(tag).collect(), text: String::new() }
+    }
+
+    /// The images that a table with this text has, and the text once it is open for more.
+    fn opened(text: &str) -> Result<(Vec<String>, String), String> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        let mut images = Vec::new();
+        open(file.path(), |image| images.push(image.to_owned())).map_err(|error| error.to_string())?;
+        Ok((images, std::fs::read_to_string(file.path()).expect("text")))
+    }
+
+    #[test]
+    fn a_table_is_added_to_after_the_last_whole_image() {
+        let header = "image,tag,category,score\n";
+        assert_eq!(opened(""), Ok((vec![], header.to_owned())));
+        let rows =
+            |image: &str, names: &[&str]| String::from_utf8(rows(image, &tags(names)).expect("rows")).expect("text");
+        let (first, second) = (rows("a, b\n\".jpg", &["cat", "1,2"]), rows("c.jpg", &[]));
+        assert_eq!(second, "c.jpg,,,\n");
+        let both = format!("{header}{first}{second}");
+        let names =
+            |count: usize| ["a, b\n\".jpg", "c.jpg"][..count].iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(opened(&both), Ok((names(2), both.clone())));
+        for cut in 1..second.len() {
+            let torn = &both[..both.len() - cut];
+            assert_eq!(opened(torn), Ok((names(1), format!("{header}{first}"))), "{torn}");
+        }
+        assert!(opened("name,score\n1,2\n").is_err_and(|error| error.contains("columns image, tag")));
+    }
+}
