@@ -119,12 +119,11 @@ impl Bucket {
     async fn get(&self, path: &Path, reading: &mut Option<Slot>) -> Result<GetResult, Failure> {
         let object = self.objects.get(path);
         tokio::pin!(object);
-        let answer = match tokio::time::timeout(IDLE, &mut object).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                reading.take();
-                object.await
-            }
+        let answer = if let Ok(answer) = tokio::time::timeout(IDLE, &mut object).await {
+            answer
+        } else {
+            reading.take();
+            object.await
         };
         answer.map_err(|error| failure(path, self, &error))
     }
