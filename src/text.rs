@@ -19,10 +19,9 @@ pub(crate) enum NoText {
 /// In encodings that are not told by their first bytes.
 pub(crate) fn decoded(bytes: &[u8]) -> Result<Cow<'_, str>, NoText> {
     match bytes {
-        [0xef, 0xbb, 0xbf, text @ ..] => utf8(text),
         [0xff, 0xfe, text @ ..] => utf16(text, u16::from_le_bytes),
         [0xfe, 0xff, text @ ..] => utf16(text, u16::from_be_bytes),
-        text => utf8(text),
+        [0xef, 0xbb, 0xbf, text @ ..] | text => utf8(text),
     }
 }
 

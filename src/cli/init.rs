@@ -1,5 +1,4 @@
 //! `tagmill init`.
-#![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
 use clap::Args;
 

@@ -1,5 +1,4 @@
 //! Which files of folders and buckets are taken.
-#![expect(clippy::doc_markdown, reason = "comments on arguments are their help text, for terminals")]
 
 use std::str::FromStr;
 

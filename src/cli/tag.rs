@@ -30,6 +30,7 @@ pub(super) const STORE: &str = "Where names are looked for that are no path here
 /// `tagmill tag`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, mut_arg("stores", |arg| arg.help(STORE)), mut_arg("max_models", |arg| arg.hide(true)))]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct TagArgs {
     /// Image files, folders (with the folders in them), s3://bucket, s3://bucket/prefix or s3://bucket/image.jpg.
     #[arg(value_name = "PATH|LOCATION", required = true)]

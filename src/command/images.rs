@@ -22,6 +22,7 @@ const AHEAD: usize = 128;
 /// What is on the command line.
 #[derive(Clone)]
 pub(super) struct Sources {
+    #[expect(clippy::struct_field_names, reason = "they are the sources")]
     sources: Arc<[Source]>,
     /// The buckets that are read.
     stores: Vec<Store>,

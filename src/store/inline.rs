@@ -99,6 +99,7 @@ fn plain(mut base64: Vec<u8>) -> Vec<u8> {
 
 /// Whether blanks stand for `+`, which forms decode to one, and not between lines that were joined.
 fn blanks_are_pluses(base64: &[u8]) -> bool {
+    #[expect(clippy::naive_bytecount, reason = "it is read once, and decoding takes longer")]
     let blanks = base64.iter().filter(|&&byte| byte == b' ').count();
     if blanks == 0 {
         return false;

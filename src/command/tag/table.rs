@@ -40,7 +40,7 @@ pub(super) fn open(path: &Path, mut see: impl FnMut(&str)) -> anyhow::Result<Fil
     }
     let torn = !ends_with_a_line(&mut file)?;
     let mut rows = csv::ReaderBuilder::new().flexible(true).from_reader(std::io::BufReader::new(&file));
-    if rows.headers().is_ok_and(|columns| columns != &COLUMNS[..]) {
+    if rows.headers().is_ok_and(|columns| *columns != COLUMNS[..]) {
         bail!("it holds something else than a table with the columns {}", COLUMNS.join(", "));
     }
     let (mut record, mut last, mut begins) = (csv::StringRecord::new(), None::<String>, rows.position().byte());
@@ -55,15 +55,17 @@ pub(super) fn open(path: &Path, mut see: impl FnMut(&str)) -> anyhow::Result<Fil
         }
         let image = record.get(0).unwrap_or_default();
         if last.as_deref() != Some(image) {
-            last.iter().for_each(|last| see(last));
+            if let Some(last) = &last {
+                see(last);
+            }
             (last, begins) = (Some(image.to_owned()), at);
         }
     }
     drop(rows);
     if torn {
         file.set_len(begins)?;
-    } else {
-        last.iter().for_each(|last| see(last));
+    } else if let Some(last) = &last {
+        see(last);
     }
     Ok(file)
 }

@@ -14,6 +14,7 @@ const EMOTICONS: [&str; 19] = [
 
 /// What the operator wants of tags.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Settings {
     /// Tags never reported, by their [`spaced`] names.
     pub exclude: HashSet<String>,

@@ -73,12 +73,13 @@ fn samples(
 }
 
 /// Whether samples are missing or wrong, and how that shows unless libjpeg says it.
+#[expect(clippy::option_option, reason = "whether there is damage, and what is known of it")]
 fn damage(warnings: &Warnings, bytes: &[u8]) -> Option<Option<String>> {
     if warnings.damage {
         return Some(None);
     }
     // Where all samples came before the file ended, only its end marker is missing.
-    if warnings.no_end && !(warnings.complete && !is_lossless(bytes)) {
+    if warnings.no_end && (!warnings.complete || is_lossless(bytes)) {
         return Some(Some("it ends before its image data do".to_owned()));
     }
     (warnings.stray > MAX_STRAY).then(|| {

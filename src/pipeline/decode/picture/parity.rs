@@ -126,9 +126,9 @@ fn the_images_of_pillows_own_tests() {
         }
     }
     println!("| format | as Pillow | other pixels | refused |\n|---|---|---|---|");
-    formats
-        .iter()
-        .for_each(|(format, [alike, other, refused])| println!("| {format} | {alike} | {other} | {refused} |"));
+    for (format, [alike, other, refused]) in &formats {
+        println!("| {format} | {alike} | {other} | {refused} |");
+    }
     let alike: usize = formats.values().map(|counts| counts[0]).sum();
     println!("{alike} of {} as Pillow", files.len());
     assert!(alike * 100 >= files.len() * ALIKE, "fewer than {ALIKE} %");

@@ -83,7 +83,9 @@ fn prepared(directory: &Directory<'_>, bytes: &[u8]) -> Vec<u8> {
                     Some(start..start.checked_add(usize::try_from(length).ok()?)?)
                 };
                 if let Some(strip) = range(at, length).and_then(|range| file.get_mut(range)) {
-                    strip.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
+                    for byte in strip.iter_mut() {
+                        *byte = byte.reverse_bits();
+                    }
                 }
             }
         }

@@ -122,13 +122,12 @@ impl<'a> Directory<'a> {
             file.extend(write(usize::from(*tag), 2));
             file.extend(write(usize::from(field.kind), 2));
             file.extend(write(field.bytes.len() / SIZES[usize::from(field.kind)], width));
-            match outside.get(tag) {
-                Some(&at) => file.extend(write(at, width)),
-                None => {
-                    let mut value = field.bytes.to_vec();
-                    value.resize(width, 0);
-                    file.extend(value);
-                }
+            if let Some(&at) = outside.get(tag) {
+                file.extend(write(at, width));
+            } else {
+                let mut value = field.bytes.to_vec();
+                value.resize(width, 0);
+                file.extend(value);
             }
         }
         file.extend(write(0, width));
