@@ -122,6 +122,7 @@ impl Fetch {
     async fn one(&self, Accepted { mut context, model, location }: Accepted) {
         // Before it is read, so that those that wait for an isolated decoder hold no memory.
         let quarantine = if context.is_quarantined() {
+            let _waiting = metrics::backpressure(Stage::Accept);
             parked_after(PARK, &context, Arc::clone(&self.quarantined).acquire_owned()).await.ok()
         } else {
             None
