@@ -21,9 +21,9 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 pub(crate) fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut buffered = io::BufWriter::new(temporary_file(path, b"")?);
     fill(&mut buffered)?;
-    let file = buffered.into_inner()?;
-    file.as_file().sync_data()?;
-    persist(file, path)
+    let written = buffered.into_inner()?;
+    written.as_file().sync_data()?;
+    persist(written, path)
 }
 
 /// Empty folder beside `place`, whose name starts with `prefix`. Dropped, it is removed with its content.
@@ -110,8 +110,8 @@ mod tests {
         write(&at("a.txt"), b"").expect("a file");
         assert_eq!(mode("a.txt"), mode("usual.txt"));
         fs::create_dir(at("usual")).expect("a folder");
-        let beside = folder_beside(&at("a"), ".new-").expect("a folder");
-        let name = beside.path().file_name().expect("a name").to_string_lossy().into_owned();
+        let fresh = folder_beside(&at("a"), ".new-").expect("a folder");
+        let name = fresh.path().file_name().expect("a name").to_string_lossy().into_owned();
         assert_eq!(mode(&name), mode("usual"));
     }
 }

@@ -291,8 +291,8 @@ async fn a_full_stream_is_waited_for_and_an_interrupted_run_goes_on_where_it_was
     std::fs::write(&list, format!("first.jpg\n{text}")).expect("a file");
     let (code, _, log) = ended(submit(&nats, &[&list, "--checkpoint", &checkpoint]));
     assert!(code == 0 && log.contains("published 1 job on") && log.contains("3001 by earlier runs"), "{log}");
-    let last = client.queued().await.pop().expect("the job");
-    assert_eq!(last.json["id"], "first.jpg");
+    let newest = client.queued().await.pop().expect("the job");
+    assert_eq!(newest.json["id"], "first.jpg");
 }
 
 #[tokio::test(flavor = "multi_thread")]
