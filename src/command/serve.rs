@@ -14,7 +14,7 @@ use crate::pipeline::{Pipeline, StageEnded};
 use crate::settings;
 use crate::source::http::Http;
 use crate::source::http::server::Server;
-use crate::source::limit::InFlightLimit;
+use crate::source::limit::RequestLimit;
 use crate::telemetry::health::Health;
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failed> {
@@ -48,7 +48,7 @@ async fn serve(
     mut signals: Signals,
 ) -> Result<(), Failed> {
     let pool = Arc::clone(pipeline.pool());
-    let (in_flight_limit, answers) = (InFlightLimit::new(settings.interactive_in_flight), Answers::new());
+    let (in_flight_limit, answers) = (RequestLimit::new(settings.interactive_in_flight), Answers::new());
     let http = Http::new(settings.http.clone(), in_flight_limit, Arc::clone(&pool), to_accept, answers);
     server.open(&http);
     tracing::info!(name = %settings.name, page = format!("http://{}/", server.address()), "serving the API");

@@ -19,7 +19,7 @@ use crate::pipeline::{Pipeline, StageEnded};
 use crate::settings;
 use crate::source::http::Http;
 use crate::source::http::server::Server;
-use crate::source::limit::InFlightLimit;
+use crate::source::limit::RequestLimit;
 use crate::source::nats::{self, NatsSource};
 use crate::source::stream::topology::Gone;
 use crate::source::stream::{self, Stream, pull};
@@ -49,7 +49,7 @@ struct Started {
     stream: Arc<Stream>,
     requests: Arc<NatsSource>,
     /// Of interactive images, over NATS and HTTP together.
-    in_flight_limit: InFlightLimit,
+    in_flight_limit: RequestLimit,
 }
 
 /// Everything that can fail before the first job is taken, in the order in which an operator would look.
@@ -62,7 +62,7 @@ async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, 
     let publisher = ConfirmedPublisher::new(nats.clone(), health.clone());
     let stream = Box::pin(Stream::open(settings.stream.clone(), nats.clone(), publisher.clone())).await;
     let stream = stream.map_err(|error| Failed::Running(nats.with_context(error)))?;
-    let in_flight_limit = InFlightLimit::new(settings.tagging.interactive_in_flight);
+    let in_flight_limit = RequestLimit::new(settings.tagging.interactive_in_flight);
     let requests = NatsSource::new(settings.requests.clone(), nats.clone(), in_flight_limit.clone(), publisher);
     tagging::stores(&settings.tagging.stores, health).await?;
     Ok(Started { to_accept, pipeline, nats, stream, requests, in_flight_limit })

@@ -39,25 +39,25 @@ pub(crate) struct ConfirmedPublisher {
     jetstream: Context,
     health: Health,
     /// Answers that wait to be confirmed, after one try.
-    waiting: Arc<watch::Sender<Backlog>>,
+    waiting: Arc<watch::Sender<WaitingAnswers>>,
 }
 
 /// Answers that wait.
 #[derive(Clone, Copy, Debug, Default)]
-struct Backlog {
+struct WaitingAnswers {
     count: usize,
     /// When the first of them began to.
     since: Option<Instant>,
 }
 
 /// An answer that waits, as long as this is held.
-struct Waiting<'a> {
+struct WaitingAnswer<'a> {
     publisher: &'a ConfirmedPublisher,
     /// Whether it waits no longer because it is stored; a stop gives it up.
     stored: bool,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingAnswer<'_> {
     fn drop(&mut self) {
         self.publisher.count(self.stored, |waiting| waiting - 1);
     }
@@ -81,9 +81,9 @@ impl ConfirmedPublisher {
         Self { jetstream: jetstream::new(nats.client.clone()), nats, health, waiting: Arc::default() }
     }
 
-    fn wait(&self) -> Waiting<'_> {
+    fn wait(&self) -> WaitingAnswer<'_> {
         self.count(false, |waiting| waiting + 1);
-        Waiting { publisher: self, stored: false }
+        WaitingAnswer { publisher: self, stored: false }
     }
 
     fn count(&self, stored: bool, change: impl FnOnce(usize) -> usize) {
@@ -167,7 +167,7 @@ impl ConfirmedPublisher {
         if !self.fits(headers, body.len()) {
             return Err(Unstorable::Message);
         }
-        let (mut tries, mut waiting): (_, Option<Waiting<'_>>) = (0, None);
+        let (mut tries, mut waiting): (_, Option<WaitingAnswer<'_>>) = (0, None);
         loop {
             let message = PublishMessage::build().headers(headers.clone()).payload(body.clone());
             let sent = self.jetstream.send_publish(subject.to_owned(), message).await;

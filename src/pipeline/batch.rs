@@ -47,7 +47,7 @@ pub(crate) async fn run(
                 flush(&model, window.take(), reason, &state, &tag).await?;
                 continue;
             }
-            Decision::FlushAlone => {
+            Decision::FlushQuarantined => {
                 flush(&model, window.take_alone(), Flush::Full, &state, &tag).await?;
                 continue;
             }
@@ -62,7 +62,7 @@ pub(crate) async fn run(
                     let priority = ready.priority();
                     let Ready { context, pending, input } = ready;
                     if context.is_quarantined() {
-                        window.push_alone(Instant::now(), (context, input));
+                        window.push_quarantined(Instant::now(), (context, input));
                     } else {
                         window.push(Instant::now(), priority, (context, input));
                     }

@@ -32,7 +32,7 @@ use secrecy::SecretString;
 use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 
-use super::limit::InFlightLimit;
+use super::limit::RequestLimit;
 use crate::delivery::answers::Answers;
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
@@ -77,7 +77,7 @@ pub(crate) struct Http(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
-    in_flight_limit: InFlightLimit,
+    in_flight_limit: RequestLimit,
     pool: Arc<ModelPool>,
     answers: Answers,
     /// `None` once no more requests are let in; those that are hold a copy.
@@ -92,7 +92,7 @@ impl Http {
     #[must_use]
     pub(crate) fn new(
         settings: Settings,
-        in_flight_limit: InFlightLimit,
+        in_flight_limit: RequestLimit,
         pool: Arc<ModelPool>,
         to_accept: Sender<Incoming>,
         answers: Answers,

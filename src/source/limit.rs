@@ -7,13 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// So many images may be on their way at once. A clone is another way in to the same places.
 #[derive(Clone, Debug)]
-pub(crate) struct InFlightLimit {
+pub(crate) struct RequestLimit {
     /// The free ones.
     places: Arc<Semaphore>,
     size: usize,
 }
 
-impl InFlightLimit {
+impl RequestLimit {
     /// With this many places, one at least.
     #[must_use]
     pub(crate) fn new(places: usize) -> Self {
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_permit_is_dropped() {
-        let in_flight_limit = InFlightLimit::new(2);
+        let in_flight_limit = RequestLimit::new(2);
         let (first, second) = (in_flight_limit.try_acquire(), in_flight_limit.clone().try_acquire());
         assert!(first.is_some() && second.is_some() && in_flight_limit.try_acquire().is_none());
         drop(first);
@@ -58,7 +58,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_let_in_waits_its_turn() {
-        let in_flight_limit = InFlightLimit::new(0);
+        let in_flight_limit = RequestLimit::new(0);
         let place = in_flight_limit.try_acquire().expect("there is one at least");
         let next = tokio::spawn({
             let in_flight_limit = in_flight_limit.clone();

@@ -24,7 +24,7 @@ use tokio::sync::mpsc::Sender;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-use super::limit::InFlightLimit;
+use super::limit::RequestLimit;
 use crate::delivery::answers::Answers;
 use crate::delivery::{Answer, Delivery};
 use crate::failure::{Code, Failure};
@@ -76,7 +76,7 @@ pub(crate) struct NatsSource {
     settings: Settings,
     nats: Nats,
     publisher: ConfirmedPublisher,
-    in_flight_limit: InFlightLimit,
+    in_flight_limit: RequestLimit,
     service: Arc<Service>,
     /// Requests not answered yet, by number. Whoever takes one out of it answers it.
     open: Mutex<HashMap<u64, Open>>,
@@ -106,7 +106,7 @@ impl NatsSource {
     pub(crate) fn new(
         settings: Settings,
         nats: Nats,
-        in_flight_limit: InFlightLimit,
+        in_flight_limit: RequestLimit,
         publisher: ConfirmedPublisher,
     ) -> Arc<Self> {
         let service = Arc::new(Service::new(&settings.subjects, &settings.worker));

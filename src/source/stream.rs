@@ -34,14 +34,14 @@ use acks::AckTracker;
 use evidence::Evidence;
 use part::Filter;
 use streak::RejectStreak;
-use topology::{Gone, Look, Topology};
+use topology::{Gone, IdentityCheck, Topology};
 use unusable::Unusable;
 
-/// How often the stream is looked at.
-const LOOK: Duration = Duration::from_secs(3);
+/// How often the identity of the stream is checked.
+const CHECK: Duration = Duration::from_secs(3);
 
 /// The same after it was missing.
-const LOOK_AGAIN: Duration = Duration::from_millis(600);
+const RECHECK: Duration = Duration::from_millis(600);
 
 /// How long a stop waits to know whether the stream is still the same.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -92,7 +92,7 @@ pub(crate) struct Stream {
     /// Whether the stream may be another than the one that was opened: no job of it ends meanwhile.
     doubts: watch::Sender<Doubts>,
     /// Has the stream looked at before it is time.
-    look_soon: Notify,
+    check_soon: Notify,
 }
 
 impl Stream {
@@ -116,8 +116,8 @@ impl Stream {
         }
         let acks = Arc::new(AckTracker::new(nats.client.clone()));
         let evidence = Evidence::open(jetstream, &settings.subjects, settings.replicas, &topology.identity).await;
-        let (streak, doubts, look_soon) = (RejectStreak::default(), watch::Sender::default(), Notify::new());
-        Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak, evidence, doubts, look_soon }))
+        let (streak, doubts, check_soon) = (RejectStreak::default(), watch::Sender::default(), Notify::new());
+        Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak, evidence, doubts, check_soon }))
     }
 
     /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.
@@ -129,14 +129,14 @@ impl Stream {
     /// Gives back everything held, at once, for other workers to take; but nothing of a stream that was made anew, where the
     /// same sequences are jobs of other workers.
     pub(crate) async fn hand_back(&self) {
-        if tokio::time::timeout(SETTLED, self.certain()).await.is_err() {
+        if tokio::time::timeout(SETTLED, self.verified()).await.is_err() {
             tracing::warn!("the stream may be another by now; the jobs held come again after the ack wait");
             return;
         }
         self.acks.hand_back_all().await;
     }
 
-    /// Everything said has reached the server, if it can be reached at all.
+    /// Waits until the acknowledgements have reached the server, 2 s at most.
     pub(crate) async fn flush(&self) {
         if tokio::time::timeout(Duration::from_secs(2), self.nats.client.flush()).await.is_err() {
             tracing::warn!("NATS did not confirm the last acknowledgements; the jobs come again after the ack wait");
@@ -149,24 +149,24 @@ impl Stream {
     pub(super) async fn until_gone(self: Arc<Self>) -> Gone {
         let mut missing = 0;
         // The first at once.
-        self.look_soon.notify_one();
+        self.check_soon.notify_one();
         loop {
             if missing == 0 {
-                let _ = tokio::time::timeout(LOOK, self.look_soon.notified()).await;
+                let _ = tokio::time::timeout(CHECK, self.check_soon.notified()).await;
             } else {
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(RECHECK).await;
             }
             self.nats.up().await;
             let stream = &self.topology.identity.stream;
             let raised = self.doubts.borrow().raised;
-            match self.topology.look().await {
-                Look::There(backlog) => {
+            match self.topology.check_identity().await {
+                IdentityCheck::Verified(backlog) => {
                     missing = 0;
                     // But not one that was raised while the server was being asked.
                     self.doubts.send_modify(|doubts| doubts.settled = raised);
                     metrics::backlog(backlog.waiting, backlog.oldest);
                 }
-                Look::Gone(reason) => {
+                IdentityCheck::Missing(reason) => {
                     missing += 1;
                     self.raise();
                     if missing == MISSING {
@@ -174,19 +174,19 @@ impl Stream {
                         return Gone::Deleted { consumer, stream: stream.clone(), reason };
                     }
                 }
-                Look::Renewed => {
+                IdentityCheck::Replaced => {
                     self.raise();
                     return Gone::Renewed(stream.clone());
                 }
-                Look::Unknown(reason) => tracing::debug!(reason, "the stream can't be looked at"),
+                IdentityCheck::Unknown(reason) => tracing::debug!(reason, "the stream can't be looked at"),
             }
         }
     }
 
-    /// The stream may have been made anew: has that looked at.
+    /// Has the identity of the stream checked soon: it may have been made anew.
     fn doubt(&self) {
         self.raise();
-        self.look_soon.notify_one();
+        self.check_soon.notify_one();
     }
 
     fn raise(&self) {
@@ -194,7 +194,7 @@ impl Stream {
     }
 
     /// Ends when the stream is known to be the one that was opened.
-    async fn certain(&self) {
+    async fn verified(&self) {
         // It fails only where the sender is gone, which is held here.
         let _ = self.doubts.subscribe().wait_for(|doubts| doubts.settled == doubts.raised).await;
     }

@@ -16,7 +16,7 @@ use object_store::{
 use url::Url;
 
 use super::head::HeadBucket;
-use super::reads::{Reads, Slot};
+use super::reads::{ReadSlot, Reads};
 use super::{InvalidStore, Read, denied, not_found, too_large, unavailable};
 use crate::failure::Failure;
 use crate::memory::Pool;
@@ -116,7 +116,7 @@ impl Bucket {
     }
 
     /// Asks for an object. One whose answer takes long leaves its slot to others: it uses nothing of the link.
-    async fn get(&self, path: &Path, reading: &mut Option<Slot>) -> Result<GetResult, Failure> {
+    async fn get(&self, path: &Path, reading: &mut Option<ReadSlot>) -> Result<GetResult, Failure> {
         let object = self.objects.get(path);
         tokio::pin!(object);
         let answer = if let Ok(answer) = tokio::time::timeout(IDLE, &mut object).await {

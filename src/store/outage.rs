@@ -119,9 +119,9 @@ impl Default for Outage {
 
 /// A job that waits for a store, until dropped.
 #[derive(Debug)]
-pub(crate) struct Waiting(Arc<AtomicUsize>);
+pub(crate) struct WaitingJob(Arc<AtomicUsize>);
 
-impl Drop for Waiting {
+impl Drop for WaitingJob {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -334,10 +334,10 @@ impl Store {
 
     /// Counts a job as waiting for this store; `None` where too many do.
     #[must_use]
-    pub(crate) fn wait(&self) -> Option<Waiting> {
+    pub(crate) fn wait(&self) -> Option<WaitingJob> {
         let waiting = &self.outage.waiting;
         if waiting.fetch_add(1, Ordering::AcqRel) < WAITING {
-            return Some(Waiting(Arc::clone(waiting)));
+            return Some(WaitingJob(Arc::clone(waiting)));
         }
         waiting.fetch_sub(1, Ordering::AcqRel);
         None

@@ -49,7 +49,7 @@ struct Counts {
 
 /// A read in progress, until dropped.
 #[derive(Debug)]
-pub(super) struct Slot(Arc<Slots>);
+pub(super) struct ReadSlot(Arc<Slots>);
 
 impl Default for Slots {
     fn default() -> Self {
@@ -62,7 +62,7 @@ impl Reads {
     /// Waits for a slot.
     ///
     /// Cancel safe.
-    pub(super) async fn acquire(&self, priority: Priority) -> Slot {
+    pub(super) async fn acquire(&self, priority: Priority) -> ReadSlot {
         let slots = self.slots(priority);
         loop {
             let freed = slots.freed.notified();
@@ -71,7 +71,7 @@ impl Reads {
                 let limit = if priority == Priority::Interactive { MOST } else { counts.limit };
                 if counts.taken < limit {
                     counts.taken += 1;
-                    return Slot(Arc::clone(slots));
+                    return ReadSlot(Arc::clone(slots));
                 }
             }
             freed.await;
@@ -96,7 +96,7 @@ impl Reads {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ReadSlot {
     fn drop(&mut self) {
         self.0.counts.lock().taken -= 1;
         self.0.freed.notify_waiters();

@@ -47,7 +47,7 @@ pub enum Decision {
     /// Take a batch, for this reason.
     Flush(Flush),
     /// Take a quarantined row.
-    FlushAlone,
+    FlushQuarantined,
     /// Ask again at this time, or earlier if anything changes.
     Until(Instant),
     /// Ask again when something changes.
@@ -62,7 +62,7 @@ pub struct Window<T> {
     interactive: VecDeque<(Instant, T)>,
     bulk: VecDeque<(Instant, T)>,
     /// Quarantined rows, which are bulk.
-    alone: VecDeque<(Instant, T)>,
+    quarantined: VecDeque<(Instant, T)>,
     weighted: Weighted,
     /// The same for whole batches, while quarantined and interactive rows wait.
     weighted_batches: Weighted,
@@ -72,9 +72,9 @@ impl<T> Window<T> {
     /// Batches of at most `limit` rows, none waiting longer than `length` for company.
     #[must_use]
     pub fn new(length: Duration, limit: usize) -> Self {
-        let [interactive, bulk, alone] = [const { VecDeque::new() }; 3];
+        let [interactive, bulk, quarantined] = [const { VecDeque::new() }; 3];
         let [weighted, weighted_batches] = [Weighted::default(), Weighted::default()];
-        Self { length, limit: limit.max(1), interactive, bulk, alone, weighted, weighted_batches }
+        Self { length, limit: limit.max(1), interactive, bulk, quarantined, weighted, weighted_batches }
     }
 
     /// From now on, batches of at most `limit` rows.
@@ -92,14 +92,14 @@ impl<T> Window<T> {
     }
 
     /// Adds a bulk row that arrived at `now` and runs in a batch of its own.
-    pub fn push_alone(&mut self, now: Instant, row: T) {
-        self.alone.push_back((now, row));
+    pub fn push_quarantined(&mut self, now: Instant, row: T) {
+        self.quarantined.push_back((now, row));
     }
 
     /// Whether no row waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.interactive.is_empty() && self.bulk.is_empty() && self.alone.is_empty()
+        self.interactive.is_empty() && self.bulk.is_empty() && self.quarantined.is_empty()
     }
 
     /// When the oldest row arrived that shares its batch.
@@ -115,12 +115,12 @@ impl<T> Window<T> {
             return Decision::Wait;
         }
         let shared = self.decide_shared(now, capacity, arrivals);
-        if self.is_turn_of_alone(now, shared) { Decision::FlushAlone } else { shared }
+        if self.is_turn_of_quarantined(now, shared) { Decision::FlushQuarantined } else { shared }
     }
 
     /// Whether a quarantined row leaves now, where `shared` is to be done with the others.
-    fn is_turn_of_alone(&self, now: Instant, shared: Decision) -> bool {
-        let Some((arrived, _)) = self.alone.front() else { return false };
+    fn is_turn_of_quarantined(&self, now: Instant, shared: Decision) -> bool {
+        let Some((arrived, _)) = self.quarantined.front() else { return false };
         let flushes = matches!(shared, Decision::Flush(_));
         if !self.interactive.is_empty() {
             return flushes && self.weighted_batches.upcoming() == Priority::Bulk;
@@ -158,12 +158,12 @@ impl<T> Window<T> {
     /// The next quarantined row, with the time it arrived.
     pub fn take_alone(&mut self) -> Option<(Instant, T)> {
         self.count_batch();
-        self.alone.pop_front()
+        self.quarantined.pop_front()
     }
 
     /// Gives away a batch where interactive and quarantined rows wait for it.
     fn count_batch(&mut self) {
-        if !self.interactive.is_empty() && !self.alone.is_empty() {
+        if !self.interactive.is_empty() && !self.quarantined.is_empty() {
             self.weighted_batches.next_slot();
         }
     }

@@ -40,7 +40,7 @@ pub(super) struct Tagger {
     pub(super) model: Arc<LoadedModel>,
     pub(super) device: Arc<str>,
     pub(super) runtime: Box<dyn Runtime>,
-    /// Whether an image's scores were checked at for what a wrong manifest looks like.
+    /// Whether an image's scores were checked for what a wrong manifest makes of them.
     pub(super) checked: bool,
     pub(super) queue: Arc<DeviceQueue>,
     pub(super) state: Arc<QueueState>,
@@ -186,8 +186,8 @@ impl Tagger {
         (tagged, fine)
     }
 
-    /// Every row's outcome. Where not even one image fits the device, others have taken its memory: that is waited out with
-    /// the rows in hand, as an outage of storage is, for the jobs can't help it.
+    /// Every row's outcome. Where not even one image fits the device, other programs have taken its memory: the rows wait until
+    /// they give it back, since the jobs are not at fault.
     fn run(&mut self, rows: &[&[u8]], spans: &[Span]) -> Vec<Result<Vec<f32>, Failure>> {
         loop {
             let mut outcomes = Vec::with_capacity(rows.len());

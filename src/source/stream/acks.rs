@@ -24,22 +24,22 @@ const ARRIVING: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct AckTracker {
     client: Client,
-    held: Mutex<HashMap<u64, Held>>,
+    held: Mutex<HashMap<u64, TrackedJob>>,
 }
 
-/// What a delivery is to the jobs that are held.
+/// How a delivery relates to the jobs that are tracked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub(crate) enum Tracked {
     /// It is held from now on.
     New,
     /// It is held already: the server gave it out again though it is being worked on. It is answered on the newer delivery.
-    Again,
+    Redelivered,
     /// Another job of this sequence is held: the stream was made anew. It is not held.
-    OfAnotherStream,
+    Foreign,
 }
 
 #[derive(Debug)]
-struct Held {
+struct TrackedJob {
     /// Where its acknowledgements go.
     reply: Subject,
     /// When it was published.
@@ -56,31 +56,31 @@ impl AckTracker {
     }
 
     /// Holds a job that was published then and whose acknowledgements go to `reply`.
-    pub(crate) fn take(&self, sequence: u64, published: DateTime, reply: Subject) -> Taken {
+    pub(crate) fn track(&self, sequence: u64, published: DateTime, reply: Subject) -> Tracked {
         match self.held.lock().entry(sequence) {
             Entry::Occupied(mut held) if held.get().published == published => {
                 held.get_mut().reply = reply;
-                Taken::Again
+                Tracked::Redelivered
             }
-            Entry::Occupied(_) => Taken::OfAnotherStream,
+            Entry::Occupied(_) => Tracked::Foreign,
             Entry::Vacant(free) => {
-                free.insert(Held { reply, published, answers: TaskTracker::new() });
-                Taken::New
+                free.insert(TrackedJob { reply, published, answers: TaskTracker::new() });
+                Tracked::New
             }
         }
     }
 
-    /// An answer is being published: until the token is dropped, the job is not handed back to get another. None where the
-    /// claim has ended.
-    pub(crate) fn answer(&self, sequence: u64) -> Option<TaskTrackerToken> {
-        self.held.lock().get(&sequence).map(|claim| claim.answers.token())
+    /// Marks an answer as being published: until the token is dropped the job is not handed back. `None` where it is no longer
+    /// held.
+    pub(crate) fn begin_answer(&self, sequence: u64) -> Option<TaskTrackerToken> {
+        self.held.lock().get(&sequence).map(|job| job.answers.token())
     }
 
-    /// Ends the claim with this acknowledgement. Nothing is said where it has ended already.
-    pub(crate) async fn end(&self, sequence: u64, kind: AckKind) {
-        let claim = self.held.lock().remove(&sequence);
-        if let Some(Held { reply, .. }) = claim {
-            self.say(reply, kind).await;
+    /// Acknowledges a job in this way, if it is still held.
+    pub(crate) async fn ack(&self, sequence: u64, kind: AckKind) {
+        let job = self.held.lock().remove(&sequence);
+        if let Some(TrackedJob { reply, .. }) = job {
+            self.send(reply, kind).await;
         }
     }
 
@@ -93,9 +93,9 @@ impl AckTracker {
             let held: Vec<u64> = self.held.lock().keys().copied().collect();
             for sequence in held {
                 // Not of one that has ended meanwhile: after a delayed hand-back it would restart the ack wait.
-                let reply = self.held.lock().get(&sequence).map(|claim| claim.reply.clone());
+                let reply = self.held.lock().get(&sequence).map(|job| job.reply.clone());
                 if let Some(reply) = reply {
-                    self.say(reply, AckKind::Progress).await;
+                    self.send(reply, AckKind::Progress).await;
                 }
             }
         }
@@ -105,7 +105,7 @@ impl AckTracker {
     /// arrive. One whose answer has not by then comes again after the ack wait.
     pub(crate) async fn hand_back_all(&self) {
         self.hand_back_unanswered().await;
-        let answers: Vec<_> = self.held.lock().values().map(|claim| claim.answers.clone()).collect();
+        let answers: Vec<_> = self.held.lock().values().map(|job| job.answers.clone()).collect();
         let arrived = join_all(answers.iter().map(|answers| {
             answers.close();
             answers.wait()
@@ -119,16 +119,16 @@ impl AckTracker {
 
     async fn hand_back_unanswered(&self) {
         let held: Vec<Subject> =
-            self.held.lock().extract_if(|_, claim| claim.answers.is_empty()).map(|(_, claim)| claim.reply).collect();
+            self.held.lock().extract_if(|_, job| job.answers.is_empty()).map(|(_, job)| job.reply).collect();
         if !held.is_empty() {
             tracing::info!(jobs = held.len(), "handing back jobs");
         }
         for reply in held {
-            self.say(reply, AckKind::Nak(Some(HAND_BACK))).await;
+            self.send(reply, AckKind::Nak(Some(HAND_BACK))).await;
         }
     }
 
-    async fn say(&self, reply: Subject, kind: AckKind) {
+    async fn send(&self, reply: Subject, kind: AckKind) {
         // Waits while NATS is away and the client's buffer is full. What is lost then, the ack wait makes good.
         if let Err(error) = self.client.publish(reply, kind.into()).await {
             tracing::warn!(%error, "an acknowledgement could not be sent; the job comes again after the ack wait");

@@ -25,7 +25,7 @@ use crate::telemetry::rate_limited::warn_limited;
 
 /// The stream's side of one job.
 pub(crate) struct StreamReply {
-    held: Arc<Held>,
+    held: Arc<OpenMessage>,
     /// The job, of an event the record's.
     payload: Bytes,
     /// Which record of an event it is.
@@ -35,18 +35,18 @@ pub(crate) struct StreamReply {
 }
 
 /// A message that was claimed, until all the jobs it brought are answered.
-pub(super) struct Held {
+pub(super) struct OpenMessage {
     stream: Arc<Stream>,
     message: Message,
     sequence: u64,
     attempt: u64,
     /// Jobs not answered yet, and what is to become of the message for the sake of the others.
-    open: Mutex<(usize, Verdict)>,
+    open: Mutex<(usize, MessageOutcome)>,
 }
 
 /// What becomes of a message, the lesser first: where one of its jobs is to be tried again it comes again as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Verdict {
+enum MessageOutcome {
     /// There is a dead letter.
     Dead,
     /// There is a result.
@@ -55,7 +55,7 @@ enum Verdict {
     Again(Duration),
 }
 
-impl Held {
+impl OpenMessage {
     /// Of a message that brought so many jobs, at least one.
     pub(super) fn new(
         stream: Arc<Stream>,
@@ -63,7 +63,7 @@ impl Held {
         (sequence, attempt): (u64, u64),
         jobs: usize,
     ) -> Arc<Self> {
-        Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, Verdict::Dead)) })
+        Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, MessageOutcome::Dead)) })
     }
 
     /// Which delivery of the message this is, from 1.
@@ -72,7 +72,7 @@ impl Held {
     }
 
     /// One of its jobs is answered; the last ends the message.
-    async fn answered(&self, verdict: Verdict) {
+    async fn record_outcome(&self, verdict: MessageOutcome) {
         let last = {
             let mut open = self.open.lock();
             *open = (open.0.saturating_sub(1), open.1.max(verdict));
@@ -80,25 +80,25 @@ impl Held {
         };
         let kind = match last {
             None => return,
-            Some(Verdict::Dead) => AckKind::Term,
-            Some(Verdict::Done) => AckKind::Ack,
-            Some(Verdict::Again(delay)) => AckKind::Nak(Some(delay)),
+            Some(MessageOutcome::Dead) => AckKind::Term,
+            Some(MessageOutcome::Done) => AckKind::Ack,
+            Some(MessageOutcome::Again(delay)) => AckKind::Nak(Some(delay)),
         };
         // The job of that sequence may be another's by now.
-        self.stream.certain().await;
-        self.stream.acks.end(self.sequence, kind).await;
+        self.stream.verified().await;
+        self.stream.acks.ack(self.sequence, kind).await;
     }
 }
 
 impl StreamReply {
-    pub(super) const fn new(held: Arc<Held>, payload: Bytes, record: Option<usize>, slot: Slot) -> Self {
+    pub(super) const fn new(held: Arc<OpenMessage>, payload: Bytes, record: Option<usize>, slot: Slot) -> Self {
         Self { held, payload, record, slot }
     }
 
     /// What the job is called where it does not say itself.
     #[must_use]
     pub(crate) fn default_id(&self) -> String {
-        let Held { stream, message, sequence, .. } = &*self.held;
+        let OpenMessage { stream, message, sequence, .. } = &*self.held;
         let id = id_in(message.headers.as_ref());
         self.numbered(id.unwrap_or_else(|| format!("{}-{sequence}", stream.topology.identity.stream)))
     }
@@ -113,22 +113,22 @@ impl StreamReply {
 
     async fn settle(self: Box<Self>, id: String, answer: Answer) -> Outcome {
         // Until the message is acknowledged.
-        let Some(_answering) = self.held.stream.acks.answer(self.held.sequence) else {
+        let Some(_answering) = self.held.stream.acks.begin_answer(self.held.sequence) else {
             // It was handed back: the answer is for the next worker to give.
             return Outcome::Retried;
         };
         let (verdict, outcome) = self.published(id, answer).await;
-        self.held.answered(verdict).await;
+        self.held.record_outcome(verdict).await;
         outcome
     }
 
-    async fn published(&self, id: String, answer: Answer) -> (Verdict, Outcome) {
-        let Held { stream, message, .. } = &*self.held;
+    async fn published(&self, id: String, answer: Answer) -> (MessageOutcome, Outcome) {
+        let OpenMessage { stream, message, .. } = &*self.held;
         let subject = stream.settings.subjects.result_for(&message.subject);
         let was_tagged = matches!(answer, Answer::Tagged(_));
         let Err(failure) = stream.publisher.answer(&subject, &self.headers(), answer).await else {
             stream.streak.end();
-            return (Verdict::Done, Outcome::Tagged);
+            return (MessageOutcome::Done, Outcome::Tagged);
         };
         if failure.code == Code::ShuttingDown {
             // No error of the job's: however often it was handed back, it is for the next worker.
@@ -136,26 +136,26 @@ impl StreamReply {
                 // Its answer's id is taken.
                 stream.doubt();
             }
-            return (Verdict::Again(HAND_BACK), Outcome::Retried);
+            return (MessageOutcome::Again(HAND_BACK), Outcome::Retried);
         }
         let attempt = self.held.attempt;
         if !failure.spends_attempt() {
-            return (Verdict::Again(Backoff::OF_JOBS.after(attempt)), Outcome::Retried);
+            return (MessageOutcome::Again(Backoff::OF_JOBS.after(attempt)), Outcome::Retried);
         }
         if failure.class() == Class::Retry {
             let failures = stream.evidence.failed(&self.numbered(self.held.sequence.to_string())).await;
             if failures < stream.settings.max_attempts {
                 warn_limited!("a job will be tried again", failure.code, error = %failure);
-                return (Verdict::Again(Backoff::OF_JOBS.after(failures)), Outcome::Retried);
+                return (MessageOutcome::Again(Backoff::OF_JOBS.after(failures)), Outcome::Retried);
             }
         }
         self.dead_letter(id, &failure).await;
-        (Verdict::Dead, Outcome::Rejected)
+        (MessageOutcome::Dead, Outcome::Rejected)
     }
 
     /// Writes the dead letter and sees it confirmed.
     async fn dead_letter(&self, id: String, failure: &Failure) {
-        let Held { stream, message, attempt, .. } = &*self.held;
+        let OpenMessage { stream, message, attempt, .. } = &*self.held;
         stream.streak.count(failure.code);
         warn_limited!("a job becomes a dead letter", failure.code, error = %failure);
         let payload = &self.payload;
@@ -190,9 +190,12 @@ mod tests {
 
     #[test]
     fn a_message_is_tried_again_for_one_of_its_jobs_and_ended_as_dead_only_for_all() {
-        let again = Verdict::Again(Duration::from_secs(1));
-        assert_eq!([Verdict::Done, again, Verdict::Dead].into_iter().max(), Some(again));
-        assert_eq!([Verdict::Dead, Verdict::Done, Verdict::Dead].into_iter().max(), Some(Verdict::Done));
-        assert!(again < Verdict::Again(Duration::from_secs(2)));
+        let again = MessageOutcome::Again(Duration::from_secs(1));
+        assert_eq!([MessageOutcome::Done, again, MessageOutcome::Dead].into_iter().max(), Some(again));
+        assert_eq!(
+            [MessageOutcome::Dead, MessageOutcome::Done, MessageOutcome::Dead].into_iter().max(),
+            Some(MessageOutcome::Done)
+        );
+        assert!(again < MessageOutcome::Again(Duration::from_secs(2)));
     }
 }

@@ -115,8 +115,8 @@ fn read(number: usize, record: &RawValue, suffixes: &Suffixes) -> Option<Record>
     Some(Record { number, payload, wrong: None })
 }
 
-/// Says what is passed over by the operator's wish, should the wish be wrong: ever more rarely, for it may be most of a
-/// bucket.
+/// Logs the 1st, 2nd, 4th, 8th … object that `--event-suffixes` leaves out: the setting may be wrong, and may leave out most
+/// of a bucket.
 fn passed_over(key: &str) {
     let count = PASSED_OVER.fetch_add(1, Ordering::Relaxed) + 1;
     if count.is_power_of_two() {

@@ -25,9 +25,9 @@ const REMEMBERED: usize = 10_000;
 /// What is known against a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Record {
+pub(super) struct Failures {
     /// Attempts that failed by the job's own fault.
-    pub(super) failures: u64,
+    pub(super) count: u64,
 }
 
 /// The evidence against the jobs of one stream.
@@ -38,7 +38,7 @@ pub(super) struct Evidence {
     /// What subjects begin with.
     subject: String,
     /// By the job: its sequence, and its number where it is a record of an event.
-    remembered: Mutex<HashMap<String, Record>>,
+    remembered: Mutex<HashMap<String, Failures>>,
 }
 
 /// The stream's settings, where it is created.
@@ -74,8 +74,8 @@ impl Evidence {
     pub(super) async fn failed(&self, job: &str) -> u64 {
         let remembered = self.remembered.lock().get(job).copied().unwrap_or_default();
         let stored = self.stored(job).await;
-        let known = stored.unwrap_or_default().failures.max(remembered.failures);
-        let record = Record { failures: known + 1 };
+        let known = stored.unwrap_or_default().count.max(remembered.count);
+        let record = Failures { count: known + 1 };
         let is_stored = stored.is_some() && self.store(job, record).await;
         let mut remembered = self.remembered.lock();
         if is_stored {
@@ -86,16 +86,16 @@ impl Evidence {
             }
             remembered.insert(job.to_owned(), record);
         }
-        record.failures
+        record.count
     }
 
     /// What the stream knows against a job; `None` where it can't be asked.
-    async fn stored(&self, job: &str) -> Option<Record> {
+    async fn stored(&self, job: &str) -> Option<Failures> {
         let subject = self.subject(job);
         let read = self.stream.as_ref()?.get_last_raw_message_by_subject(&subject);
         match tokio::time::timeout(PATIENCE, read).await {
             Ok(Ok(message)) => Some(serde_json::from_slice(&message.payload).unwrap_or_default()),
-            Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Some(Record::default()),
+            Ok(Err(error)) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Some(Failures::default()),
             Ok(Err(error)) => {
                 tracing::debug!(subject, %error, "the failed attempts of a job can't be read");
                 None
@@ -104,7 +104,7 @@ impl Evidence {
         }
     }
 
-    async fn store(&self, job: &str, record: Record) -> bool {
+    async fn store(&self, job: &str, record: Failures) -> bool {
         let body = serde_json::to_vec(&record).unwrap_or_default();
         let publish = async {
             let sent = self.jetstream.publish(self.subject(job), body.into()).await?;

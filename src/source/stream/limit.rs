@@ -24,7 +24,7 @@ const PARKED: usize = 1024;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// How long a free slot waits for more, so that a batch that is done is asked for again as one.
-const COMPANY: Duration = Duration::from_millis(5);
+const LINGER: Duration = Duration::from_millis(5);
 
 /// The limit, and the jobs that count against it.
 pub(super) struct InFlightLimit {
@@ -116,7 +116,7 @@ impl Acquirer {
     pub(super) async fn acquire(&self, most: usize) -> Acquired {
         loop {
             self.free(1).await;
-            let _ = timeout(COMPANY, self.free(most)).await;
+            let _ = timeout(LINGER, self.free(most)).await;
             let mut counts = self.0.counts.lock();
             let count = counts.free().min(most);
             // Others may have been quicker.

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::acks::{HAND_BACK, Taken};
-use super::answer::{Held, StreamReply};
+use super::acks::{HAND_BACK, Tracked};
+use super::answer::{OpenMessage, StreamReply};
 use super::limit::{Acquired, Acquirer, InFlightLimit, Slot};
 use super::topology::Gone;
 use super::{Stream, event};
@@ -138,24 +138,24 @@ impl Puller {
         let (sequence, attempt) = (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1));
         let queued = SystemTime::from(info.published).elapsed().unwrap_or_default();
         let acks = &self.stream.acks;
-        match acks.take(sequence, info.published, reply) {
-            Taken::New => {}
-            Taken::Again => return,
+        match acks.track(sequence, info.published, reply) {
+            Tracked::New => {}
+            Tracked::Redelivered => return,
             // It comes again after the ack wait, to a worker that knows the new stream.
-            Taken::OfAnotherStream => return self.stream.doubt(),
+            Tracked::Foreign => return self.stream.doubt(),
         }
         if attempt > 1 {
             metrics::redelivered();
         }
         if self.stop.is_cancelled() {
-            acks.end(sequence, AckKind::Nak(Some(HAND_BACK))).await;
+            acks.ack(sequence, AckKind::Nak(Some(HAND_BACK))).await;
             return;
         }
         let mut jobs = self.jobs(&message.payload).into_iter();
-        let held = Held::new(Arc::clone(&self.stream), message.message, (sequence, attempt), jobs.len());
+        let held = OpenMessage::new(Arc::clone(&self.stream), message.message, (sequence, attempt), jobs.len());
         let Some(first) = jobs.next() else {
             tracing::debug!(sequence, "an S3 event of no new image");
-            acks.end(sequence, AckKind::Ack).await;
+            acks.ack(sequence, AckKind::Ack).await;
             return;
         };
         let job = Arrived { held: Arc::clone(&held), queued, slot };
@@ -168,7 +168,7 @@ impl Puller {
 
     /// Admits the further records of an event, each as soon as there is a slot. After a stop the message goes back with what
     /// is left of it.
-    async fn records(self: Arc<Self>, jobs: std::vec::IntoIter<Payload>, held: Arc<Held>, queued: Duration) {
+    async fn records(self: Arc<Self>, jobs: std::vec::IntoIter<Payload>, held: Arc<OpenMessage>, queued: Duration) {
         let _open = OpenEvent::new(&self.events);
         for job in jobs {
             let Some(mut acquired) = self.stop.run_until_cancelled(self.slots.acquire(1)).await else { return };
@@ -219,7 +219,7 @@ struct Payload {
 
 /// The message that a job came with, and its slot.
 struct Arrived {
-    held: Arc<Held>,
+    held: Arc<OpenMessage>,
     queued: Duration,
     slot: Slot,
 }

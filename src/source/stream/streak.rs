@@ -1,5 +1,5 @@
-//! Jobs that become dead letters one after another. Where none is tagged between them it is more likely that this worker is
-//! set up otherwise than those who publish think, and it would empty the queue of a whole fleet.
+//! Jobs that become dead letters one after another. Where none is tagged between them, a wrong setting of this worker is
+//! likelier than so many bad jobs, and it would empty the queue of a whole fleet.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

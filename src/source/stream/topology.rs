@@ -61,13 +61,13 @@ pub(crate) struct Backlog {
 
 /// The state of the stream and its consumer.
 #[derive(Debug)]
-pub(crate) enum Look {
+pub(crate) enum IdentityCheck {
     /// They are the ones that were opened.
-    There(Backlog),
+    Verified(Backlog),
     /// One of them is deleted, for this reason.
-    Gone(String),
+    Missing(String),
     /// The stream was deleted and made anew.
-    Renewed,
+    Replaced,
     /// The server did not say.
     Unknown(String),
 }
@@ -144,18 +144,18 @@ impl Topology {
     }
 
     /// Asks the server whether the stream and its consumer are still the ones that were opened, and what waits in them.
-    pub(crate) async fn look(&self) -> Look {
+    pub(crate) async fn check_identity(&self) -> IdentityCheck {
         let consumer = match self.consumer.get_info().await {
             Ok(info) => info,
-            Err(error) if is_missing(&error) => return Look::Gone(error.to_string()),
-            Err(error) => return Look::Unknown(error.to_string()),
+            Err(error) if is_missing(&error) => return IdentityCheck::Missing(error.to_string()),
+            Err(error) => return IdentityCheck::Unknown(error.to_string()),
         };
         let stream = match self.jobs.get_info().await {
             Ok(info) => info,
-            Err(error) => return Look::Unknown(error.to_string()),
+            Err(error) => return IdentityCheck::Unknown(error.to_string()),
         };
         if stream.created != self.identity.created {
-            return Look::Renewed;
+            return IdentityCheck::Replaced;
         }
         let waiting = consumer.num_pending;
         let first = match waiting + consumer.num_ack_pending as u64 {
@@ -164,11 +164,11 @@ impl Topology {
             // Of a part, the first that is still there.
             _ => match self.jobs.get_first_raw_message_by_subject(&self.part.subject, 1).await {
                 Ok(message) => Some(message.time),
-                Err(error) => return Look::Unknown(error.to_string()),
+                Err(error) => return IdentityCheck::Unknown(error.to_string()),
             },
         };
         let oldest = first.and_then(|first| SystemTime::from(first).elapsed().ok()).unwrap_or_default();
-        Look::There(Backlog { waiting, oldest })
+        IdentityCheck::Verified(Backlog { waiting, oldest })
     }
 }
 

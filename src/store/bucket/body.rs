@@ -10,7 +10,7 @@ use object_store::{GetResult, ObjectMeta};
 
 use super::Bucket;
 use crate::failure::Failure;
-use crate::store::reads::Slot;
+use crate::store::reads::ReadSlot;
 use crate::store::unavailable;
 
 /// How long a store may be silent in the middle of an answer.
@@ -44,7 +44,7 @@ impl<'a> Body<'a> {
     ///
     /// # Errors
     /// `storage_unavailable` where it ends, changes or stands still; what the store answers to a request for the rest.
-    pub(super) async fn read(self, reading: &mut Option<Slot>) -> Result<Bytes, Failure> {
+    pub(super) async fn read(self, reading: &mut Option<ReadSlot>) -> Result<Bytes, Failure> {
         let Self { bucket, path, object } = self;
         let meta = object.meta.clone();
         let mut bytes = BytesMut::with_capacity(usize::try_from(meta.size).unwrap_or_default());
@@ -83,7 +83,7 @@ enum Ended {
 }
 
 /// Appends what comes, up to `size` bytes in all.
-async fn append(part: GetResult, bytes: &mut BytesMut, size: u64, reading: &mut Option<Slot>) -> Ended {
+async fn append(part: GetResult, bytes: &mut BytesMut, size: u64, reading: &mut Option<ReadSlot>) -> Ended {
     let mut chunks = part.into_stream();
     let began = Instant::now();
     let (mut last, mut idle, mut transfer) = (began, (began, bytes.len()), (began, bytes.len()));

@@ -45,7 +45,7 @@ proptest! {
                     arrived.push(row);
                 }
                 Event::ArriveAlone => {
-                    window.push_alone(now, (Priority::Bulk, arrived_alone));
+                    window.push_quarantined(now, (Priority::Bulk, arrived_alone));
                     arrived_alone += 1;
                 }
                 Event::Arrivals(now) => arrivals = now,
@@ -58,7 +58,7 @@ proptest! {
                 match window.decide(now, capacity, arrivals) {
                     Decision::Flush(reason) => {
                         let both = window.interactive.len().min(window.bulk.len());
-                        let overtaken = window.alone.front().map(|(arrived, _)| *arrived);
+                        let overtaken = window.quarantined.front().map(|(arrived, _)| *arrived);
                         let only_bulk = window.interactive.is_empty();
                         let batch = window.take();
                         if only_bulk {
@@ -75,7 +75,7 @@ proptest! {
                         prop_assert!(reason == Flush::Full || capacity == Capacity::Idle);
                         left.extend(batch.into_iter().map(|(_, row)| row));
                     }
-                    Decision::FlushAlone => {
+                    Decision::FlushQuarantined => {
                         prop_assert!(capacity != Capacity::Busy);
                         let (arrived, (_, number)) = window.take_alone().expect("it was decided on");
                         prop_assert_eq!(number, left_alone, "in order");
@@ -86,7 +86,7 @@ proptest! {
                     }
                     Decision::Until(time) => {
                         prop_assert!(time > now && time <= now + WINDOW && !none_awaited);
-                        prop_assert!(window.alone.is_empty() || !window.interactive.is_empty());
+                        prop_assert!(window.quarantined.is_empty() || !window.interactive.is_empty());
                         break;
                     }
                     Decision::Wait => {
@@ -178,17 +178,17 @@ fn a_quarantined_row_leaves_as_soon_as_a_device_takes_it_and_splits_no_batch() {
     let now = Instant::now();
     let mut window = Window::new(WINDOW, 8);
     window.push(now, Priority::Bulk, 'b');
-    window.push_alone(now, 'q');
+    window.push_quarantined(now, 'q');
     window.push(now, Priority::Bulk, 'b');
     assert_eq!(window.decide(now, Capacity::Busy, BULK), Decision::Wait);
     for capacity in [Capacity::Idle, Capacity::Prefetch] {
-        assert_eq!(window.decide(now, capacity, BULK), Decision::FlushAlone);
+        assert_eq!(window.decide(now, capacity, BULK), Decision::FlushQuarantined);
     }
     let late = now + WINDOW;
     assert_eq!(window.decide(late, Capacity::Prefetch, BULK), Decision::Wait, "it overtakes none that waited enough");
     assert_eq!(window.decide(late, Capacity::Idle, BULK), Decision::Flush(Flush::Window));
     assert_eq!(window.take(), [(now, 'b'), (now, 'b')]);
-    assert_eq!(window.decide(late, Capacity::Idle, BULK), Decision::FlushAlone);
+    assert_eq!(window.decide(late, Capacity::Idle, BULK), Decision::FlushQuarantined);
     assert_eq!(window.take_alone(), Some((now, 'q')));
     assert!(window.is_empty());
 }
@@ -199,12 +199,12 @@ fn every_fourth_batch_is_of_a_quarantined_row_while_interactive_ones_wait() {
     let mut window = Window::new(WINDOW, 2);
     for _ in 0..16 {
         window.push(now, Priority::Interactive, ());
-        window.push_alone(now, ());
+        window.push_quarantined(now, ());
     }
     let mut order = String::new();
     for _ in 0..8 {
         order.push(match window.decide(now, Capacity::Idle, NONE) {
-            Decision::FlushAlone => window.take_alone().map_or('-', |_| 'q'),
+            Decision::FlushQuarantined => window.take_alone().map_or('-', |_| 'q'),
             _ => {
                 if window.take().len() == 2 {
                     'i'

@@ -12,6 +12,7 @@ const MOST: usize = 1 << 22;
 /// Bytes of a field that is copied, such as JPEG's tables.
 const LONGEST: usize = 1 << 16;
 
+const ASCII: u64 = 2;
 pub(super) const SHORT: u16 = 3;
 pub(super) const LONG: u16 = 4;
 const LONG8: u16 = 16;
@@ -46,8 +47,11 @@ impl<'a> Directory<'a> {
         for index in 0..usize::try_from(count).ok()? {
             let start = at.checked_add(head)?.checked_add(index.checked_mul(length)?)?;
             let entry = file.get(start..start.checked_add(length)?)?;
-            if let Some((tag, field)) = this.field(file, entry) {
-                this.fields.entry(tag).or_insert(field);
+            match this.field(file, entry) {
+                Some((tag, field)) => drop(this.fields.entry(tag).or_insert(field)),
+                // Its default would give other pixels.
+                None if this.shapes_pixels(entry) => return None,
+                None => {}
             }
         }
         Some(this)
@@ -55,6 +59,13 @@ impl<'a> Directory<'a> {
 
     const fn width(&self) -> usize {
         if self.big { 8 } else { 4 }
+    }
+
+    /// Whether the pixels depend on a field: on most up to JPEG's and YCbCr's, but not on resolutions, positions and texts.
+    fn shapes_pixels(&self, entry: &[u8]) -> bool {
+        const RATIONAL_PLACES: [u64; 4] = [282, 283, 286, 287];
+        let (tag, kind) = (number(&entry[..2], self.little), number(&entry[2..4], self.little));
+        (256..=532).contains(&tag) && kind != ASCII && !RATIONAL_PLACES.contains(&tag)
     }
 
     /// A field that is all there.
