@@ -21,6 +21,9 @@ use kind::{Colours, Kind};
 pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
     let directory = Directory::first(bytes).ok_or_else(|| refused("its directory is cut or damaged"))?;
     let kind = Kind::of(&directory, bytes).map_err(refused)?;
+    if !has_all_pixels(&directory, bytes.len() as u64) {
+        return Err(refused("it is cut: it lacks pixels"));
+    }
     let size = (kind.width, kind.height);
     let pixels = check(Format::Tiff, size, limits)?;
     // As stored, as bytes, as RGBA, and opaque; and the file with another directory.
@@ -37,6 +40,14 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     };
     let image = image.ok_or_else(|| refused("it lacks pixels"))?;
     Ok(Decoded { image, orientation: turned(&directory) })
+}
+
+/// Whether every strip and tile ends within the file: behind it a directory is appended, which is no pixels.
+fn has_all_pixels(directory: &Directory<'_>, length: u64) -> bool {
+    let ends_within = |(at, bytes): (u64, u64)| at.checked_add(bytes).is_some_and(|end| end <= length);
+    [(kind::STRIP_OFFSETS, kind::STRIP_LENGTHS), (kind::TILE_OFFSETS, kind::TILE_LENGTHS)].into_iter().all(
+        |(offsets, lengths)| directory.numbers(offsets).into_iter().zip(directory.numbers(lengths)).all(ends_within),
+    )
 }
 
 /// The samples of all pixels, eight bits each.
