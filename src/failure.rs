@@ -149,7 +149,7 @@ impl Failure {
         Self { class: Class::Retry, spends_attempt: false, ..self }
     }
 
-    /// Whether this counts among the attempts that a job has.
+    /// Returns `true` if this counts among the attempts that a job has.
     #[must_use]
     pub const fn spends_attempt(&self) -> bool {
         self.spends_attempt

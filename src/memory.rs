@@ -50,7 +50,7 @@ pub(crate) struct Pool {
     what: &'static str,
     /// Whether metrics count what is reserved.
     is_counted: bool,
-    /// Whether whoever has this copy waits for room.
+    /// `true` if whoever has this copy waits for room.
     waiting: Arc<AtomicBool>,
 }
 
@@ -203,7 +203,7 @@ impl Pool {
         self.priority
     }
 
-    /// Whether the job that has this copy waits for room.
+    /// Returns `true` if the job that has this copy waits for room.
     #[must_use]
     pub(crate) fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::Acquire)

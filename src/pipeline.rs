@@ -141,7 +141,7 @@ impl Pipeline {
     /// Waits until every stage has ended, after all senders were dropped.
     ///
     /// # Errors
-    /// Where a stage ended for another reason than that its input closed.
+    /// If a stage ended for another reason than that its input closed.
     pub(crate) async fn drained(mut self) -> Result<(), StageEnded> {
         while let Some(ended) = self.stages.join_next().await {
             match ended {

@@ -3,7 +3,7 @@
 /// Bulk jobs get one slot in this many where interactive ones wait as well.
 const BULK_EVERY: usize = 4;
 
-/// Whether a client waits for the answer to a job.
+/// Priority of a job: interactive if a client waits for its answer, else bulk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {
     /// A client waits: a request over NATS or HTTP.

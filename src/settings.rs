@@ -163,7 +163,7 @@ fn made(args: &StreamArgs) -> Result<(usize, Option<i64>), Invalid> {
 /// The parts of the queue that `tagmill init` makes the consumers of: all of it, or one for each filter.
 ///
 /// # Errors
-/// Where an argument can't be used.
+/// If an argument can't be used.
 pub(crate) fn streams(args: &InitArgs) -> Result<Vec<stream::Settings>, Invalid> {
     let (prefix, (replicas, jobs_max_bytes)) = (&args.nats.prefix, made(&args.streams)?);
     let filters: Vec<_> = args.filters.iter().cloned().map(Some).collect();

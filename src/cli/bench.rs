@@ -36,7 +36,7 @@ pub struct BenchArgs {
     /// Write JSON instead of tables.
     #[arg(long, env = "TAGMILL_JSON", help_heading = "Measuring")]
     pub(crate) json: bool,
-    /// Which files are taken.
+    /// Selection of files.
     #[command(flatten)]
     pub(crate) select: SelectArgs,
     /// What to tag with.

@@ -6,7 +6,7 @@ use super::LogArgs;
 use super::queue::{NatsArgs, StreamArgs};
 use crate::source::stream::part::Filter;
 
-/// What is shown below the options.
+/// Text below the options.
 const EXAMPLES: &str = "\
 Examples:
   tagmill init

@@ -1,11 +1,11 @@
-//! Which files of folders and buckets are taken.
+//! Selection of the files of folders and buckets.
 
 use std::str::FromStr;
 
 use clap::Args;
 use globset::{GlobBuilder, GlobMatcher};
 
-/// Which files of folders and buckets are taken.
+/// Selection of the files of folders and buckets.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Files")]
 pub(crate) struct SelectArgs {
@@ -25,7 +25,7 @@ pub(crate) struct SelectArgs {
     pub(crate) verbose: bool,
 }
 
-/// Which names are wanted.
+/// Selection by name.
 #[derive(Clone, Debug)]
 pub(crate) struct Pattern(pub GlobMatcher);
 

@@ -48,7 +48,7 @@ pub struct SubmitArgs {
     /// Add them to this file instead. Answers that it has already, as where an earlier run is gone on with, are left out.
     #[arg(long, value_name = "FILE", env = "TAGMILL_OUTPUT", requires = "follow")]
     pub(crate) output: Option<PathBuf>,
-    /// Which files are taken.
+    /// Selection of files.
     #[command(flatten)]
     pub(crate) select: SelectArgs,
     /// Where the queue is.

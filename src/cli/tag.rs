@@ -96,7 +96,7 @@ pub struct TagArgs {
     /// What results name as their worker [default: the host's name, and a number].
     #[arg(long, value_name = "NAME", env = "TAGMILL_NAME", help_heading = "Output")]
     pub(crate) name: Option<String>,
-    /// Which files are taken.
+    /// Selection of files.
     #[command(flatten)]
     pub(crate) select: SelectArgs,
     /// How captions are written.
@@ -140,7 +140,7 @@ pub(crate) struct CaptionArgs {
     pub(crate) separator: Option<String>,
 }
 
-/// Where a rating stands in a caption.
+/// Position of a rating in a caption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RatingPlace {
     /// Before all tags but those of --prepend-tag and --first-tag.

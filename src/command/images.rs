@@ -73,7 +73,7 @@ impl Sources {
         Ok(Self { sources, stores: buckets.into_values().map(Store::from).collect(), selection })
     }
 
-    /// What of folders and buckets is taken.
+    /// Selection of the files of folders and buckets.
     pub(super) const fn selection(&self) -> &Selection {
         &self.selection
     }

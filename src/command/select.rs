@@ -29,7 +29,7 @@ const OTHER: Reason = "no image by its name";
 const UNKNOWN: Reason = "with no suffix of an image";
 const LINK: Reason = "a link to a folder that is looked through anyway";
 
-/// What of folders and buckets is taken.
+/// Selection of the files of folders and buckets.
 #[derive(Clone)]
 pub(super) struct Selection {
     only: Option<Pattern>,
@@ -39,7 +39,7 @@ pub(super) struct Selection {
     passed: Arc<Passed>,
 }
 
-/// What is passed over.
+/// Files passed over.
 #[derive(Default)]
 pub(super) struct Passed {
     counts: Mutex<BTreeMap<Reason, u64>>,
@@ -62,18 +62,18 @@ impl Selection {
         Self { passed: Arc::default(), ..self.clone() }
     }
 
-    /// What it has passed over.
+    /// Files passed over.
     pub(super) fn passed(&self) -> &Passed {
         &self.passed
     }
 
-    /// Whether a folder in another one is looked through; `name` is its path below the outermost.
+    /// Returns `true` if a folder in another one is looked through; `name` is its path below the outermost.
     pub(super) fn enters(&self, name: &str) -> bool {
         let reason = self.left_out(name).or((!self.recursive).then_some(FOLDER));
         self.take(name, reason)
     }
 
-    /// Whether a file of a folder is an image that is wanted. One whose name does not tell is looked into.
+    /// Returns `true` if a file of a folder is an image that is wanted. One whose name does not tell is looked into.
     pub(super) fn takes_file(&self, name: &str, path: &Path) -> bool {
         let reason = self.left_out(name).or_else(|| match &self.only {
             Some(only) => (!only.0.is_match(name)).then_some(UNMATCHED),
@@ -84,7 +84,7 @@ impl Selection {
         self.take(name, reason)
     }
 
-    /// Whether an object is an image that is wanted, by its name alone.
+    /// Returns `true` if an object is an image that is wanted, by its name alone.
     pub(super) fn takes_key(&self, key: &str) -> bool {
         // Keys that are folders to the bucket's other clients.
         if key.ends_with('/') {
@@ -149,7 +149,7 @@ fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || SYSTEM.iter().any(|system| name.eq_ignore_ascii_case(system))
 }
 
-/// Whether a file is an image by its first bytes; what it is otherwise.
+/// Checks by its first bytes that a file is an image; fails with the reason to pass it over.
 fn content(path: &Path) -> Result<(), Reason> {
     let mut head = Vec::with_capacity(picture::HEAD);
     // A pipe would be waited for.
@@ -167,7 +167,7 @@ fn content(path: &Path) -> Result<(), Reason> {
     }
 }
 
-/// Whether a file that can be read is an image by its first bytes.
+/// Returns `true` if a file that can be read is an image by its first bytes.
 pub(super) fn is_image(path: &Path) -> bool {
     File::open(path).is_ok() && content(path).is_ok()
 }
@@ -177,7 +177,7 @@ pub(super) fn is_image(path: &Path) -> bool {
 pub(super) struct Visited(HashSet<(u64, u64)>);
 
 impl Visited {
-    /// Whether a folder is met for the first time.
+    /// Returns `true` if a folder is met for the first time.
     pub(super) fn is_new(&mut self, folder: &Path) -> bool {
         folder.metadata().map_or(true, |found| self.0.insert(identity(&found)))
     }

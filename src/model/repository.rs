@@ -10,14 +10,14 @@ use super::catalog::{Alias, Catalog, NoModel};
 use crate::failure::{Code, Failure};
 use crate::store::bucket::Bucket;
 
-/// Where models come from.
+/// Source of models.
 #[derive(Clone, Debug)]
 pub(crate) enum Repository {
     /// A folder.
     Folder(PathBuf),
     /// A bucket, or a part of it, and the folder its copy is kept in.
     Bucket {
-        /// What is copied.
+        /// Object to copy.
         bucket: Bucket,
         /// Where to. Any number of processes may share it.
         cache: PathBuf,
@@ -28,7 +28,7 @@ impl Repository {
     /// The models there are now.
     ///
     /// # Errors
-    /// Where the folder or bucket can't be read, holds no model, or an alias means two things.
+    /// If the folder or bucket can't be read, holds no model, or an alias means two things.
     pub(crate) async fn catalog(&self, aliases: &[Alias]) -> Result<Catalog, NoModel> {
         let aliases = aliases.to_vec();
         // Folders may be on a network.

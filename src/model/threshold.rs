@@ -143,7 +143,7 @@ impl Thresholds {
         self
     }
 
-    /// Whether none is set.
+    /// Returns `true` if none is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_category.is_empty() && self.all.is_none()

@@ -15,7 +15,7 @@ use crate::tags::{Base64, DeadLetter, OriginalJob, TagResult};
 /// The JSON of a result.
 ///
 /// # Errors
-/// Where it can't be written as JSON.
+/// If it can't be written as JSON.
 pub(crate) fn result(result: &TagResult) -> Result<Bytes, Failure> {
     let body = serde_json::to_vec(result).map_err(|error| {
         Failure::new(Code::InferenceFailed, format!("the result can't be written as JSON: {error}"))

@@ -53,7 +53,7 @@ struct WaitingAnswers {
 /// An answer that waits, as long as this is held.
 struct WaitingAnswer<'a> {
     publisher: &'a ConfirmedPublisher,
-    /// Whether it waits no longer because it is stored; a stop gives it up.
+    /// `true` if it waits no longer because it is stored; a stop gives it up.
     stored: bool,
 }
 
@@ -216,7 +216,7 @@ impl ConfirmedPublisher {
         }
     }
 
-    /// Whether the server takes messages of this size.
+    /// Returns `true` if the server takes messages of this size.
     #[must_use]
     pub(crate) fn fits(&self, headers: &HeaderMap, body: usize) -> bool {
         wire_size(headers, body) <= self.nats.client.server_info().max_payload
@@ -240,7 +240,7 @@ fn unconfirmed(subject: &str, error: &PublishError) {
     }
 }
 
-/// Whether a message is refused for its size. Whatever else the server says may be mended: it is waited for.
+/// Part of a message that is over the server's limit; `None` for errors that may pass and are retried.
 fn too_large(error: &PublishError) -> Option<Unstorable> {
     match reply(error).map(jetstream::Error::error_code) {
         Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => Some(Unstorable::Headers),

@@ -53,7 +53,7 @@ impl Subjects {
         below.is_some_and(|below| below.is_empty() || below.strip_prefix('.').is_some_and(is_plain))
     }
 
-    /// Where requests are sent.
+    /// Destination of requests.
     #[must_use]
     pub(crate) fn requests(&self) -> String {
         format!("{}.tag", self.prefix)

@@ -30,7 +30,7 @@ pub(crate) struct Incoming {
     pub delivery: Delivery,
 }
 
-/// What a source was asked for.
+/// Request of a source.
 pub(crate) enum Request {
     /// A job as a message has it: JSON.
     Message(Bytes),

@@ -24,7 +24,7 @@ const PERIODS: usize = 5;
 /// Samples kept of one period.
 const SAMPLES: usize = 256;
 
-/// What is measured of jobs as they pass.
+/// Measurements of jobs as they pass.
 #[derive(Debug, Default)]
 pub(crate) struct Estimator {
     measured: Mutex<Measured>,

@@ -1,4 +1,4 @@
-//! What every stage needs to know of a job.
+//! Context of a job that every stage needs.
 
 use crate::delivery::Delivery;
 use crate::failure::{Code, Failure};

@@ -258,7 +258,7 @@ impl Fetch {
     }
 }
 
-/// Whether anybody still waits for something, until dropped.
+/// Marks a wait as wanted, until dropped.
 struct Wanted(Arc<AtomicBool>);
 
 impl Default for Wanted {
@@ -282,7 +282,7 @@ impl Drop for Wanted {
     }
 }
 
-/// Whether an image is in a store that keeps jobs waiting.
+/// Returns `true` if an image is in a store that keeps jobs waiting.
 fn is_slow(location: &Location) -> bool {
     matches!(location, Location::Stored { store, .. } if store.keeps_waiting())
 }

@@ -33,7 +33,7 @@ use timed::Load;
 /// How models are loaded and run.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where models come from.
+    /// Source of models.
     pub(crate) repository: Repository,
     /// The operator's aliases.
     pub(crate) aliases: Vec<Alias>,
@@ -71,11 +71,11 @@ pub(crate) struct Listed {
     pub(crate) name: Arc<str>,
     /// Its aliases.
     pub(crate) aliases: Vec<String>,
-    /// Whether it is the model of jobs that name none.
+    /// `true` if it is the model of jobs that name none.
     pub(crate) is_default: bool,
     /// Its thresholds.
     pub(crate) thresholds: Thresholds,
-    /// What is known of it once it is loaded.
+    /// Facts known once it is loaded.
     pub(crate) loaded: Option<Arc<LoadedModel>>,
 }
 
@@ -118,7 +118,7 @@ impl ModelPool {
     /// Runs the stages of models until the pool is closed and all have ended.
     ///
     /// # Errors
-    /// Where one of them failed.
+    /// If one of them failed.
     pub(super) async fn run(self: Arc<Self>, mut broken: Receiver<String>) -> Result<(), Ended> {
         tokio::select! {
             biased;
@@ -138,7 +138,7 @@ impl ModelPool {
         });
     }
 
-    /// Whether the loaded models score.
+    /// Health of the loaded models.
     #[must_use]
     pub(crate) const fn health(&self) -> &InferenceHealth {
         &self.health

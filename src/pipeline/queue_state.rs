@@ -19,7 +19,7 @@ pub(crate) struct QueueState {
     limit: Mutex<Limit>,
     /// Batches that can run at once: one per device.
     devices: usize,
-    /// Whether the devices take a second batch while one runs.
+    /// `true` if the devices take a second batch while one runs.
     prefetch: bool,
     changed: Notify,
 }
@@ -38,7 +38,7 @@ impl Pending {
         Self { state: Arc::clone(state), priority }
     }
 
-    /// Whether it counts for this queue.
+    /// Returns `true` if it counts for this queue.
     pub(crate) fn is_for(&self, state: &Arc<QueueState>) -> bool {
         Arc::ptr_eq(&self.state, state)
     }
@@ -76,7 +76,7 @@ impl QueueState {
         Arrivals { interactive: load(Priority::Interactive), bulk: load(Priority::Bulk) }
     }
 
-    /// What the devices can take.
+    /// Capacity of the devices.
     pub(crate) fn capacity(&self) -> Capacity {
         match self.running.load(Ordering::Acquire) {
             running if running < self.devices => Capacity::Idle,

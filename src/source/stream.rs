@@ -55,7 +55,7 @@ const FORMING: Duration = Duration::from_secs(30);
 /// How the queue is used.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// What subjects start with.
+    /// Prefix of subjects.
     pub subjects: Subjects,
     /// Copies of each stream created, in a cluster.
     pub replicas: usize,
@@ -89,7 +89,7 @@ pub(crate) struct Stream {
     acks: Arc<AckTracker>,
     streak: RejectStreak,
     evidence: Evidence,
-    /// Whether the stream may be another than the one that was opened: no job of it ends meanwhile.
+    /// Doubts about the identity of the stream: no job is acknowledged while one is open.
     doubts: watch::Sender<Doubts>,
     /// Has the stream looked at before it is time.
     check_soon: Notify,
@@ -99,7 +99,7 @@ impl Stream {
     /// Finds or makes the streams and the consumer.
     ///
     /// # Errors
-    /// Where the server has no JetStream, or what there is can't be used.
+    /// If the server has no JetStream, or what there is can't be used.
     pub(crate) async fn open(
         settings: Settings,
         nats: Nats,
@@ -211,7 +211,7 @@ pub(crate) async fn init(nats: &Nats, settings: &Settings) -> Result<String, Unu
     Ok(part.consumer)
 }
 
-/// Whether a server is older than 2.10.
+/// Returns `true` if a server is older than 2.10.
 fn is_old(version: &str) -> bool {
     let mut numbers = version.split('.').map_while(|number| number.parse::<u64>().ok());
     (numbers.next(), numbers.next()) < (Some(2), Some(10))

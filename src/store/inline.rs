@@ -97,7 +97,7 @@ fn plain(mut base64: Vec<u8>) -> Vec<u8> {
     base64
 }
 
-/// Whether blanks stand for `+`, which forms decode to one, and not between lines that were joined.
+/// Returns `true` if blanks stand for `+`, which forms decode to one, and not between lines that were joined.
 fn blanks_are_pluses(base64: &[u8]) -> bool {
     #[expect(clippy::naive_bytecount, reason = "it is read once, and decoding takes longer")]
     let blanks = base64.iter().filter(|&&byte| byte == b' ').count();

@@ -56,7 +56,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// Whether reading is worth a try.
+    /// Returns `true` if reading is worth a try.
     const fn is_readable(self) -> bool {
         matches!(self, Self::Well | Self::Refusing)
     }
@@ -65,7 +65,7 @@ impl State {
 /// When the probe was answered, and how.
 type Probed = (Instant, Result<(), Failure>);
 
-/// What is known of a store's state, shared by its copies.
+/// Known state of a store, shared by its copies.
 #[derive(Clone, Debug)]
 pub(super) struct Outage {
     state: Arc<watch::Sender<State>>,
@@ -258,7 +258,7 @@ impl Store {
         }
     }
 
-    /// Whether another object is read soon that was asked for no earlier than this.
+    /// Returns `true` if another object is read soon that was asked for no earlier than this.
     async fn other_read(&self, began: Instant) -> bool {
         let mut state = self.state();
         let well = async { drop(state.wait_for(|state| *state != State::Refusing).await) };
@@ -343,13 +343,13 @@ impl Store {
         None
     }
 
-    /// Whether jobs wait for this store, or would.
+    /// Returns `true` if jobs wait for this store, or would.
     #[must_use]
     pub(crate) fn keeps_waiting(&self) -> bool {
         *self.state().borrow() != State::Well || self.outage.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Whether jobs of this store are worth pulling.
+    /// Returns `true` if jobs of this store are worth pulling.
     fn takes_jobs(&self) -> bool {
         self.state().borrow().is_readable() && self.outage.waiting.load(Ordering::Acquire) < WAITING
     }

@@ -103,7 +103,7 @@ impl Drop for ReadSlot {
     }
 }
 
-/// What reads were like, by which the limit is set.
+/// Measurements of reads, from which the limit follows.
 #[derive(Debug, Default)]
 struct Measured {
     since: Option<Instant>,

@@ -33,7 +33,7 @@ const READ: &[&str] = &[
 const OTHER: &str = "7z aae avi caption csv css db doc docx exe gz htm html ini js json jsonl log m4v md mkv mov mp3 mp4 npz \
                      onnx pdf py rar rs safetensors sh sqlite srt tar toml ts txt url wav webm xls xlsx xml xmp yaml yml zip";
 
-/// Whether a name ends as those of files that are no images.
+/// Returns `true` if a name ends as those of files that are no images.
 pub(crate) fn is_other(name: &str) -> bool {
     let end = name.rsplit_once('.').map(|(_, end)| end);
     end.is_some_and(|end| OTHER.split(' ').any(|suffix| suffix.eq_ignore_ascii_case(end)))

@@ -29,7 +29,7 @@ type Kind = (&'static str, Option<&'static str>);
 
 static SAID: Mutex<Option<Said>> = Mutex::new(None);
 
-/// Whether this is to be said now; if not, it is counted.
+/// Returns `true` if this is to be said now; if not, it is counted.
 pub(crate) fn is_new(what: &'static str, code: Option<Code>) -> bool {
     is_new_at(Level::WARN, what, code.map(Code::as_str))
 }

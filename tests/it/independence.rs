@@ -1,4 +1,4 @@
-//! What waits never delays what need not: one thing stands still at a time, and everything that does not need it goes on.
+//! Independence: one thing is stalled at a time, and everything that does not need it must go on.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Cursor};

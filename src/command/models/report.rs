@@ -49,7 +49,7 @@ pub(super) struct Interface {
 /// Reports on one model; with settings to load it, also on what it does.
 ///
 /// # Errors
-/// What is wrong with the runtime or the device, not with the model.
+/// Error of the runtime or the device, not of the model.
 pub(super) fn report(
     catalog: &Catalog,
     name: &str,

@@ -90,7 +90,7 @@ impl Checkpoint {
         self.file.is_some()
     }
 
-    /// Whether an earlier run has published this job.
+    /// Returns `true` if an earlier run has published this job.
     pub(super) fn has(&self, job: u64) -> bool {
         self.done.binary_search(&job).is_ok()
     }

@@ -19,7 +19,7 @@ pub(super) struct Maker {
     /// Where jobs are published.
     pub(super) subject: String,
     pub(super) only: Option<Pattern>,
-    /// What of folders and buckets is taken.
+    /// Selection of the files of folders and buckets.
     pub(super) selection: Selection,
     pub(super) model: Option<String>,
     pub(super) meta: Option<Meta>,

@@ -18,7 +18,7 @@ use crate::job::Job;
 /// How wide the column of images is.
 const COLUMN: usize = 28;
 
-/// What an answer is.
+/// Kind of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Result,
@@ -45,7 +45,7 @@ pub(super) struct Existing {
     hash: RandomState,
 }
 
-/// What tells whether a line is a result.
+/// Marks a line as a result.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(borrow)]
@@ -60,7 +60,7 @@ impl Existing {
         }
     }
 
-    /// Whether a job has one. Without an id of its own, none can be found.
+    /// Returns `true` if a job has one. Without an id of its own, none can be found.
     pub(super) fn has(&self, job: &[u8]) -> bool {
         !self.ids.is_empty() && Job::id_in(job).is_some_and(|id| self.ids.contains(&self.hash.hash_one(&*id)))
     }

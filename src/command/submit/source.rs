@@ -39,7 +39,7 @@ impl Item {
     }
 }
 
-/// Where a job comes from.
+/// Source of a job.
 #[derive(Clone, Debug)]
 pub(super) struct Position {
     /// Which source, from 0.

@@ -13,18 +13,18 @@ use crate::source::local::Image;
 use crate::tags::TagResult;
 use crate::text;
 
-/// Which sidecars are written.
+/// Sidecars to write.
 #[derive(Clone, Debug)]
 pub(super) struct Beside {
     kind: Sidecar,
     name: SidecarName,
     extension: Arc<OsStr>,
     existing: Policy,
-    /// Whether nothing is written, only shown.
+    /// `true` if nothing is written, only shown.
     dry: bool,
 }
 
-/// What is done with a sidecar that exists.
+/// Policy for a sidecar that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Policy {
     Keep,
@@ -32,7 +32,7 @@ enum Policy {
     Append,
 }
 
-/// What was done with the sidecar of one image.
+/// Outcome of writing the sidecar of one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// Nothing existed before, or no sidecar was wanted.
@@ -71,7 +71,7 @@ impl Beside {
         })
     }
 
-    /// Whether nothing is to be written beside an image.
+    /// Returns `true` if nothing is to be written beside an image.
     pub(super) fn is_complete(&self, image: &Image) -> bool {
         self.of(image).is_none_or(|target| self.existing == Policy::Keep && exists(&target))
     }
@@ -79,7 +79,7 @@ impl Beside {
     /// Writes a sidecar, or says what it would be.
     ///
     /// # Errors
-    /// Where it cannot be written, or added to.
+    /// If it cannot be written, or added to.
     pub(super) fn write(
         &self,
         image: &Image,
@@ -112,7 +112,7 @@ fn show(target: &Path, text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}: {text}", target.display())
 }
 
-/// Whether there is a file of this name, or a link, wherever it leads.
+/// Returns `true` if there is a file of this name, or a link, wherever it leads.
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| !found.is_dir())
 }
@@ -121,7 +121,7 @@ fn exists(path: &Path) -> bool {
 /// one that it lacks.
 ///
 /// # Errors
-/// Where the old one can't be read; [`ErrorKind::InvalidData`] where it is no text.
+/// If the old one can't be read; [`ErrorKind::InvalidData`] where it is no text.
 fn appended(path: &Path, new: &str, caption: &caption::Settings) -> io::Result<String> {
     let old = match std::fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(new.to_owned()),

@@ -21,7 +21,7 @@ use crate::source::local::Image;
 pub(super) struct Existing {
     /// The sidecars that are wanted, if any.
     pub(super) sidecar: Option<Beside>,
-    /// Whether a line is wanted of every image.
+    /// `true` if a line is wanted of every image.
     pub(super) lines: bool,
     /// The lines of earlier runs.
     pub(super) results: Results,
@@ -34,7 +34,7 @@ pub(super) struct Results {
     images: HashSet<u64>,
     /// Of those that failed last.
     failed: HashSet<u64>,
-    /// Whether there are lines of failures that later ones replace.
+    /// `true` if there are lines of failures that later ones replace.
     stale: AtomicBool,
     /// How many of them each model has made.
     models: BTreeMap<String, u64>,
@@ -55,7 +55,7 @@ struct Model {
 }
 
 impl Existing {
-    /// Whether every output that is wanted has this image.
+    /// Returns `true` if every output that is wanted has this image.
     pub(super) fn has_all(&self, image: &Image) -> bool {
         let has_sidecar = self.sidecar.as_ref().is_none_or(|sidecar| sidecar.is_complete(image));
         has_sidecar && (!self.lines || self.results.has(&image.name))
@@ -88,7 +88,7 @@ impl Results {
     /// The same of a table, which has no failures.
     ///
     /// # Errors
-    /// Where it can't be read or written, or holds something else.
+    /// If it can't be read or written, or holds something else.
     pub(super) fn read_table(&mut self, path: &Path) -> anyhow::Result<File> {
         let mut images = HashSet::new();
         let file = table::open(path, |image| _ = images.insert(self.key(image)))?;
@@ -96,7 +96,7 @@ impl Results {
         Ok(file)
     }
 
-    /// Whether an image has a result.
+    /// Returns `true` if an image has a result.
     pub(super) fn has(&self, image: &str) -> bool {
         self.images.contains(&self.key(image))
     }
@@ -112,7 +112,7 @@ impl Results {
     /// complete, whatever happens meanwhile.
     ///
     /// # Errors
-    /// Where it can't be read or written.
+    /// If it can't be read or written.
     pub(super) fn tidy(&self, path: &Path) -> io::Result<()> {
         if !self.stale.load(Ordering::Relaxed) {
             return Ok(());

@@ -17,10 +17,10 @@ pub(super) struct Frequencies {
 }
 
 impl Frequencies {
-    /// Where the table goes.
+    /// Destination of the table.
     ///
     /// # Errors
-    /// Where there is one that is not to be replaced, or none can be written.
+    /// If there is one that is not to be replaced, or none can be written.
     pub(super) fn open(path: &Path, overwrite: bool) -> anyhow::Result<Self> {
         let unusable = || format!("`{}` can't be used (--frequencies)", path.display());
         match path.metadata() {
@@ -46,7 +46,7 @@ impl Frequencies {
     /// Writes the table, the most frequent first.
     ///
     /// # Errors
-    /// Where it can't be written.
+    /// If it can't be written.
     pub(super) fn write(&self) -> anyhow::Result<()> {
         let mut rows: Vec<_> = self.images.iter().collect();
         rows.sort_by(|(one, first), (other, second)| second.cmp(first).then(one.cmp(other)));

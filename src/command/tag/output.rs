@@ -35,7 +35,7 @@ pub(super) struct Output {
 struct Lines {
     to: Box<dyn Write + Send>,
     name: String,
-    /// Whether these are rows of a table.
+    /// `true` if these are rows of a table.
     table: bool,
     /// The file that earlier runs have written to.
     earlier: Option<PathBuf>,
@@ -169,7 +169,7 @@ impl Output {
     /// Writes what is written once, at the end.
     ///
     /// # Errors
-    /// Where it can't be.
+    /// If it can't be.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
         if let Some(frequencies) = &self.frequencies {
             frequencies.write()?;

@@ -1,4 +1,4 @@
-//! Which image each of the sidecars of a run belongs to.
+//! Image that each sidecar of a run belongs to.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -12,7 +12,7 @@ use crate::tags::Tags;
 /// The first row.
 const COLUMNS: [&str; 4] = ["image", "tag", "category", "score"];
 
-/// Whether a file of this name is a table.
+/// Returns `true` if a file of this name is a table.
 pub(super) fn is_table(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv"))
 }
@@ -21,7 +21,7 @@ pub(super) fn is_table(path: &Path) -> bool {
 /// image goes. Nobody else adds to the file while it is open.
 ///
 /// # Errors
-/// Where it can't be read and written, another run has it, or it holds something else.
+/// If it can't be read and written, another run has it, or it holds something else.
 pub(super) fn open(path: &Path, mut see: impl FnMut(&str)) -> anyhow::Result<File> {
     if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         // As a pipe: nothing that it held can be seen again.

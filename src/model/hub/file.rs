@@ -9,11 +9,11 @@ pub(crate) struct File {
     pub path: String,
     /// Its bytes.
     pub size: u64,
-    /// What they must hash to.
+    /// Expected hashes.
     pub digest: Digest,
 }
 
-/// What a file must hash to, in hex.
+/// Expected hash of a file, in hex.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Digest {

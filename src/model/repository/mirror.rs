@@ -42,7 +42,7 @@ type Files = BTreeMap<String, Listed>;
 /// Makes `cache` hold the models that the bucket holds; what is there is not read again.
 ///
 /// # Errors
-/// Where the bucket can't be read or has no models, or the folder can't be written.
+/// If the bucket can't be read or has no models, or the folder can't be written.
 pub(super) async fn copy(bucket: &Bucket, cache: &Path) -> Result<Vec<Version>, Failure> {
     // A bucket that is not there, or refuses, says so itself.
     bucket.probe().await?;
@@ -113,7 +113,7 @@ async fn version(bucket: &Bucket, cache: &Path, model: &str, files: &Files) -> R
     }
 }
 
-/// Whether all of a version is there: the list of its files is written last.
+/// Returns `true` if all of a version is there: the list of its files is written last.
 fn is_complete(place: &Path, model: &str) -> bool {
     place.join(model).join(VERSIONS).is_file()
 }

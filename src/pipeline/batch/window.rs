@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::priority::{Priority, Weighted};
 use crate::telemetry::labels::Flush;
 
-/// What a model's devices can take.
+/// Capacity of a model's devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
     /// A device is idle.
@@ -118,7 +118,7 @@ impl<T> Window<T> {
         if self.is_turn_of_quarantined(now, shared) { Decision::FlushQuarantined } else { shared }
     }
 
-    /// Whether a quarantined row leaves now, where `shared` is to be done with the others.
+    /// Returns `true` if a quarantined row leaves now, where `shared` is to be done with the others.
     fn is_turn_of_quarantined(&self, now: Instant, shared: Decision) -> bool {
         let Some((arrived, _)) = self.quarantined.front() else { return false };
         let flushes = matches!(shared, Decision::Flush(_));

@@ -27,7 +27,7 @@ impl Decoder {
         self.fitter.frame()
     }
 
-    /// Whether it decodes with these settings for this frame.
+    /// Returns `true` if it decodes with these settings for this frame.
     pub(super) fn is_for(&self, settings: &Settings, frame: Frame) -> bool {
         self.settings == *settings && self.frame() == frame
     }

@@ -56,7 +56,7 @@ impl ModelPool {
     /// Loads the default model.
     ///
     /// # Errors
-    /// Where it can't be loaded.
+    /// If it can't be loaded.
     pub(crate) async fn load_default(&self) -> Result<Arc<ModelQueue>, CannotLoad> {
         self.open(&self.default).await
     }
@@ -167,7 +167,7 @@ impl ModelPool {
     /// up; where that is broken the old one stays.
     ///
     /// # Errors
-    /// Where the repository can't be read; everything stays as it is.
+    /// If the repository can't be read; everything stays as it is.
     pub(crate) async fn refresh(&self) -> Result<(), NoModel> {
         let _one_at_a_time = self.refreshing.lock().await;
         let catalog = Arc::new(self.settings.repository.catalog(&self.settings.aliases).await?);

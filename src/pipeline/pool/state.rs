@@ -1,4 +1,4 @@
-//! Which models are loaded, retired or broken.
+//! State of the models: loaded, retired or broken.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

@@ -32,9 +32,9 @@ pub(crate) struct Settings {
     pub prepend: Vec<String>,
     /// Tags that come next where an image has them, by their spaced names.
     pub first: Vec<String>,
-    /// Where the rating stands, if anywhere.
+    /// Position of the rating, if it is shown.
     pub rating: Option<Place>,
-    /// Whether characters that are named with their series become two tags.
+    /// `true` if characters that are named with their series become two tags.
     pub expand_characters: bool,
     /// Tags a caption has at most, if any: those with the highest scores.
     pub max_tags: Option<usize>,
@@ -42,7 +42,7 @@ pub(crate) struct Settings {
     pub separator: Option<String>,
 }
 
-/// Where a rating stands in a caption.
+/// Position of a rating in a caption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Before the tags, but for those that come first.
@@ -51,7 +51,7 @@ pub(crate) enum Place {
     Last,
 }
 
-/// What stands between two tags.
+/// Separator of tags.
 const SEPARATOR: &str = ", ";
 
 /// A tag's name as captions have it, and as people write it: with spaces for underscores.
@@ -72,7 +72,7 @@ impl Settings {
         self.exclude.contains(&spaced(name)) || self.exclude_categories.contains(category)
     }
 
-    /// What stands between two tags.
+    /// Separator of tags.
     pub(crate) fn separator(&self) -> &str {
         self.separator.as_deref().unwrap_or(SEPARATOR)
     }

@@ -1,4 +1,4 @@
-//! Whether the models work: the threads that run them report it, and readiness follows.
+//! Health of the models: reported by the threads that run them, read by readiness.
 
 use std::sync::Arc;
 

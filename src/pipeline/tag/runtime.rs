@@ -1,4 +1,4 @@
-//! What a loaded model is run by.
+//! The parts that run a loaded model.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ pub(crate) trait Runtime: Send {
     /// Scores of each row, one per label.
     ///
     /// # Errors
-    /// Where the batch as a whole failed; smaller ones may not.
+    /// If the batch as a whole failed; smaller ones may not.
     fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure>;
 
     /// Why nothing runs on its device any more, once that is so. Its jobs failed with `shutting_down`: another worker may tag

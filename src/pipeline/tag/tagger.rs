@@ -40,7 +40,7 @@ pub(super) struct Tagger {
     pub(super) model: Arc<LoadedModel>,
     pub(super) device: Arc<str>,
     pub(super) runtime: Box<dyn Runtime>,
-    /// Whether an image's scores were checked for what a wrong manifest makes of them.
+    /// `true` if an image's scores were checked for what a wrong manifest makes of them.
     pub(super) checked: bool,
     pub(super) queue: Arc<DeviceQueue>,
     pub(super) state: Arc<QueueState>,

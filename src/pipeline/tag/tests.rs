@@ -103,7 +103,7 @@ async fn rows_that_nobody_waits_for_do_not_run() {
     }
 }
 
-/// What the source was told.
+/// The answer given to the source.
 struct Told(std::sync::mpsc::Sender<String>);
 
 impl Reply for Told {

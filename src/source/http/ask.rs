@@ -28,7 +28,7 @@ pub(super) struct Question {
     pub(super) request_id: String,
     /// The model's name or alias.
     pub(super) model: Option<String>,
-    /// What counts as a tag, by category.
+    /// Thresholds of tags, by category.
     pub(super) thresholds: Thresholds,
     /// Report every label from this score on.
     pub(super) scores_from: Option<f32>,

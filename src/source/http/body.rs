@@ -60,7 +60,7 @@ pub(super) struct Item {
     pub(super) thresholds: Thresholds,
 }
 
-/// What is asked of all images of a request.
+/// Options of a request that apply to all its images.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     pub(super) model: Option<String>,
@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for Item {
     }
 }
 
-/// What is wrong with anything but one image.
+/// Error that concerns more than one image.
 pub(super) const ONE_IMAGE: &str = "bring one image, as `image` or `image_url`";
 
 #[derive(Deserialize)]

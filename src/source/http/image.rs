@@ -35,7 +35,7 @@ pub(super) fn image(given: Given) -> Result<Image, Failure> {
     Ok(Image::Brought(Location::Inline(Inline::base64(text))))
 }
 
-/// Whether a short text is base64, and no key.
+/// Returns `true` if a short text is base64, and no key.
 fn is_base64(text: &str) -> bool {
     let Ok(bytes) = Inline::base64(text.to_owned()).decode(u64::MAX) else { return false };
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'\n' | b'\r');

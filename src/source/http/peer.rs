@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 pub(super) struct Peer(pub(super) SocketAddr);
 
 impl Peer {
-    /// Whether it is on this machine.
+    /// Returns `true` if it is on this machine.
     pub(super) fn is_loopback(self) -> bool {
         self.0.ip().to_canonical().is_loopback()
     }

@@ -66,7 +66,7 @@ impl OpenMessage {
         Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, MessageOutcome::Dead)) })
     }
 
-    /// Which delivery of the message this is, from 1.
+    /// Number of this delivery of the message, from 1.
     pub(super) const fn attempt(&self) -> u64 {
         self.attempt
     }

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Records kept in memory where the stream can't be used.
 const REMEMBERED: usize = 10_000;
 
-/// What is known against a job.
+/// Failures recorded for a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Failures {
@@ -35,7 +35,7 @@ pub(super) struct Evidence {
     jetstream: Context,
     /// `None` where there is none: then each worker keeps its own.
     stream: Option<Stream>,
-    /// What subjects begin with.
+    /// Prefix of subjects.
     subject: String,
     /// By the job: its sequence, and its number where it is a record of an event.
     remembered: Mutex<HashMap<String, Failures>>,

@@ -39,7 +39,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 /// Pulls jobs into the pipeline until stopped.
 ///
 /// # Errors
-/// Where the stream or its consumer was deleted, or made anew.
+/// If the stream or its consumer was deleted, or made anew.
 pub(crate) async fn run(
     stream: Arc<Stream>,
     stores: Vec<Store>,

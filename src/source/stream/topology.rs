@@ -172,7 +172,7 @@ impl Topology {
     }
 }
 
-/// Whether the server is certain that there is no such consumer, or no such stream.
+/// Returns `true` if the server is certain that there is no such consumer, or no such stream.
 fn is_missing(error: &ConsumerInfoError) -> bool {
     match error.kind() {
         ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => true,

@@ -13,11 +13,11 @@ pub(crate) enum Unusable {
     Stream {
         /// The stream.
         stream: String,
-        /// What was tried.
+        /// The attempt.
         action: &'static str,
-        /// What the server says.
+        /// The server's message.
         reason: String,
-        /// Whether it may say otherwise in a moment.
+        /// `true` if it may say otherwise in a moment.
         passing: bool,
     },
     /// Two consumers would take the same jobs, which a work queue does not allow.
@@ -31,7 +31,7 @@ pub(crate) enum Unusable {
         consumer: String,
         /// What it was to take.
         subject: String,
-        /// Who has them.
+        /// Streams or consumers that have them.
         others: String,
     },
     /// What exists would lose jobs or keep them for ever.
@@ -45,7 +45,7 @@ pub(crate) enum Unusable {
         setting: &'static str,
         /// Its value.
         found: String,
-        /// What it must be.
+        /// Expected value.
         wanted: String,
     },
 }

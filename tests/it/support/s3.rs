@@ -42,7 +42,7 @@ pub enum Fault {
 
 type Faults = Arc<Mutex<HashMap<String, Fault>>>;
 
-/// What all connections share.
+/// State shared by all connections.
 #[derive(Default)]
 struct Shared {
     faults: Faults,
@@ -55,7 +55,7 @@ struct Shared {
     most_reading: AtomicUsize,
 }
 
-/// What all answers go through.
+/// Path of all answers.
 #[derive(Default)]
 struct Link {
     /// Bytes a second; zero is any number.

@@ -82,7 +82,7 @@ impl<'a> Walk<'a> {
         Self { root, selection, visited, folders: vec![Folder::new(root.to_owned())], names }
     }
 
-    /// Whether a folder in another one is looked through.
+    /// Returns `true` if a folder in another one is looked through.
     fn enters(&mut self, folder: &Path) -> bool {
         let name = below(folder, self.root);
         if folder.is_symlink() && outside(folder, self.root).is_none() {

@@ -93,7 +93,7 @@ impl Process {
     /// Starts a process and waits until it is ready.
     ///
     /// # Errors
-    /// Where it can't be started, or is not ready in time.
+    /// If it can't be started, or is not ready in time.
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
         // A process group of its own: an interrupt from the terminal is for the worker.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).current_dir("/");
@@ -119,7 +119,7 @@ impl Process {
         }
     }
 
-    /// Whether it has seen no image yet.
+    /// Returns `true` if it has seen no image yet.
     pub(super) const fn is_fresh(&self) -> bool {
         self.is_fresh
     }
@@ -127,7 +127,7 @@ impl Process {
     /// The row of an image, or why it is refused.
     ///
     /// # Errors
-    /// Where the process gives no answer; it is of no use then.
+    /// If the process gives no answer; it is of no use then.
     pub(super) fn row(
         &mut self,
         (settings, frame): (&Settings, Frame),

@@ -22,7 +22,7 @@ fn isolated(launch: fn() -> Command) -> IsolatedDecoder {
     IsolatedDecoder::new(launch, Duration::from_secs(30))
 }
 
-/// What becomes of an image of one byte.
+/// Outcome of an image of one byte.
 fn failure(decoder: &mut IsolatedDecoder) -> Failure {
     decoder.row("job", (&SETTINGS, FRAME), b"x", &mut |_| Ok(())).expect_err("no row")
 }

@@ -130,13 +130,13 @@ fn image_format(bytes: &[u8]) -> Option<Format> {
     })
 }
 
-/// Whether bytes have the file header of a BMP and the beginning of another header behind it.
+/// Returns `true` if bytes have the file header of a BMP and the beginning of another header behind it.
 fn is_whole_bmp(bytes: &[u8]) -> bool {
     let length = bytes.get(14..).and_then(<[u8]>::first_chunk).map(|length| u32::from_le_bytes(*length));
     bytes.starts_with(b"BM") && length.is_some_and(|length| BMP_HEADERS.contains(&(length as usize)))
 }
 
-/// Whether bytes are the headers and pixels of a BMP without its file header, as clipboards have it.
+/// Returns `true` if bytes are the headers and pixels of a BMP without its file header, as clipboards have it.
 fn is_bare_bmp(bytes: &[u8]) -> bool {
     let at = match bytes {
         [12, 0, 0, 0, ..] => 8,

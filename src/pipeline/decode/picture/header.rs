@@ -64,7 +64,7 @@ pub(super) fn gif(bytes: &[u8]) -> Cow<'_, [u8]> {
     whole.into()
 }
 
-/// Where the first frame's descriptor is.
+/// Offset of the first frame's descriptor.
 fn first_frame(bytes: &[u8]) -> Option<usize> {
     let flags = *bytes.get(10)?;
     let mut at = 13 + if flags & 0x80 != 0 { 3 << ((flags & 7) + 1) } else { 0 };

@@ -72,7 +72,7 @@ fn samples(
     damage(&warnings, bytes).map_or(Ok(pixels), |damage| Err(broken(damage.unwrap_or_else(|| decoder.message()))))
 }
 
-/// Whether samples are missing or wrong, and how that shows unless libjpeg says it.
+/// Damage to the samples, if any, and its sign where libjpeg reports none.
 #[expect(clippy::option_option, reason = "whether there is damage, and what is known of it")]
 fn damage(warnings: &Warnings, bytes: &[u8]) -> Option<Option<String>> {
     if warnings.damage {
@@ -90,7 +90,7 @@ fn damage(warnings: &Warnings, bytes: &[u8]) -> Option<Option<String>> {
     })
 }
 
-/// Whether its coding is one whose decoder reports no missing data.
+/// Returns `true` if its coding is one whose decoder reports no missing data.
 fn is_lossless(bytes: &[u8]) -> bool {
     segments(bytes).any(|(marker, _)| matches!(marker, 0xc3 | 0xcb))
 }

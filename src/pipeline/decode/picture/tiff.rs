@@ -42,7 +42,7 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     Ok(Decoded { image, orientation: turned(&directory) })
 }
 
-/// Whether every strip and tile ends within the file: behind it a directory is appended, which is no pixels.
+/// Returns `true` if every strip and tile ends within the file: behind it a directory is appended, which is no pixels.
 fn has_all_pixels(directory: &Directory<'_>, length: u64) -> bool {
     let ends_within = |(at, bytes): (u64, u64)| at.checked_add(bytes).is_some_and(|end| end <= length);
     [(kind::STRIP_OFFSETS, kind::STRIP_LENGTHS), (kind::TILE_OFFSETS, kind::TILE_LENGTHS)].into_iter().all(

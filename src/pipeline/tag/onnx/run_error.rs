@@ -10,12 +10,12 @@ pub(super) enum RunError {
 }
 
 impl RunError {
-    /// Whether the batch did not fit the device's memory.
+    /// Returns `true` if the batch did not fit the device's memory.
     pub(super) fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Runtime(error) if is_out_of_memory(error.message()))
     }
 
-    /// Whether nothing runs on the device any more in this process.
+    /// Returns `true` if nothing runs on the device any more in this process.
     pub(super) fn is_device_lost(&self) -> bool {
         matches!(self, Self::Runtime(error) if is_device_lost(error.message()))
     }
@@ -41,7 +41,7 @@ fn is_out_of_memory(message: &str) -> bool {
     number(message, "CUBLAS failure ") == Some(3) || OUT_OF_MEMORY.iter().any(|words| message.contains(words))
 }
 
-/// Whether the device fails a model, rather than the model itself.
+/// Returns `true` if the device fails a model, rather than the model itself.
 pub(super) fn is_device_error(message: &str) -> bool {
     is_out_of_memory(message) || cuda_failure(message).is_some() || message.contains(TENSORRT_IN_PARTS)
 }

@@ -8,7 +8,7 @@ const FILE: usize = 14;
 /// More entries of a palette than a byte can name are not kept.
 const MAX_COLOURS: usize = 256;
 
-/// What is known before the pixels.
+/// Facts known before the pixels.
 pub(super) struct Header {
     pub(super) width: u32,
     pub(super) height: u32,
@@ -18,7 +18,7 @@ pub(super) struct Header {
     pub(super) coding: Coding,
     /// RGB.
     pub(super) palette: Vec<[u8; 3]>,
-    /// Where the pixels begin.
+    /// Offset of the pixels.
     pub(super) start: usize,
 }
 

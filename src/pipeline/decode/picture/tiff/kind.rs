@@ -37,7 +37,7 @@ pub(super) enum Colours {
     YCbCr,
 }
 
-/// What is made of the first sample after the colours.
+/// Meaning of the first sample after the colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extra {
     Nothing,
@@ -46,7 +46,7 @@ pub(super) enum Extra {
     Premultiplied,
 }
 
-/// What a picture's samples are.
+/// Kind of a picture's samples.
 #[derive(Debug)]
 pub(super) struct Kind {
     pub(super) width: u32,
