@@ -156,7 +156,7 @@ pub struct WorkerArgs {
     /// How the queue is used.
     #[command(flatten)]
     pub(crate) queue: QueueArgs,
-    /// What results and logs name as the worker [default: the host's name, and a number].
+    /// Name of the worker in results and logs [default: the host's name, and a number].
     #[arg(long, value_name = "NAME", env = "TAGMILL_NAME", help_heading = "Queue")]
     pub(crate) name: Option<String>,
     /// How long a stop waits for jobs in hand; the rest goes back to the queue.
@@ -271,7 +271,7 @@ pub struct TaggingArgs {
         help_heading = "Tags"
     )]
     pub(crate) exclude_categories: Vec<String>,
-    /// What captions say instead of a tag or rating, named as for --exclude-tag; nothing leaves it out there. Repeatable.
+    /// Text of captions instead of a tag or rating, named as for --exclude-tag; an empty text leaves it out there. Repeatable.
     #[arg(
         long = "replace-tag",
         value_name = "TAG=TEXT",

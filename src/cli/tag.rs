@@ -45,7 +45,7 @@ pub struct TagArgs {
     /// --sidecar-name is full.
     #[arg(long, value_name = "KIND", value_enum, env = "TAGMILL_SIDECAR", help_heading = "Output")]
     pub(crate) sidecar: Option<Sidecar>,
-    /// What the names of sidecars end in, instead of txt, caption or json.
+    /// Extension of sidecars, instead of txt, caption or json.
     #[arg(
         long,
         value_name = "EXTENSION",
@@ -93,7 +93,7 @@ pub struct TagArgs {
     /// Write no file: show on standard output what would be written.
     #[arg(long, env = "TAGMILL_DRY_RUN", help_heading = "Output")]
     pub(crate) dry_run: bool,
-    /// What results name as their worker [default: the host's name, and a number].
+    /// Name of the worker in results [default: the host's name, and a number].
     #[arg(long, value_name = "NAME", env = "TAGMILL_NAME", help_heading = "Output")]
     pub(crate) name: Option<String>,
     /// Selection of files.
@@ -135,7 +135,7 @@ pub(crate) struct CaptionArgs {
     /// Tags that a caption has at most, those with the highest scores; prepended ones and the rating are not counted.
     #[arg(long, value_name = "N", value_parser = super::whole::<usize>, env = "TAGMILL_MAX_TAGS")]
     pub(crate) max_tags: Option<usize>,
-    /// What stands between the tags of a caption [default: a comma and a blank].
+    /// Separator of the tags of a caption [default: a comma and a blank].
     #[arg(long, value_name = "TEXT", env = "TAGMILL_SEPARATOR")]
     pub(crate) separator: Option<String>,
 }
