@@ -50,6 +50,7 @@ pub(crate) struct Delivery {
     span: Option<Span>,
     source: Source,
     attempt: u64,
+    is_quarantined: bool,
     accepted: Instant,
     reply: Option<Box<dyn Reply>>,
     answers: Answers,
@@ -60,7 +61,15 @@ impl Delivery {
     #[must_use]
     pub(crate) fn new(id: String, source: Source, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
         metrics::job_accepted();
-        Self { id, span: None, source, attempt, accepted: Instant::now(), reply: Some(reply), answers }
+        let accepted = Instant::now();
+        Self { id, span: None, source, attempt, is_quarantined: false, accepted, reply: Some(reply), answers }
+    }
+
+    /// Marks the job as one that may have ended a worker.
+    #[must_use]
+    pub(crate) fn quarantined(mut self) -> Self {
+        self.is_quarantined = true;
+        self
     }
 
     /// Sets the span of a job whose id and model its source knows.
@@ -119,6 +128,12 @@ impl Delivery {
     #[must_use]
     pub(crate) const fn attempt(&self) -> u64 {
         self.attempt
+    }
+
+    /// Returns `true` if the job may have ended a worker.
+    #[must_use]
+    pub(crate) const fn is_quarantined(&self) -> bool {
+        self.is_quarantined
     }
 
     /// Answers the source; ends when the answer has arrived, and says what the source made of it.

@@ -142,6 +142,7 @@ impl Ending {
     /// Hands back everything: something is broken.
     async fn hand_back(self) {
         self.http.give_up();
+        self.stream.leave_unexplained();
         // At once what is held, and then what the last requests for jobs still bring.
         self.stream.hand_back().await;
         if !self.pulling.is_finished() {

@@ -5,10 +5,6 @@ use crate::failure::{Code, Failure};
 use crate::job::Job;
 use crate::priority::Priority;
 use crate::tags::Seconds;
-use crate::telemetry::labels::Source;
-
-/// The delivery from which on a job of the stream is quarantined: each one before may have ended its worker.
-pub(crate) const QUARANTINE_FROM: u64 = 3;
 
 /// A job in the pipeline.
 pub(crate) struct JobContext {
@@ -32,7 +28,7 @@ impl JobContext {
     /// Whether the job may have ended a worker: it is decoded in a process of its own and runs in a batch of its own.
     #[must_use]
     pub(crate) const fn is_quarantined(&self) -> bool {
-        self.delivery.attempt() >= QUARANTINE_FROM && matches!(self.delivery.source(), Source::Stream)
+        self.delivery.is_quarantined()
     }
 
     /// Fails a job whose client has stopped waiting, before it costs anything.

@@ -88,7 +88,7 @@ pub(crate) struct Stream {
     topology: Topology,
     acks: Arc<AckTracker>,
     streak: RejectStreak,
-    evidence: Evidence,
+    evidence: Arc<Evidence>,
     /// Doubts about the identity of the stream: no job is acknowledged while one is open.
     doubts: watch::Sender<Doubts>,
     /// Has the stream looked at before it is time.
@@ -114,8 +114,10 @@ impl Stream {
                 "this NATS server may keep jobs for ever that were being processed when it was killed: use 2.10 or later"
             );
         }
-        let acks = Arc::new(AckTracker::new(nats.client.clone()));
-        let evidence = Evidence::open(jetstream, &settings.subjects, settings.replicas, &topology.identity).await;
+        let client = nats.client.clone();
+        let evidence = Evidence::open(client.clone(), &settings.subjects, settings.replicas, &topology.identity).await;
+        let evidence = Arc::new(evidence);
+        let acks = Arc::new(AckTracker::new(client, Arc::clone(&evidence)));
         let (streak, doubts, check_soon) = (RejectStreak::default(), watch::Sender::default(), Notify::new());
         Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak, evidence, doubts, check_soon }))
     }
@@ -134,6 +136,11 @@ impl Stream {
             return;
         }
         self.acks.hand_back_all().await;
+    }
+
+    /// Leaves every delivery of what is held unexplained: this worker is broken, and one of its jobs may be at fault.
+    pub(crate) fn leave_unexplained(&self) {
+        self.acks.leave_all_unexplained();
     }
 
     /// Waits until the acknowledgements have reached the server, 2 s at most.
@@ -207,7 +214,7 @@ impl Stream {
 pub(crate) async fn init(nats: &Nats, settings: &Settings) -> Result<String, Unusable> {
     let jetstream = async_nats::jetstream::new(nats.client.clone());
     let Topology { identity, part, .. } = open(&jetstream, settings).await?;
-    Evidence::open(jetstream, &settings.subjects, settings.replicas, &identity).await;
+    Evidence::open(nats.client.clone(), &settings.subjects, settings.replicas, &identity).await;
     Ok(part.consumer)
 }
 

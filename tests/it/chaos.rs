@@ -1,5 +1,6 @@
 //! Everything fails at once, and nothing is lost: workers are killed and stopped, the server is killed and restarted, the
-//! store goes away, and bad jobs are mixed in with good ones. An oracle that knows every accepted job checks the end.
+//! store goes away, objects trickle, and bad jobs are mixed in with good ones, some of which end the worker that decodes
+//! them. An oracle that knows every accepted job checks the end.
 //!
 //! The order of events follows from a seed (`CHAOS_SEED`, to try others).
 
@@ -15,7 +16,7 @@ use serde_json::json;
 use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
 use crate::support::repository;
-use crate::support::s3::S3Server;
+use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::Worker;
 
 const JOBS: usize = 1200;
@@ -30,6 +31,9 @@ fn jobs() -> HashMap<String, (String, Expected)> {
     let job = |number: usize| {
         let id = format!("job-{number}");
         let (payload, expected) = match number % 20 {
+            // Each ends two workers before it is quarantined.
+            _ if number % 300 == 150 => (image(&id, "abort.jpg"), Some("attempts_exhausted")),
+            5 if number % 100 == 5 => (image(&id, "slow.jpg"), None),
             3 => (image(&id, "missing.jpg"), Some("image_not_found")),
             7 => (image(&id, "cut.jpg"), Some("image_undecodable")),
             11 => (image(&id, "file:///etc/passwd"), Some("forbidden_location")),
@@ -50,7 +54,8 @@ struct Fleet {
 
 impl Fleet {
     fn start(nats: &NatsServer, s3: &S3Server) -> Self {
-        let environment = s3.environment();
+        let mut environment = s3.environment();
+        environment.push(("TAGMILL_TEST_PICTURES", "1".to_owned()));
         let workers = (0..3).map(|_| Worker::spawn(nats, "s3://images", &[], &environment)).collect();
         Self { workers, environment }
     }
@@ -86,6 +91,9 @@ async fn whatever_fails_every_job_ends_once() {
     s3.put("images", "b.png", &repository("samples/night-sky.png"));
     let whole = std::fs::read(repository("samples/orange-sunset.jpg")).expect("a sample");
     std::fs::write(s3.bucket("images").join("cut.jpg"), &whole[..whole.len() / 2]).expect("a file");
+    std::fs::write(s3.bucket("images").join("abort.jpg"), "tagmill-test:abort").expect("a file");
+    s3.put("images", "slow.jpg", &repository("samples/orange-sunset.jpg"));
+    s3.fault("slow.jpg", Fault::Trickling);
 
     let client = Arc::new(Client::connect(&nats).await);
     client.make_queue(Duration::from_secs(2), 1).await;
@@ -121,8 +129,10 @@ async fn whatever_fails_every_job_ends_once() {
         fleet.supervise(&nats);
     }
     publishing.await.expect("every job is published");
+    let environment = std::mem::take(&mut fleet.environment);
     drop(fleet);
-    let fleet: Vec<_> = (0..2).map(|_| Worker::start_with(&nats, "s3://images", &[], &s3.environment())).collect();
+    s3.heal("slow.jpg");
+    let fleet: Vec<_> = (0..2).map(|_| Worker::spawn(&nats, "s3://images", &[], &environment)).collect();
     client.submit("fresh", "a.jpg").await;
     if tokio::time::timeout(Duration::from_secs(40), client.queue_is_empty()).await.is_err() {
         let logs: Vec<_> = fleet.iter().map(Worker::log).collect();

@@ -1,4 +1,5 @@
-//! Jobs on their third delivery: each is decoded in a process of its own, which costs no other job anything.
+//! Jobs of which two deliveries ended without a word: each is decoded in a process of its own, which costs no other job
+//! anything.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::client::{Answer, Client};
 use crate::support::nats::NatsServer;
+use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::Worker;
 use crate::support::{repository, samples, until};
 
@@ -157,4 +159,35 @@ async fn a_decoder_that_does_not_end_is_ended_and_ends_with_its_worker() {
     client.results(1).await;
     client.queue_is_empty().await;
     until("no decoder to be left", || async { worker.children().is_empty().then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_workers_gave_back_are_not_quarantined_however_often() {
+    const JOBS: usize = 8;
+    let (nats, s3) = (NatsServer::start(), S3Server::start("images").await);
+    s3.put("images", "slow.jpg", &repository("samples/orange-sunset.jpg"));
+    let client = Client::connect(&nats).await;
+    client.make_queue(Duration::from_secs(30), 1).await;
+    for number in 0..JOBS {
+        client.submit(&format!("job-{number}"), "slow.jpg").await;
+    }
+    let taken = || async { (client.consumer().await.num_ack_pending == JOBS).then_some(()) };
+    let arguments = ["--batch-size", "8", "--window", "10s", "--drain-timeout", "10m"];
+    s3.fault("slow.jpg", Fault::Stalled);
+    for restart in 1..=4 {
+        let mut worker = Worker::start_with(&nats, "s3://images", &arguments, &s3.environment());
+        let times = format!("tagmill_redeliveries_total {}", if restart == 1 { 0 } else { JOBS });
+        until("the jobs to be taken", || async { worker.get("/metrics").await.1.contains(&times).then_some(()) }).await;
+        until("the jobs to be taken", taken).await;
+        worker.signal("TERM");
+        worker.logged("finishing what is in hand");
+        worker.signal("TERM");
+        assert!(worker.ended().success(), "{}", worker.log());
+    }
+    s3.heal("slow.jpg");
+    let worker = Worker::start_with(&nats, "s3://images", &arguments, &s3.environment());
+    let results = client.results(JOBS).await;
+    assert!(results.iter().all(|result| result.json["attempt"] == 5), "{results:?}");
+    assert!(results.iter().any(|result| result.json["batch"] != 1), "they run in batches of one: {results:?}");
+    assert_eq!(worker.children(), Vec::<u32>::new());
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::datetime::DateTime;
@@ -12,6 +13,8 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::evidence::{Deliveries, Evidence};
 
 /// How long a job stays with the server that a stopping worker hands back: as long as the worker's own last requests for
 /// jobs live. Given back at once, it would come straight back through one of them, and each time count as an attempt.
@@ -24,6 +27,7 @@ const ARRIVING: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct AckTracker {
     client: Client,
+    evidence: Arc<Evidence>,
     held: Mutex<HashMap<u64, TrackedJob>>,
 }
 
@@ -44,6 +48,10 @@ struct TrackedJob {
     reply: Subject,
     /// When it was published.
     published: DateTime,
+    /// Number of its delivery, from 1.
+    number: u64,
+    /// Deliveries before it that ended without a word, as far as that is known.
+    unexplained: Option<u64>,
     /// Answers to its jobs that are being published.
     answers: TaskTracker,
 }
@@ -51,23 +59,44 @@ struct TrackedJob {
 impl AckTracker {
     /// No job is held.
     #[must_use]
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client, held: Mutex::default() }
+    pub(crate) fn new(client: Client, evidence: Arc<Evidence>) -> Self {
+        Self { client, evidence, held: Mutex::default() }
     }
 
-    /// Holds a job that was published then and whose acknowledgements go to `reply`.
-    pub(crate) fn track(&self, sequence: u64, published: DateTime, reply: Subject) -> Tracked {
+    /// Holds a job that was published then, whose delivery has this number and whose acknowledgements go to `reply`.
+    pub(crate) fn track(&self, sequence: u64, published: DateTime, number: u64, reply: Subject) -> Tracked {
         match self.held.lock().entry(sequence) {
             Entry::Occupied(mut held) if held.get().published == published => {
-                held.get_mut().reply = reply;
+                let held = held.get_mut();
+                (held.reply, held.number) = (reply, number);
                 Tracked::Redelivered
             }
             Entry::Occupied(_) => Tracked::Foreign,
             Entry::Vacant(free) => {
-                free.insert(TrackedJob { reply, published, answers: TaskTracker::new() });
+                let unexplained = (number == 1).then_some(0);
+                free.insert(TrackedJob { reply, published, number, unexplained, answers: TaskTracker::new() });
                 Tracked::New
             }
         }
+    }
+
+    /// Sets how many deliveries of a job ended without a word.
+    pub(crate) fn set_unexplained(&self, sequence: u64, unexplained: u64) {
+        if let Some(job) = self.held.lock().get_mut(&sequence) {
+            job.unexplained = Some(unexplained);
+        }
+    }
+
+    /// Leaves the deliveries of a job unexplained if it is given back: the job may be at fault.
+    pub(crate) fn leave_unexplained(&self, sequence: u64) {
+        if let Some(job) = self.held.lock().get_mut(&sequence) {
+            job.unexplained = None;
+        }
+    }
+
+    /// The same of every held job.
+    pub(crate) fn leave_all_unexplained(&self) {
+        self.held.lock().values_mut().for_each(|job| job.unexplained = None);
     }
 
     /// Marks an answer as being published: until the token is dropped the job is not handed back. `None` where it is no longer
@@ -79,12 +108,14 @@ impl AckTracker {
     /// Acknowledges a job in this way, if it is still held.
     pub(crate) async fn ack(&self, sequence: u64, kind: AckKind) {
         let job = self.held.lock().remove(&sequence);
-        if let Some(TrackedJob { reply, .. }) = job {
-            self.send(reply, kind).await;
+        match (job, kind) {
+            (Some(job), AckKind::Nak(delay)) => self.give_back(sequence, job, delay).await,
+            (Some(job), kind) => self.send(job.reply, kind).await,
+            (None, _) => {}
         }
     }
 
-    /// Says of every held job that it is being worked on, again and again.
+    /// Sends the progress of every held job, again and again.
     pub(crate) async fn keep(&self, every: Duration) {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -118,14 +149,21 @@ impl AckTracker {
     }
 
     async fn hand_back_unanswered(&self) {
-        let held: Vec<Subject> =
-            self.held.lock().extract_if(|_, job| job.answers.is_empty()).map(|(_, job)| job.reply).collect();
+        let held: Vec<_> = self.held.lock().extract_if(|_, job| job.answers.is_empty()).collect();
         if !held.is_empty() {
             tracing::info!(jobs = held.len(), "handing back jobs");
         }
-        for reply in held {
-            self.send(reply, AckKind::Nak(Some(HAND_BACK))).await;
+        for (sequence, job) in held {
+            self.give_back(sequence, job, Some(HAND_BACK)).await;
         }
+    }
+
+    /// Gives a job back, to be delivered again after `delay`: that explains this delivery to the next worker.
+    async fn give_back(&self, sequence: u64, job: TrackedJob, delay: Option<Duration>) {
+        if let Some(unexplained) = job.unexplained {
+            self.evidence.give_back(sequence, Deliveries { given_back: job.number, unexplained }).await;
+        }
+        self.send(job.reply, AckKind::Nak(delay)).await;
     }
 
     async fn send(&self, reply: Subject, kind: AckKind) {

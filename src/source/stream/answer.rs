@@ -39,9 +39,18 @@ pub(super) struct OpenMessage {
     stream: Arc<Stream>,
     message: Message,
     sequence: u64,
-    attempt: u64,
+    history: History,
     /// Jobs not answered yet, and what is to become of the message for the sake of the others.
     open: Mutex<(usize, MessageOutcome)>,
+}
+
+/// The deliveries of a message so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct History {
+    /// Number of this one, from 1.
+    pub(super) number: u64,
+    /// Whether the message may have ended workers.
+    pub(super) is_quarantined: bool,
 }
 
 /// What becomes of a message, the lesser first: where one of its jobs is to be tried again it comes again as a whole.
@@ -60,15 +69,16 @@ impl OpenMessage {
     pub(super) fn new(
         stream: Arc<Stream>,
         message: Message,
-        (sequence, attempt): (u64, u64),
+        sequence: u64,
+        history: History,
         jobs: usize,
     ) -> Arc<Self> {
-        Arc::new(Self { stream, message, sequence, attempt, open: Mutex::new((jobs, MessageOutcome::Dead)) })
+        Arc::new(Self { stream, message, sequence, history, open: Mutex::new((jobs, MessageOutcome::Dead)) })
     }
 
-    /// Number of this delivery of the message, from 1.
-    pub(super) const fn attempt(&self) -> u64 {
-        self.attempt
+    /// The deliveries of the message so far.
+    pub(super) const fn history(&self) -> History {
+        self.history
     }
 
     /// One of its jobs is answered; the last ends the message.
@@ -138,9 +148,12 @@ impl StreamReply {
             }
             return (MessageOutcome::Again(HAND_BACK), Outcome::Retried);
         }
-        let attempt = self.held.attempt;
+        if failure.code == Code::InferenceFailed {
+            // Its batch may have failed for this row.
+            stream.acks.leave_unexplained(self.held.sequence);
+        }
         if !failure.spends_attempt() {
-            return (MessageOutcome::Again(Backoff::OF_JOBS.after(attempt)), Outcome::Retried);
+            return (MessageOutcome::Again(Backoff::OF_JOBS.after(self.held.history.number)), Outcome::Retried);
         }
         if failure.class() == Class::Retry {
             let failures = stream.evidence.failed(&self.numbered(self.held.sequence.to_string())).await;
@@ -155,11 +168,11 @@ impl StreamReply {
 
     /// Writes the dead letter and sees it confirmed.
     async fn dead_letter(&self, id: String, failure: &Failure) {
-        let OpenMessage { stream, message, attempt, .. } = &*self.held;
+        let OpenMessage { stream, message, history, .. } = &*self.held;
         stream.streak.count(failure.code);
         warn_limited!("a job becomes a dead letter", failure.code, error = %failure);
         let payload = &self.payload;
-        let letter = dead_letter(id, &message.subject, payload, (failure, *attempt), &stream.settings.worker);
+        let letter = dead_letter(id, &message.subject, payload, (failure, history.number), &stream.settings.worker);
         let subject = stream.settings.subjects.dead_for(&message.subject);
         stream.publisher.dead_letter(&subject, self.headers(), letter, payload).await;
     }

@@ -7,7 +7,8 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_nats::jetstream::{AckKind, Message};
+use async_nats::Message;
+use async_nats::jetstream::{self, AckKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc::Sender;
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::acks::{HAND_BACK, Tracked};
-use super::answer::{OpenMessage, StreamReply};
+use super::answer::{History, OpenMessage, StreamReply};
 use super::limit::{Acquired, Acquirer, InFlightLimit, Slot};
 use super::topology::Gone;
 use super::{Stream, event};
@@ -35,6 +36,10 @@ const REQUEST: Duration = HAND_BACK;
 
 /// How long to wait before asking again a server that refused.
 const REFUSED: Duration = Duration::from_secs(1);
+
+/// Deliveries without a word from which on a message is quarantined: each may have been a worker that its job ended. One
+/// alone is more often a machine that went away.
+const QUARANTINE_FROM: u64 = 2;
 
 /// Pulls jobs into the pipeline until stopped.
 ///
@@ -130,32 +135,51 @@ impl Puller {
         let _ = self.stop.run_until_cancelled(tokio::time::sleep(REFUSED)).await;
     }
 
-    async fn claim(self: &Arc<Self>, message: Message, slot: Slot) {
+    async fn claim(self: &Arc<Self>, message: jetstream::Message, slot: Slot) {
         let (Ok(info), Some(reply)) = (message.info(), message.reply.clone()) else {
             tracing::error!(subject = %message.subject, "a message without delivery information; it is left alone");
             return;
         };
-        let (sequence, attempt) = (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1));
+        let (sequence, number) = (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1));
         let queued = SystemTime::from(info.published).elapsed().unwrap_or_default();
         let acks = &self.stream.acks;
-        match acks.track(sequence, info.published, reply) {
+        match acks.track(sequence, info.published, number, reply) {
             Tracked::New => {}
             Tracked::Redelivered => return,
             // It comes again after the ack wait, to a worker that knows the new stream.
             Tracked::Foreign => return self.stream.doubt(),
         }
-        if attempt > 1 {
-            metrics::redelivered();
-        }
         if self.stop.is_cancelled() {
             acks.ack(sequence, AckKind::Nak(Some(HAND_BACK))).await;
             return;
         }
+        let delivered = Delivered { message: message.message, sequence, number, queued, slot };
+        if number == 1 {
+            return self.open(delivered, 0).await;
+        }
+        metrics::redelivered();
+        // The other jobs of the request are claimed meanwhile.
+        tokio::spawn(Arc::clone(self).open_redelivered(delivered));
+    }
+
+    /// Opens a message that was delivered before, once the evidence is read. After a stop it goes back with all that is held.
+    async fn open_redelivered(self: Arc<Self>, delivered: Delivered) {
+        let Delivered { sequence, number, .. } = delivered;
+        let read = self.stream.evidence.deliveries(sequence);
+        let Some(deliveries) = self.stop.run_until_cancelled(read).await else { return };
+        let unexplained = deliveries.unexplained_before(number);
+        self.stream.acks.set_unexplained(sequence, unexplained);
+        self.open(delivered, unexplained).await;
+    }
+
+    /// Admits the jobs of a message, `unexplained` of whose deliveries ended without a word.
+    async fn open(self: &Arc<Self>, Delivered { message, sequence, number, queued, slot }: Delivered, unexplained: u64) {
         let mut jobs = self.jobs(&message.payload).into_iter();
-        let held = OpenMessage::new(Arc::clone(&self.stream), message.message, (sequence, attempt), jobs.len());
+        let history = History { number, is_quarantined: unexplained >= QUARANTINE_FROM };
+        let held = OpenMessage::new(Arc::clone(&self.stream), message, sequence, history, jobs.len());
         let Some(first) = jobs.next() else {
             tracing::debug!(sequence, "an S3 event of no new image");
-            acks.ack(sequence, AckKind::Ack).await;
+            self.stream.acks.ack(sequence, AckKind::Ack).await;
             return;
         };
         let job = Arrived { held: Arc::clone(&held), queued, slot };
@@ -179,10 +203,11 @@ impl Puller {
     }
 
     async fn admit(&self, Payload { record, bytes, wrong }: Payload, Arrived { held, queued, slot }: Arrived) {
-        let attempt = held.attempt();
+        let History { number, is_quarantined } = held.history();
         let reply = StreamReply::new(held, bytes.clone(), record, slot);
         let id = reply.default_id();
-        let delivery = Delivery::new(id, Source::Stream, attempt, Box::new(reply), self.answers.clone());
+        let delivery = Delivery::new(id, Source::Stream, number, Box::new(reply), self.answers.clone());
+        let delivery = if is_quarantined { delivery.quarantined() } else { delivery };
         match wrong {
             Some(wrong) => refuse(delivery, wrong),
             // Refused only where the pipeline is gone: the delivery inside hands its job back.
@@ -206,6 +231,17 @@ impl Puller {
             }
         }
     }
+}
+
+/// A message that is tracked.
+struct Delivered {
+    message: Message,
+    sequence: u64,
+    /// Number of this delivery, from 1.
+    number: u64,
+    /// Time it waited in the stream.
+    queued: Duration,
+    slot: Slot,
 }
 
 /// A job of a message.
