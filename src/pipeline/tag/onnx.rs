@@ -289,11 +289,12 @@ fn refused(files: &ModelFiles, error: &ort::Error) -> Unusable {
 
 /// Where TensorRT keeps what it builds of this model.
 fn kept(files: &ModelFiles, settings: &Settings, interface: &Interface) -> Result<Engines, Unusable> {
-    let engines = Engines::new(files, settings.engines.as_deref(), interface, settings.batch)?;
+    let mut engines = Engines::new(files, settings.engines.as_deref(), interface, settings.batch)?;
     let folder = engines
-        .folder()
+        .locked_folder()
         .map_err(|error| files.unusable(format_args!("TensorRT's engines can't be kept (--engine-cache): {error}")))?;
     let folder = folder.map(|folder| folder.display().to_string());
+    // What another process has built meanwhile is there now.
     if engines.are_there() {
         tracing::info!(model = files.name, folder, "TensorRT has engines from before");
     } else {

@@ -1,8 +1,11 @@
 //! Where TensorRT keeps what it built of a model, and for which batches it builds it.
 //!
 //! Building takes minutes; with the folder kept, the next start takes seconds. TensorRT's provider tells engines apart by the
-//! graph, not by its weights, so every version of a model has a folder of its own.
+//! graph, not by its weights, so every version of a model has a folder of its own. One process at a time builds or reads the
+//! engines of a folder: the provider writes them in place.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ort::ep;
@@ -13,11 +16,12 @@ use crate::model::ModelFiles;
 use crate::model::frame::CHANNELS;
 use crate::model::manifest::Precision;
 
-/// What TensorRT is told of a model.
-#[derive(Clone, Debug)]
+/// TensorRT's settings for a model. While this lives no other process uses the folder.
+#[derive(Debug)]
 pub(super) struct Engines {
     /// `None` where there is no place to keep them.
     folder: Option<PathBuf>,
+    lock: Option<File>,
     /// Shapes of the rows: of one image, and of the largest batch.
     least: String,
     most: String,
@@ -45,19 +49,27 @@ impl Engines {
         };
         Ok(Self {
             folder: cache.map(|cache| cache.join(name)),
+            lock: None,
             least: shape(least),
             most: shape(most),
             half: precision == Precision::Fp16,
         })
     }
 
-    /// The folder they are kept in, made where it is missing.
+    /// The folder they are kept in, made where it is missing, once no other process builds there; blocks.
     ///
     /// # Errors
-    /// Where it can't be made.
-    pub(super) fn folder(&self) -> std::io::Result<Option<&Path>> {
+    /// If it can't be made or locked.
+    pub(super) fn locked_folder(&mut self) -> std::io::Result<Option<&Path>> {
         let Some(folder) = &self.folder else { return Ok(None) };
         std::fs::create_dir_all(folder)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(folder.join(".lock"))?;
+        match lock.lock() {
+            Ok(()) => self.lock = Some(lock),
+            // A file system without locks: as good as it gets.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            Err(error) => return Err(error),
+        }
         Ok(Some(folder))
     }
 
@@ -81,5 +93,26 @@ impl Engines {
                 .with_timing_cache_path(folder.display()),
             None => tensorrt,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::TryLockError;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_of_one_process_until_its_session_is_open() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let folder = cache.path().join("model");
+        let shape = String::new;
+        let mut engines =
+            Engines { folder: Some(folder.clone()), lock: None, least: shape(), most: shape(), half: false };
+        assert_eq!(engines.locked_folder().expect("it can be made"), Some(&*folder));
+        let others = File::open(folder.join(".lock")).expect("it is there");
+        assert!(matches!(others.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(engines);
+        others.try_lock().expect("it is free");
     }
 }
