@@ -21,6 +21,10 @@ use crate::telemetry::metrics;
 /// How long a model that could not be loaded is not tried again.
 const BROKEN: Duration = Duration::from_secs(10);
 
+/// Maximum time for which a model that was just loaded is kept. It is kept for as long as its load took, so that jobs of more
+/// models than there are slots spend at most half of the time on loads.
+const KEPT: Duration = Duration::from_secs(30);
+
 impl ModelPool {
     /// The queue of a model. Loads the model if it is not loaded and, once its turn has come, still `is_wanted`. Models are
     /// loaded beside one another.
@@ -70,8 +74,9 @@ impl ModelPool {
         // Before another model is evicted for one that does not work.
         timed::check(&files).await?;
         let slot = self.slot().await?;
+        let began = Instant::now();
         let loaded = self.load_files(&files).await?;
-        self.insert(name, &files, loaded, Some(slot))
+        self.insert(name, &files, loaded, Some(slot), began.elapsed().min(KEPT))
     }
 
     /// A slot for one more model. Where there is none the least recently used model is evicted: it ends after the rows that
@@ -82,17 +87,18 @@ impl ModelPool {
             if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
                 return Ok(ModelSlot { permit: Some(permit), changed: Arc::clone(&self.changed) });
             }
-            {
+            let evictable_at = {
                 let mut state = self.state.lock();
                 if state.finished.is_none() {
                     return Err(CannotLoad::Stopped);
                 }
-                // Otherwise one is on its way out already.
-                if state.retired.iter().all(|running| running.gone.is_cancelled()) {
-                    state.evict();
-                }
+                let is_one_ending = state.retired.iter().any(|running| !running.gone.is_cancelled());
+                if is_one_ending { None } else { state.evict() }
+            };
+            match evictable_at {
+                Some(at) => drop(tokio::time::timeout_at(at.into(), changed).await),
+                None => changed.await,
             }
-            changed.await;
         }
     }
 
@@ -127,6 +133,7 @@ impl ModelPool {
         files: &ModelFiles,
         loaded: Loaded,
         slot: Option<ModelSlot>,
+        kept: Duration,
     ) -> Result<Arc<ModelQueue>, CannotLoad> {
         let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state.lock();
@@ -152,6 +159,7 @@ impl ModelPool {
             queue: Some(Arc::clone(&queue)),
             stamp: files.stamp.clone(),
             used: Instant::now(),
+            kept_until: Instant::now() + kept,
             stop,
             gone,
             slot,
@@ -207,7 +215,7 @@ impl ModelPool {
         let lock = self.state.lock().lock_of(name);
         let _once = lock.lock().await;
         let loaded = self.load_files(files).await?;
-        self.insert(name, files, loaded, None)
+        self.insert(name, files, loaded, None, Duration::ZERO)
     }
 }
 

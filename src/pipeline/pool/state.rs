@@ -34,6 +34,8 @@ pub(super) struct Running {
     pub(super) queue: Option<Arc<ModelQueue>>,
     pub(super) stamp: Stamp,
     pub(super) used: Instant,
+    /// Until then it is not evicted.
+    pub(super) kept_until: Instant,
     pub(super) stop: Stopper,
     /// Cancelled once the model is unloaded.
     pub(super) gone: CancellationToken,
@@ -92,12 +94,15 @@ impl State {
         lock
     }
 
-    /// Retires the least recently used model, if one is loaded.
-    pub(super) fn evict(&mut self) {
-        let oldest = self.loaded.iter().min_by_key(|(_, running)| running.used).map(|(name, _)| Arc::clone(name));
-        if let Some(oldest) = oldest {
-            tracing::info!(model = %oldest, "unloading a model to make room for another (--max-models)");
-            self.retire(&oldest);
-        }
+    /// Retires the least recently used model that need not be kept. Where each must be, returns when the first need not.
+    pub(super) fn evict(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let evictable = self.loaded.iter().filter(|(_, running)| running.kept_until <= now);
+        let Some(oldest) = evictable.min_by_key(|(_, running)| running.used).map(|(name, _)| Arc::clone(name)) else {
+            return self.loaded.values().map(|running| running.kept_until).min();
+        };
+        tracing::info!(model = %oldest, "unloading a model to make room for another (--max-models)");
+        self.retire(&oldest);
+        None
     }
 }

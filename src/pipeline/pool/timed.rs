@@ -22,7 +22,7 @@ pub(super) async fn check(files: &ModelFiles) -> Result<(), CannotLoad> {
     read.unwrap_or_else(|error| Err(files.unusable(error))).map_err(Into::into)
 }
 
-/// Loads a model within the patience that its devices deserve. One that hangs keeps its thread: the process must end.
+/// Loads a model within the time limits of its devices. One that hangs keeps its thread: the process must end.
 ///
 /// # Errors
 /// Where it can't be loaded, `Hung` where the time is over.
@@ -35,11 +35,11 @@ pub(super) async fn load(load: Load, files: &ModelFiles, settings: &Settings) ->
         }
         Err(own.unusable("its files changed while it was loaded; look again (SIGHUP)").into())
     });
-    let gpus = settings.devices.iter().any(|device| device.patience().is_some());
+    let gpus = settings.devices.iter().any(|device| device.load_timeout().is_some());
     // They are opened one after the other.
-    let patience = settings.devices.iter().filter_map(|device| device.patience()).sum();
-    let Some(ended) = within(gpus.then_some(patience), loading).await else {
-        return Err(hung(files, settings, patience));
+    let timeout = settings.devices.iter().filter_map(|device| device.load_timeout()).sum();
+    let Some(ended) = within(gpus.then_some(timeout), loading).await else {
+        return Err(hung(files, settings, timeout));
     };
     ended.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => Err(files.unusable(format_args!("loading it panicked: {}", panic_message(&*panic))).into()),
@@ -49,11 +49,11 @@ pub(super) async fn load(load: Load, files: &ModelFiles, settings: &Settings) ->
 
 /// What comes of it within this time. A process that was stopped for a while finds the time over, and what is healthy ends in
 /// a moment.
-async fn within<T>(patience: Option<Duration>, mut loading: JoinHandle<T>) -> Option<Result<T, JoinError>> {
-    let Some(patience) = patience else { return Some(loading.await) };
-    match tokio::time::timeout(patience, &mut loading).await {
+async fn within<T>(timeout: Option<Duration>, mut loading: JoinHandle<T>) -> Option<Result<T, JoinError>> {
+    let Some(timeout) = timeout else { return Some(loading.await) };
+    match tokio::time::timeout(timeout, &mut loading).await {
         Ok(ended) => Some(ended),
-        Err(_) => tokio::time::timeout(patience / 10, loading).await.ok(),
+        Err(_) => tokio::time::timeout(timeout / 10, loading).await.ok(),
     }
 }
 
@@ -90,10 +90,10 @@ mod tests {
             let (pool, reasons) = ModelPool::with_loader(forever, settings, catalog, "demo", finished);
             let broken = tokio::spawn(Arc::clone(&pool).run(reasons));
             let loading = tokio::spawn(async move { pool.load(&"demo".into(), || Ok(())).await.map(drop) });
-            let patience = Device::Cuda(0).patience().expect("a GPU may hang");
+            let timeout = Device::Cuda(0).load_timeout().expect("a GPU may hang");
             while !broken.is_finished() {
                 tokio::task::yield_now().await;
-                tokio::time::advance(patience).await;
+                tokio::time::advance(timeout).await;
             }
             let failure = loading.await.expect("no panic").expect_err("it hangs");
             assert_eq!(failure.code, Code::ShuttingDown, "the job is the next worker's");
