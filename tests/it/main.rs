@@ -26,6 +26,7 @@ mod pull;
 mod quarantine;
 mod reference;
 mod startup;
+mod stops;
 mod stream;
 mod submit;
 mod support;
