@@ -3,7 +3,6 @@
 pub(crate) mod bucket;
 pub(crate) mod file;
 mod folder;
-mod head;
 pub(crate) mod inline;
 mod invalid;
 pub(crate) mod location;

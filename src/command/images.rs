@@ -13,6 +13,7 @@ use super::select::{Selection, Visited, outside, spelled};
 use crate::failure::Failure;
 use crate::source::local::Image;
 use crate::store::bucket::Bucket;
+use crate::store::bucket::list::Listed;
 use crate::store::suffix::Suffixes;
 use crate::store::{InvalidStore, Store, file};
 
@@ -217,9 +218,10 @@ impl Finder {
         let mut listing = std::pin::pin!(bucket.listing(None));
         while let Some(object) = listing.next().await {
             match object {
-                Ok(object) if self.selection.takes_key(object.path.as_ref()) => {
-                    self.object(bucket.location_of(&object.path)).await?;
+                Ok(Listed { path: Some(path), .. }) if self.selection.takes_key(path.as_ref()) => {
+                    self.object(bucket.location_of(&path)).await?;
                 }
+                Ok(Listed { path: None, key, .. }) => self.selection.passes_unaddressable(&key),
                 Ok(_) => {}
                 Err(failure) => {
                     let broken = Found::Broken { name: bucket.to_string(), failure };

@@ -27,6 +27,7 @@ const UNMATCHED: Reason = "not of --match";
 const FOLDER: Reason = "in a folder within (--no-recursive)";
 const OTHER: Reason = "no image by its name";
 const UNKNOWN: Reason = "with no suffix of an image";
+const UNADDRESSABLE: Reason = "a key with empty or relative parts, or with control characters";
 const LINK: Reason = "a link to a folder that is looked through anyway";
 
 /// Selection of the files of folders and buckets.
@@ -106,6 +107,11 @@ impl Selection {
     /// A link to a folder is passed over.
     pub(super) fn passes_link(&self, name: &str) {
         self.take(name, Some(LINK));
+    }
+
+    /// An object whose key no job can name is passed over.
+    pub(super) fn passes_unaddressable(&self, key: &str) {
+        self.take(key, Some(UNADDRESSABLE));
     }
 
     fn left_out(&self, name: &str) -> Option<Reason> {

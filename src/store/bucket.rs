@@ -2,25 +2,27 @@
 
 mod body;
 pub(crate) mod list;
+mod probe;
+mod requests;
+mod settings;
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key};
+use object_store::aws::AmazonS3;
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, ClientOptions, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, RetryConfig,
-};
-use url::Url;
+use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt};
 
-use super::head::HeadBucket;
 use super::reads::{ReadSlot, Reads};
 use super::{InvalidStore, Read, denied, not_found, too_large, unavailable};
 use crate::failure::Failure;
 use crate::memory::Pool;
-use body::{Body, IDLE, SILENCE};
+use body::{Body, IDLE};
+use requests::Requests;
+use settings::builder;
 
 /// Objects of a bucket whose keys start with the prefix.
 #[derive(Clone)]
@@ -28,7 +30,11 @@ pub(crate) struct Bucket {
     pub(super) name: String,
     pub(super) prefix: Path,
     objects: Arc<AmazonS3>,
-    head: HeadBucket,
+    requests: Requests,
+    /// Whether a probe has ever been answered.
+    is_probed: Arc<AtomicBool>,
+    /// Whether the log has that probes are refused.
+    is_warned: Arc<AtomicBool>,
 }
 
 /// How long the client tries again after an error: objects of some megabytes, with a queue that has better ways to wait.
@@ -76,18 +82,12 @@ impl Bucket {
             return Err(malformed());
         }
         let wrong = |source| InvalidStore::S3 { url: url.to_owned(), source };
-        let objects = builder(retry)?.with_bucket_name(name).build().map(Arc::new).map_err(wrong)?;
-        let head = HeadBucket::new(Arc::clone(&objects))
-            .map_err(|error| wrong(object_store::Error::Generic { store: "S3", source: error.into() }))?;
-        Ok(Self { name: name.to_owned(), prefix, objects, head })
-    }
-
-    /// Asks whether it is there and lets us in.
-    ///
-    /// # Errors
-    /// `image_not_found` where it does not exist, `storage_denied` or `storage_unavailable`.
-    pub(crate) async fn probe(&self) -> Result<(), Failure> {
-        self.head.ask(self).await
+        let builder = builder(name, retry)?;
+        let objects = builder.clone().build().map(Arc::new).map_err(wrong)?;
+        let requests = Requests::new(&builder, Arc::clone(&objects))
+            .map_err(|reason| wrong(object_store::Error::Generic { store: "S3", source: reason.into() }))?;
+        let (is_probed, is_warned) = Default::default();
+        Ok(Self { name: name.to_owned(), prefix, objects, requests, is_probed, is_warned })
     }
 
     /// Reads an object, as [`super::Store::read`]. It takes a slot of `reads`, but not while it waits for room.
@@ -133,39 +133,6 @@ impl Bucket {
         let options = GetOptions { range: Some(GetRange::Offset(offset)), if_match: tag, ..GetOptions::default() };
         self.objects.get_opts(path, options).await.map_err(|error| failure(path, self, &error))
     }
-}
-
-fn builder(retry_timeout: Duration) -> Result<AmazonS3Builder, InvalidStore> {
-    let builder = AmazonS3Builder::from_env();
-    let endpoint = [Key::S3Endpoint, Key::Endpoint]
-        .iter()
-        .find_map(|key| builder.get_config_value(key).filter(|endpoint| !endpoint.is_empty()));
-    let endpoint = endpoint.unwrap_or_default();
-    let allowed =
-        std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on"));
-    let is_one = |url: Url| matches!(url.scheme(), "http" | "https") && url.has_host();
-    if !endpoint.is_empty() && !Url::parse(&endpoint).is_ok_and(is_one) {
-        return Err(InvalidStore::Endpoint);
-    }
-    if endpoint.starts_with("http://") && !allowed {
-        return Err(InvalidStore::PlainHttp);
-    }
-    let retry = RetryConfig {
-        max_retries: 2,
-        retry_timeout,
-        backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(2),
-            base: 2.0,
-        },
-    };
-    let client = ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(5))
-        // A read that stands still is given up; one that moves has time.
-        .with_read_timeout(SILENCE)
-        .with_timeout_disabled()
-        .with_allow_http(allowed);
-    Ok(builder.with_retry(retry).with_client_options(client))
 }
 
 /// What the object store crate's error means.

@@ -33,6 +33,11 @@ pub enum InvalidStore {
         "AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3) is no URL of a server; expected https://host or https://host:port"
     )]
     Endpoint,
+    /// An endpoint that has no room for the name of a bucket.
+    #[error(
+        "AWS_VIRTUAL_HOSTED_STYLE_REQUEST is set, but the endpoint is an IP address, in front of which no bucket's name fits: unset it, or name the endpoint by a domain"
+    )]
+    VirtualHosted,
     /// A plain HTTP endpoint that was not allowed by name.
     #[error(
         "AWS_ENDPOINT_URL is plain http, which sends images unencrypted: set AWS_ALLOW_HTTP=true to allow it, or use https"

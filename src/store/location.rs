@@ -34,7 +34,7 @@ impl Location {
     /// room for another of it.
     ///
     /// # Errors
-    /// `forbidden_location` where no store holds it, `bad_job` where a data URI is malformed.
+    /// `forbidden_location` if no store holds it, `bad_job` if a data URI is malformed or a key of a store can't be read.
     pub(crate) fn find(image: &mut String, stores: &[Store]) -> Result<Self, Failure> {
         if image.starts_with("data:") {
             return Inline::data_uri(std::mem::take(image)).map(Self::Inline);
@@ -48,7 +48,8 @@ impl Location {
         } else {
             stores.first().and_then(|store| store.holds_key(image))
         };
-        let (store, path) = found.ok_or_else(|| forbidden(image, stores))?;
+        let (store, path) =
+            found.ok_or_else(|| unaddressable(image, stores).unwrap_or_else(|| forbidden(image, stores)))?;
         Ok(Self::Stored { store: store.clone(), path })
     }
 }
@@ -87,6 +88,25 @@ impl Store {
 fn object_path(key: &str) -> Option<Path> {
     let plain = !key.is_empty() && !key.starts_with('/') && !key.ends_with('/');
     if plain { Path::parse(key).ok() } else { None }
+}
+
+/// Refuses a key of a configured bucket that may be there but that the client can't ask for, such as `a//b.jpg`.
+fn unaddressable(image: &str, stores: &[Store]) -> Option<Failure> {
+    let (bucket, key) = image.strip_prefix("s3://")?.split_once('/')?;
+    let is_ours = |store: &Store| match &store.place {
+        Place::Bucket(Bucket { name, prefix, .. }) => name == bucket && key.starts_with(prefix.as_ref()),
+        Place::Folder { .. } => false,
+    };
+    if key.is_empty() || key.split('/').any(|part| part == "..") || !stores.iter().any(is_ours) {
+        return None;
+    }
+    let shown: String = key.chars().take(200).collect();
+    let message = format!(
+        "field `image`: the key `{}` has empty or `.` parts, or control characters, and can't be read; copy the object to \
+         another key",
+        shown.escape_debug()
+    );
+    object_path(key).is_none().then(|| Failure::new(Code::BadJob, message))
 }
 
 fn forbidden(image: &str, stores: &[Store]) -> Failure {
@@ -155,6 +175,19 @@ mod tests {
             ["s3://images/a/bc", "s3://images/a/b", "s3://images2/a/b/c", "s3://images/a/b/../c", "s3://images"]
         {
             assert_eq!(found(outside, &stores), None, "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_can_not_be_asked_for_is_told_so() {
+        let stores = [bucket("s3://images/a")];
+        for key in ["a//b.jpg", "a/./b.jpg", "a/b\t.jpg", "a/b/"] {
+            let failure = Location::find(&mut format!("s3://images/{key}"), &stores).expect_err("it can't be read");
+            assert_eq!(failure.code, Code::BadJob, "{key:?}");
+            assert!(!failure.message.contains('\t'), "{}", failure.message);
+        }
+        for outside in ["s3://images/b//c.jpg", "s3://other/a//c.jpg", "s3://images/a/../c.jpg"] {
+            assert_eq!(found(outside, &stores), None);
         }
     }
 

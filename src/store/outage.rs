@@ -151,7 +151,7 @@ impl Store {
     /// # Errors
     /// As [`Store::read`], handed back where nothing is known of whose fault it is; `shutting_down` where the worker stops
     /// while the store is down.
-    pub(crate) async fn read_patiently(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
+    pub(crate) async fn read_through_outage(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         loop {
             self.readable().await?;
             let began = Instant::now();

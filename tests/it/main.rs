@@ -3,6 +3,7 @@
 
 mod bad_jobs;
 mod bench;
+mod buckets;
 mod chaos;
 mod cluster;
 mod crashes;

@@ -143,8 +143,8 @@ async fn fill(
         {
             continue;
         }
-        tracing::info!(file = object.path.as_ref(), bytes = object.size, "copying");
-        bucket.copy_to(&object.path, &folder.join(file), object.size).await?;
+        tracing::info!(file = object.key, bytes = object.size, "copying");
+        bucket.copy_to(object, &folder.join(file)).await?;
     }
     let json = serde_json::to_vec(listed).unwrap_or_default();
     tokio::fs::write(folder.join(VERSIONS), json).await.map_err(failed)?;

@@ -107,6 +107,10 @@ fn read(number: usize, record: &RawValue, suffixes: &Suffixes) -> Option<Record>
     let Some(key) = decoded(&s3.object.key) else {
         return Some(wrong(format!("field `s3.object.key`: `{}` is not UTF-8 once it is decoded", s3.object.key)));
     };
+    // A folder, as some consoles create it: an empty object.
+    if key.ends_with('/') {
+        return None;
+    }
     if !suffixes.has(&key) {
         passed_over(&key);
         return None;

@@ -1,27 +1,59 @@
-//! What a bucket holds, and copies of it on disk.
+//! Objects of a bucket, by their raw keys, and copies of them on disk.
 
 use std::path::Path as FilePath;
 
-use futures_util::{Stream, TryStreamExt};
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt, stream};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
+use percent_encoding::percent_decode_str;
+use reqwest::Method;
+use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
 use super::super::unavailable;
 use super::{Bucket, failure};
-use crate::failure::Failure;
+use crate::backoff::Backoff;
+use crate::failure::{Code, Failure};
+
+/// Attempts at a page of a list.
+const ATTEMPTS: u64 = 3;
+
+/// Delays between them.
+const RETRY: Backoff = Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(2));
 
 /// An object of a bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
-    /// Its key.
-    pub path: Path,
+    /// Its key, as the server has it.
+    pub key: String,
+    /// The key as a path; `None` for one that no job can name, such as `a//b.jpg`.
+    pub path: Option<Path>,
     /// Its key below the bucket's prefix.
     pub name: String,
     /// In bytes.
     pub size: u64,
-    /// Changes with what it holds.
+    /// Changes with its content.
     pub version: String,
+}
+
+/// A page of a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Page {
+    encoding_type: String,
+    next_continuation_token: Option<String>,
+    contents: Vec<Content>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Content {
+    key: String,
+    size: u64,
+    #[serde(rename = "ETag")]
+    e_tag: Option<String>,
+    last_modified: String,
 }
 
 impl Bucket {
@@ -34,31 +66,68 @@ impl Bucket {
     }
 
     /// The same as it is listed, a page at a time, in the server's order, which should be that of keys; only what comes after
-    /// `after`, if that is said.
+    /// the key `after`, if that is given. Markers of folders, which are empty objects whose key ends with a slash, are skipped.
     ///
     /// # Errors
     /// `storage_denied` or `storage_unavailable`, once, and then no more comes.
-    pub(crate) fn listing(&self, after: Option<&Path>) -> impl Stream<Item = Result<Listed, Failure>> + Send + '_ {
-        let prefix = self.prefix.clone();
-        let objects = match after {
-            Some(after) => self.objects.list_with_offset(Some(&prefix), after),
-            None => self.objects.list(Some(&prefix)),
-        };
-        let below = prefix.clone();
-        objects
-            .map_ok(move |object| Listed {
-                name: object
-                    .location
-                    .as_ref()
-                    .strip_prefix(below.as_ref())
-                    .unwrap_or_default()
-                    .trim_start_matches('/')
-                    .to_owned(),
-                size: object.size,
-                version: object.e_tag.unwrap_or_else(|| object.last_modified.to_rfc3339()),
-                path: object.location,
-            })
-            .map_err(move |error| failure(&prefix, self, &error))
+    pub(crate) fn listing(&self, after: Option<&str>) -> impl Stream<Item = Result<Listed, Failure>> + Send + '_ {
+        let first = Some((after.map(str::to_owned), None::<String>));
+        let pages = stream::try_unfold(first, move |next| async move {
+            let Some((after, token)) = next else { return Ok(None) };
+            let page = self.page(after.as_deref(), token.as_deref()).await?;
+            let next = page.next_continuation_token.clone().filter(|token| !token.is_empty());
+            let objects = self.read_page(page)?;
+            Ok::<_, Failure>(Some((stream::iter(objects.into_iter().map(Ok)), next.map(|token| (after, Some(token))))))
+        });
+        pages.try_flatten()
+    }
+
+    async fn page(&self, after: Option<&str>, token: Option<&str>) -> Result<Page, Failure> {
+        let prefix = self.list_prefix();
+        let mut query = vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", &*prefix)];
+        query.extend(after.map(|after| ("start-after", after)));
+        query.extend(token.map(|token| ("continuation-token", token)));
+        let mut tries = 0;
+        loop {
+            let failure = match self.page_bytes(&query).await {
+                Ok(bytes) => {
+                    let page = quick_xml::de::from_reader(&*bytes);
+                    return page.map_err(|error| unavailable(&Path::default(), self, &format!("its list: {error}")));
+                }
+                Err(failure) => failure,
+            };
+            tries += 1;
+            if failure.code != Code::StorageUnavailable || tries == ATTEMPTS {
+                return Err(failure);
+            }
+            tokio::time::sleep(RETRY.after(tries)).await;
+        }
+    }
+
+    async fn page_bytes(&self, query: &[(&str, &str)]) -> Result<Bytes, Failure> {
+        let answer = self.requests.send(Method::GET, query, self).await.map_err(|refused| refused.failure)?;
+        answer.bytes().await.map_err(|error| unavailable(&Path::default(), self, &error.without_url()))
+    }
+
+    fn read_page(&self, page: Page) -> Result<Vec<Listed>, Failure> {
+        let prefix = self.list_prefix();
+        let is_encoded = page.encoding_type == "url";
+        let mut objects = Vec::with_capacity(page.contents.len());
+        for Content { key, size, e_tag, last_modified } in page.contents {
+            let key = if is_encoded { decoded(&key) } else { Some(key) };
+            let key = key.ok_or_else(|| unavailable(&Path::default(), self, &"it lists a key that is not UTF-8"))?;
+            if key.ends_with('/') && size == 0 {
+                continue;
+            }
+            objects.push(Listed {
+                path: Path::parse(&key).ok().filter(|path| path.as_ref() == key),
+                name: key.strip_prefix(&prefix).unwrap_or_default().to_owned(),
+                version: e_tag.unwrap_or(last_modified),
+                key,
+                size,
+            });
+        }
+        Ok(objects)
     }
 
     /// As a job names an object.
@@ -67,11 +136,15 @@ impl Bucket {
         format!("s3://{}/{path}", self.name)
     }
 
-    /// Writes an object of `size` bytes to a file, which must not be there.
+    /// Writes an object to a file, which must not be there.
     ///
     /// # Errors
-    /// As for reading; and `storage_unavailable` where the file can't be written or the object has another size.
-    pub(crate) async fn copy_to(&self, path: &Path, file: &FilePath, size: u64) -> Result<(), Failure> {
+    /// As for reading; and `storage_unavailable` if the file can't be written or the object has another size than listed.
+    pub(crate) async fn copy_to(&self, object: &Listed, file: &FilePath) -> Result<(), Failure> {
+        let Listed { path: Some(path), size, .. } = object else {
+            return Err(unavailable(&Path::default(), self, &format_args!("no path names the key `{}`", object.key)));
+        };
+        let size = *size;
         let not_written = |error: std::io::Error| unavailable(path, self, &format_args!("{}: {error}", file.display()));
         let mut copy = tokio::fs::File::create_new(file).await.map_err(not_written)?;
         let object = self.objects.get(path).await.map_err(|error| failure(path, self, &error))?;
@@ -88,5 +161,28 @@ impl Bucket {
             return Err(unavailable(path, self, &format_args!("it has not the {size} bytes that were listed")));
         }
         copy.sync_all().await.map_err(not_written)
+    }
+}
+
+/// A key of a list that is percent-encoded, with a plus for a space.
+fn decoded(key: &str) -> Option<String> {
+    let key = key.replace('+', " ");
+    percent_decode_str(&key).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_taken_as_the_server_has_them() {
+        let xml = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>\
+                   <Contents><Key>a%2F%2F2+x.jpg</Key><Size>7</Size><ETag>&quot;e&quot;</ETag></Contents>\
+                   <Contents><Key>tab%09.jpg</Key><Size>1</Size><LastModified>yesterday</LastModified><Owner><ID>1</ID></Owner></Contents>\
+                   </ListBucketResult>";
+        let page: Page = quick_xml::de::from_str(xml).expect("a page");
+        let keys: Vec<_> = page.contents.iter().map(|content| decoded(&content.key)).collect();
+        assert_eq!(keys, [Some("a//2 x.jpg".to_owned()), Some("tab\t.jpg".to_owned())]);
+        assert_eq!((page.encoding_type.as_str(), page.next_continuation_token), ("url", None));
     }
 }

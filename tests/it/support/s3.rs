@@ -50,6 +50,8 @@ struct Shared {
     /// The keys of which a read has stood still.
     stalled: Mutex<HashSet<String>>,
     link: Link,
+    /// The answer to every request for a list, where it is not the truth.
+    listing: Mutex<Option<String>>,
     /// Reads of objects in progress, and the most there were.
     reading: AtomicUsize,
     most_reading: AtomicUsize,
@@ -105,6 +107,18 @@ impl S3Server {
     pub async fn resume(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("its own port");
         self.server = serve(self.folder.path(), listener, Arc::clone(&self.shared));
+    }
+
+    /// Has every list hold these keys, as a server that keeps keys that no file system could.
+    pub fn set_listing(&self, keys: &[&str]) {
+        let size = |key: &str| if key.ends_with('/') { 0 } else { 1000 };
+        let object = |key: &&str| {
+            let encoded: String = url::form_urlencoded::byte_serialize(key.as_bytes()).collect();
+            format!("<Contents><Key>{encoded}</Key><Size>{}</Size><ETag>&quot;1&quot;</ETag></Contents>", size(key))
+        };
+        let objects: String = keys.iter().map(object).collect();
+        let list = format!("<ListBucketResult><EncodingType>url</EncodingType>{objects}</ListBucketResult>");
+        *self.shared.listing.lock().expect("no panic") = Some(list);
     }
 
     /// From now on, this key cannot be read.
@@ -213,6 +227,10 @@ impl Shared {
             Some(Fault::Broken) => return Ok(refusal(500)),
             Some(Fault::Denied) => return Ok(refusal(403)),
             _ => {}
+        }
+        let listing = self.listing.lock().expect("no panic").clone();
+        if let Some(listing) = listing.filter(|_| request.uri().query().is_some_and(|query| query.contains("list-type"))) {
+            return Ok(Response::new(s3s::Body::from(listing.into_bytes())));
         }
         let is_object = request.method() == Method::GET && path.matches('/').count() > 1;
         let is_part = request.headers().contains_key("range");

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use futures_util::StreamExt;
-use object_store::path::Path;
 
 use super::{Feed, Place, Stopped};
 use crate::backoff::Backoff;
@@ -54,28 +53,31 @@ fn unlisted(bucket: &Bucket, failure: &Failure) -> Stopped {
 }
 
 /// Lists what comes after `last`, which moves along; why it ended before its end, where it did.
-async fn list(bucket: &Bucket, feed: &Feed, last: &mut Option<Path>) -> Result<Option<Failure>, Stopped> {
-    let mut objects = std::pin::pin!(bucket.listing(last.clone().as_ref()));
+async fn list(bucket: &Bucket, feed: &Feed, last: &mut Option<String>) -> Result<Option<Failure>, Stopped> {
+    let mut objects = std::pin::pin!(bucket.listing(last.clone().as_deref()));
     while let Some(object) = objects.next().await {
         let object = match object {
             Ok(object) => object,
             Err(broken) => return Ok(Some(broken)),
         };
-        check_order(bucket, last.as_ref(), &object.path)?;
-        let key = object.path.to_string();
-        if feed.maker.selection.takes_key(&key) {
-            let job = feed.maker.job(&key, &bucket.location_of(&object.path));
-            feed.send(job, &object.version, Place::Key(key)).await?;
+        check_order(bucket, last.as_deref(), &object.key)?;
+        match &object.path {
+            Some(path) if feed.maker.selection.takes_key(&object.key) => {
+                let job = feed.maker.job(&object.key, &bucket.location_of(path));
+                feed.send(job, &object.version, Place::Key(object.key.clone())).await?;
+            }
+            Some(_) => {}
+            None => feed.maker.selection.passes_unaddressable(&object.key),
         }
-        *last = Some(object.path);
+        *last = Some(object.key);
     }
     Ok(None)
 }
 
 /// Going on after a key would leave out others where a server has an order of its own.
-fn check_order(bucket: &Bucket, last: Option<&Path>, next: &Path) -> anyhow::Result<()> {
+fn check_order(bucket: &Bucket, last: Option<&str>, next: &str) -> anyhow::Result<()> {
     match last {
-        Some(last) if last.as_ref() >= next.as_ref() => {
+        Some(last) if last >= next => {
             bail!(
                 "{bucket} does not list its keys in their order (`{next}` after `{last}`); submit a list of them instead"
             )

@@ -1,0 +1,55 @@
+//! Probe of a bucket: is it there, and does it accept our credentials?
+
+use std::sync::atomic::Ordering;
+
+use object_store::path::Path;
+use reqwest::Method;
+
+use super::Bucket;
+use super::requests::Refused;
+use crate::failure::{Code, Failure};
+
+impl Bucket {
+    /// Probes the bucket: by its head, else by its list below the prefix, since policies and servers differ in what they allow.
+    /// Where a policy forbids both from the start, objects may be readable all the same, which only reading them shows: the
+    /// probe succeeds then, with a warning.
+    ///
+    /// # Errors
+    /// `image_not_found` if the bucket does not exist, `storage_denied` or `storage_unavailable`.
+    pub(crate) async fn probe(&self) -> Result<(), Failure> {
+        match self.requests.send(Method::HEAD, &[], self).await {
+            Ok(_) => {
+                self.is_probed.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            Err(Refused { failure, .. }) if failure.code != Code::StorageDenied => return Err(failure),
+            // The answer to a list says more: a head has no body.
+            Err(_) => {}
+        }
+        let prefix = self.list_prefix();
+        let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", &prefix)];
+        match self.requests.send(Method::GET, &query, self).await {
+            Ok(_) => {
+                self.is_probed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(Refused { by_policy: true, failure }) if !self.is_probed.load(Ordering::Relaxed) => {
+                if !self.is_warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        bucket = %self,
+                        error = %failure,
+                        "the credentials may neither look at the bucket nor list it; reading objects will show whether that is enough"
+                    );
+                }
+                Ok(())
+            }
+            Err(Refused { failure, .. }) => Err(failure),
+        }
+    }
+
+    /// The prefix as a list takes it: with a slash at its end, so that `a` does not list `ab/`.
+    pub(super) fn list_prefix(&self) -> String {
+        let prefix = Path::as_ref(&self.prefix);
+        if prefix.is_empty() { String::new() } else { format!("{prefix}/") }
+    }
+}
