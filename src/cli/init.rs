@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::LogArgs;
 use super::queue::{NatsArgs, StreamArgs};
-use crate::source::stream::part::Filter;
+use crate::source::stream::filter::Filter;
 
 /// Text below the options.
 const EXAMPLES: &str = "\

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use secrecy::SecretString;
 
-use crate::source::stream::part::Filter;
+use crate::source::stream::filter::Filter;
 
 /// Where the queue is.
 #[derive(Debug, Args)]

@@ -81,6 +81,11 @@ impl ConfirmedPublisher {
         Self { jetstream: jetstream::new(nats.client.clone()), nats, health, waiting: Arc::default() }
     }
 
+    /// Returns `true` while answers wait to be confirmed.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.borrow().count > 0
+    }
+
     fn wait(&self) -> WaitingAnswer<'_> {
         self.count(false, |waiting| waiting + 1);
         WaitingAnswer { publisher: self, stored: false }

@@ -12,7 +12,7 @@ use super::Invalid;
 use crate::cli::queue::NatsArgs;
 use crate::nats::subjects::Subjects;
 use crate::nats::{Login, Settings};
-use crate::source::stream::part::Filter;
+use crate::source::stream::filter::Filter;
 
 impl TryFrom<NatsArgs> for Settings {
     type Error = Invalid;

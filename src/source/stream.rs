@@ -1,7 +1,7 @@
 //! The work queue: jobs are pulled from JetStream, and every one ends as a result, a dead letter, or back in the queue.
 //!
-//! * [`part`]: which of the jobs are this worker's.
-//! * [`topology`]: the streams, made where missing, and `consumer`: what the workers of a part share.
+//! * [`filter`]: which of the jobs are this worker's.
+//! * [`topology`]: the streams, made where missing, and `consumer`, which the workers of one filter share.
 //! * [`pull`]: takes as many jobs as there is room for (`limit`), and stops cleanly.
 //! * [`acks`]: what this worker holds, kept alive by progress acknowledgements.
 //! * `event`: what a bucket publishes of its new objects, each a job of its own.
@@ -12,9 +12,10 @@ mod answer;
 mod consumer;
 mod event;
 mod evidence;
+pub(crate) mod filter;
 mod limit;
-pub(crate) mod part;
 pub(crate) mod pull;
+mod required;
 mod streak;
 pub(crate) mod topology;
 mod unusable;
@@ -32,7 +33,7 @@ use crate::store::suffix::Suffixes;
 use crate::telemetry::metrics;
 use acks::AckTracker;
 use evidence::Evidence;
-use part::Filter;
+use filter::Filter;
 use streak::RejectStreak;
 use topology::{Gone, IdentityCheck, Topology};
 use unusable::Unusable;
@@ -63,7 +64,7 @@ pub(crate) struct Settings {
     pub jobs_max_bytes: Option<i64>,
     /// Failures of a job after which the error is final.
     pub max_attempts: u64,
-    /// The part of the queue that is worked on, where not all of it.
+    /// Subjects of the jobs that are taken, where not all are.
     pub filter: Option<Filter>,
     /// Of the keys in S3 event notifications that are taken.
     pub event_suffixes: Suffixes,
@@ -73,11 +74,11 @@ pub(crate) struct Settings {
     pub worker: Arc<str>,
 }
 
-/// How often the stream was doubted to be the one that was opened, and how many of these doubts a look has settled.
+/// Counts of the checks of the identity of the stream: those requested, and those that found it the one that was opened.
 #[derive(Clone, Copy, Debug, Default)]
-struct Doubts {
-    raised: u64,
-    settled: u64,
+struct IdentityChecks {
+    requested: u64,
+    done: u64,
 }
 
 /// An open work queue.
@@ -89,8 +90,8 @@ pub(crate) struct Stream {
     acks: Arc<AckTracker>,
     streak: RejectStreak,
     evidence: Arc<Evidence>,
-    /// Doubts about the identity of the stream: no job is acknowledged while one is open.
-    doubts: watch::Sender<Doubts>,
+    /// Checks of the identity of the stream: no job is acknowledged while one is open.
+    checks: watch::Sender<IdentityChecks>,
     /// Has the stream looked at before it is time.
     check_soon: Notify,
 }
@@ -118,8 +119,8 @@ impl Stream {
         let evidence = Evidence::open(client.clone(), &settings.subjects, settings.replicas, &topology.identity).await;
         let evidence = Arc::new(evidence);
         let acks = Arc::new(AckTracker::new(client, Arc::clone(&evidence)));
-        let (streak, doubts, check_soon) = (RejectStreak::default(), watch::Sender::default(), Notify::new());
-        Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak, evidence, doubts, check_soon }))
+        let (streak, checks, check_soon) = (RejectStreak::default(), watch::Sender::default(), Notify::new());
+        Ok(Arc::new(Self { settings, nats, publisher, topology, acks, streak, evidence, checks, check_soon }))
     }
 
     /// Keeps what is held alive: a third of the consumer's ack wait passes between two signs of life.
@@ -165,24 +166,27 @@ impl Stream {
             }
             self.nats.up().await;
             let stream = &self.topology.identity.stream;
-            let raised = self.doubts.borrow().raised;
+            let requested = self.checks.borrow().requested;
             match self.topology.check_identity().await {
                 IdentityCheck::Verified(backlog) => {
                     missing = 0;
-                    // But not one that was raised while the server was being asked.
-                    self.doubts.send_modify(|doubts| doubts.settled = raised);
+                    // But not one that was requested while the server was being asked.
+                    self.checks.send_modify(|checks| checks.done = requested);
                     metrics::backlog(backlog.waiting, backlog.oldest);
+                    if self.publisher.is_waiting() {
+                        self.reopen_answers().await;
+                    }
                 }
                 IdentityCheck::Missing(reason) => {
                     missing += 1;
-                    self.raise();
+                    self.request_check();
                     if missing == MISSING {
-                        let consumer = self.topology.part.consumer.clone();
+                        let consumer = self.topology.filter.consumer.clone();
                         return Gone::Deleted { consumer, stream: stream.clone(), reason };
                     }
                 }
                 IdentityCheck::Replaced => {
-                    self.raise();
+                    self.request_check();
                     return Gone::Renewed(stream.clone());
                 }
                 IdentityCheck::Unknown(reason) => tracing::debug!(reason, "the stream can't be looked at"),
@@ -190,20 +194,30 @@ impl Stream {
         }
     }
 
+    /// Makes the streams of answers anew if they were deleted: answers wait, which may be the reason.
+    async fn reopen_answers(&self) {
+        let jetstream = async_nats::jetstream::new(self.nats.client.clone());
+        match tokio::time::timeout(CHECK, topology::open_answers(&jetstream, &self.settings)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "cannot open the streams of answers"),
+            Err(_) => tracing::debug!("the streams of answers were not opened in time"),
+        }
+    }
+
     /// Has the identity of the stream checked soon: it may have been made anew.
-    fn doubt(&self) {
-        self.raise();
+    fn check_identity_soon(&self) {
+        self.request_check();
         self.check_soon.notify_one();
     }
 
-    fn raise(&self) {
-        self.doubts.send_modify(|doubts| doubts.raised += 1);
+    fn request_check(&self) {
+        self.checks.send_modify(|checks| checks.requested += 1);
     }
 
     /// Ends when the stream is known to be the one that was opened.
     async fn verified(&self) {
         // It fails only where the sender is gone, which is held here.
-        let _ = self.doubts.subscribe().wait_for(|doubts| doubts.settled == doubts.raised).await;
+        let _ = self.checks.subscribe().wait_for(|checks| checks.done == checks.requested).await;
     }
 }
 
@@ -213,9 +227,9 @@ impl Stream {
 /// As [`Stream::open`].
 pub(crate) async fn init(nats: &Nats, settings: &Settings) -> Result<String, Unusable> {
     let jetstream = async_nats::jetstream::new(nats.client.clone());
-    let Topology { identity, part, .. } = open(&jetstream, settings).await?;
+    let Topology { identity, filter, .. } = open(&jetstream, settings).await?;
     Evidence::open(nats.client.clone(), &settings.subjects, settings.replicas, &identity).await;
-    Ok(part.consumer)
+    Ok(filter.consumer)
 }
 
 /// Returns `true` if a server is older than 2.10.

@@ -49,17 +49,21 @@ async fn lost_acknowledgements_make_no_second_answer() {
     }
     // Retried, which is one more word that is lost, and then a dead letter.
     client.submit("broken", "broken.jpg").await;
+    // Answered record by record, and acknowledged once.
+    let created = |key| json!({ "eventName": "ObjectCreated:Put", "s3": { "bucket": { "name": "images" }, "object": { "key": key } } });
+    let event = json!({ "Records": [created("sunset.jpg"), created("sunset.jpg")] });
+    client.publish("tagmill.jobs", HeaderMap::new(), event.to_string()).await;
     let worker = Worker::start_with(&nats, "s3://images", &["--max-attempts", "2"], &s3.environment());
     client.dead(1).await;
     until("jobs to come again", || async {
-        (worker.metric("tagmill_redeliveries_total").await > Some(8.0)).then_some(())
+        (worker.metric("tagmill_redeliveries_total").await > Some(9.0)).then_some(())
     })
     .await;
-    assert_eq!(client.count("TAGMILL_JOBS").await, 9, "no acknowledgement has arrived");
+    assert_eq!(client.count("TAGMILL_JOBS").await, 10, "no acknowledgement has arrived");
 
     nats.configure(&users(true));
     client.queue_is_empty().await;
-    assert_eq!(client.count("TAGMILL_RESULTS").await, 8);
+    assert_eq!(client.count("TAGMILL_RESULTS").await, 10);
     let letters = client.dead(1).await;
     assert_eq!((letters[0].id(), letters[0].code()), ("broken", "storage_unavailable"));
     assert_eq!(client.count("TAGMILL_DEAD").await, 1);

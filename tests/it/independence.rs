@@ -247,6 +247,21 @@ async fn a_stream_that_is_made_anew_under_a_worker_loses_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_of_answers_that_are_deleted_under_a_worker_are_made_anew() {
+    let nats = NatsServer::start();
+    let client = Client::connect(&nats).await;
+    let worker = Worker::start(&nats);
+    for stream in ["TAGMILL_RESULTS", "TAGMILL_DEAD"] {
+        client.jetstream.delete_stream(stream).await.expect("it is there");
+    }
+    client.submit_samples(4).await;
+    client.submit("missing", "missing.jpg").await;
+    client.queue_is_empty().await;
+    assert_eq!(client.results(4).await.len(), 4);
+    assert_eq!(client.dead(1).await[0].code(), "image_not_found", "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn healthy_jobs_outlive_orderly_restarts() {
     let (nats, s3) = (NatsServer::start(), bucket(&["sunset.jpg"]).await);
     s3.fault("slow.jpg", Fault::Stalled);

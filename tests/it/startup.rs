@@ -188,10 +188,17 @@ async fn a_queue_that_would_lose_or_keep_jobs_is_refused() {
 
     client.jetstream.delete_stream("TAGMILL_JOBS").await.expect("it is there");
     let queue = stream::Config { retention: stream::RetentionPolicy::WorkQueue, ..config };
+    let drops = stream::Config { max_messages: 10, discard: stream::DiscardPolicy::Old, ..queue.clone() };
+    client.jetstream.create_stream(drops).await.expect("a stream");
+    let (code, message) = refused(&["--nats-url", &nats.url()], &[]);
+    assert_eq!(code, 1, "{message}");
+    assert!(message.contains("TAGMILL_JOBS has discard old"), "{message}");
+    client.jetstream.delete_stream("TAGMILL_JOBS").await.expect("it is there");
     let queue = client.jetstream.create_stream(queue).await.expect("a stream");
     for (config, setting) in [
         (consumer::pull::Config { max_deliver: 3, ..workers() }, "max_deliver"),
         (consumer::pull::Config { ack_policy: consumer::AckPolicy::None, ..workers() }, "ack policy"),
+        (consumer::pull::Config { headers_only: true, ..workers() }, "headers_only"),
     ] {
         // A work queue takes no other policy than explicit; where the server refuses it, there is nothing to test.
         if queue.create_consumer(config).await.is_ok() {

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use crate::cli::dead::DeadFilter;
 use crate::nats::headers::retry_of;
 use crate::nats::subjects::Subjects;
-use crate::source::stream::part::overlap;
+use crate::source::stream::filter::overlap;
 use crate::telemetry::say;
 
 /// A dead letter as it is read; see [`crate::tags::DeadLetter`].

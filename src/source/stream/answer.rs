@@ -144,7 +144,7 @@ impl StreamReply {
             // No error of the job's: however often it was handed back, it is for the next worker.
             if was_tagged {
                 // Its answer's id is taken.
-                stream.doubt();
+                stream.check_identity_soon();
             }
             return (MessageOutcome::Again(HAND_BACK), Outcome::Retried);
         }

@@ -1,4 +1,4 @@
-//! The consumer that the workers of a part of the queue share: found, or made where nobody else has its jobs.
+//! Consumer that the workers of one filter share: found, or made where nobody else has its jobs.
 
 use std::time::Duration;
 
@@ -7,18 +7,21 @@ use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{ErrorCode, stream};
 use futures_util::TryStreamExt;
 
-use super::part::{Part, overlap};
+use super::filter::{ConsumerFilter, overlap};
 use super::unusable::Unusable;
 use crate::nats::is_passing;
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_ACK_PENDING: i64 = 20_000;
 
-/// Finds or makes the consumer of a part.
+/// Pull requests that may be open at a time, of all workers. Each has three.
+const MAX_WAITING: i64 = 10_000;
+
+/// Finds or makes the consumer of a filter.
 ///
 /// # Errors
 /// Where another has some of its jobs, or the server refuses it.
-pub(super) async fn find_or_create(jobs: &stream::Stream, part: &Part) -> Result<PullConsumer, Unusable> {
+pub(super) async fn find_or_create(jobs: &stream::Stream, filter: &ConsumerFilter) -> Result<PullConsumer, Unusable> {
     let stream = &jobs.cached_info().config.name;
     let failed = |error: &ConsumerError| Unusable::Stream {
         stream: stream.clone(),
@@ -26,7 +29,7 @@ pub(super) async fn find_or_create(jobs: &stream::Stream, part: &Part) -> Result
         reason: error.to_string(),
         passing: may_pass(error),
     };
-    match jobs.get_consumer::<pull::Config>(&part.consumer).await {
+    match jobs.get_consumer::<pull::Config>(&filter.consumer).await {
         Ok(consumer) => return Ok(consumer),
         Err(error) => {
             // The error does not say whether it is missing or unreachable: making it does.
@@ -36,28 +39,29 @@ pub(super) async fn find_or_create(jobs: &stream::Stream, part: &Part) -> Result
     // Not every server notices that `*.eu` and `shop.>` have jobs in common.
     let overlap = |others: Vec<String>| Unusable::Overlap {
         stream: stream.clone(),
-        consumer: part.consumer.clone(),
-        subject: part.shown(),
+        consumer: filter.consumer.clone(),
+        subject: filter.shown(),
         others: if others.is_empty() { "another takes some of them".to_owned() } else { others.join(", ") },
     };
-    let others_have = others(jobs, part).await;
+    let others_have = others(jobs, filter).await;
     if !others_have.is_empty() {
         return Err(overlap(others_have));
     }
     let config = pull::Config {
-        durable_name: Some(part.consumer.clone()),
-        filter_subject: part.subject.clone(),
+        durable_name: Some(filter.consumer.clone()),
+        filter_subject: filter.subject.clone(),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
         max_ack_pending: MAX_ACK_PENDING,
+        max_waiting: MAX_WAITING,
         ..pull::Config::default()
     };
     match jobs.create_consumer(config).await {
         Ok(consumer) => Ok(consumer),
-        Err(error) if is_overlap(&error) => Err(overlap(others(jobs, part).await)),
+        Err(error) if is_overlap(&error) => Err(overlap(others(jobs, filter).await)),
         // A push consumer of that name, most likely; the server's words are the best there are.
         Err(error) if matches!(error.kind(), ConsumerErrorKind::JetStream(_)) => {
-            jobs.get_consumer(&part.consumer).await.map_err(|_| failed(&error))
+            jobs.get_consumer(&filter.consumer).await.map_err(|_| failed(&error))
         }
         Err(error) => Err(failed(&error)),
     }
@@ -78,13 +82,13 @@ fn is_overlap(error: &ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(reply) if refused.contains(&reply.error_code()))
 }
 
-/// Who else takes jobs of this part, in words.
-async fn others(jobs: &stream::Stream, part: &Part) -> Vec<String> {
+/// Other consumers of the same jobs, in words.
+async fn others(jobs: &stream::Stream, filter: &ConsumerFilter) -> Vec<String> {
     let consumers: Vec<_> = jobs.consumers().try_collect().await.unwrap_or_default();
-    let others = consumers.into_iter().filter(|other| other.name != part.consumer).filter_map(|other| {
+    let others = consumers.into_iter().filter(|other| other.name != filter.consumer).filter_map(|other| {
         let mut filters = other.config.filter_subjects;
         filters.extend(Some(other.config.filter_subject).filter(|filter| !filter.is_empty()));
-        let overlaps = filters.is_empty() || filters.iter().any(|filter| overlap(filter, &part.subject));
+        let overlaps = filters.is_empty() || filters.iter().any(|theirs| overlap(theirs, &filter.subject));
         let taken = if filters.is_empty() { "all jobs".to_owned() } else { format!("those on {}", filters.join(", ")) };
         overlaps.then(|| format!("the consumer {} takes {taken}", other.name))
     });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::Message;
-use async_nats::jetstream::{self, AckKind};
+use async_nats::jetstream::{self, AckKind, consumer};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc::Sender;
@@ -97,7 +97,8 @@ impl Puller {
     /// Asks for as many jobs as there are slots; what does not come gives its slots back.
     async fn request(self: Arc<Self>, mut slots: Acquired) {
         let consumer = &self.stream.topology.consumer;
-        let batch = consumer.batch().max_messages(slots.count()).expires(REQUEST);
+        let (count, expires) = bounded(slots.count(), &consumer.cached_info().config);
+        let batch = consumer.batch().max_messages(count).expires(expires);
         let mut jobs = match batch.messages().await {
             Ok(jobs) => jobs,
             Err(error) => return self.refused(error).await,
@@ -131,7 +132,7 @@ impl Puller {
         } else {
             tracing::debug!(%error, "a request for jobs failed; asking again");
         }
-        self.stream.doubt();
+        self.stream.check_identity_soon();
         let _ = self.stop.run_until_cancelled(tokio::time::sleep(REFUSED)).await;
     }
 
@@ -147,7 +148,7 @@ impl Puller {
             Tracked::New => {}
             Tracked::Redelivered => return,
             // It comes again after the ack wait, to a worker that knows the new stream.
-            Tracked::Foreign => return self.stream.doubt(),
+            Tracked::Foreign => return self.stream.check_identity_soon(),
         }
         if self.stop.is_cancelled() {
             acks.ack(sequence, AckKind::Nak(Some(HAND_BACK))).await;
@@ -173,7 +174,11 @@ impl Puller {
     }
 
     /// Admits the jobs of a message, `unexplained` of whose deliveries ended without a word.
-    async fn open(self: &Arc<Self>, Delivered { message, sequence, number, queued, slot }: Delivered, unexplained: u64) {
+    async fn open(
+        self: &Arc<Self>,
+        Delivered { message, sequence, number, queued, slot }: Delivered,
+        unexplained: u64,
+    ) {
         let mut jobs = self.jobs(&message.payload).into_iter();
         let history = History { number, is_quarantined: unexplained >= QUARANTINE_FROM };
         let held = OpenMessage::new(Arc::clone(&self.stream), message, sequence, history, jobs.len());
@@ -260,6 +265,13 @@ struct Arrived {
     slot: Slot,
 }
 
+/// Jobs and time of a request, within what the consumer allows: the server refuses a request for more.
+fn bounded(slots: usize, config: &consumer::Config) -> (usize, Duration) {
+    let most = usize::try_from(config.max_batch).ok().filter(|most| *most > 0);
+    let longest = Some(config.max_expires).filter(|longest| !longest.is_zero());
+    (most.map_or(slots, |most| slots.min(most)), longest.map_or(REQUEST, |longest| REQUEST.min(longest)))
+}
+
 /// Counts an event as open, until dropped.
 struct OpenEvent<'a>(&'a watch::Sender<usize>);
 
@@ -280,4 +292,18 @@ impl Drop for OpenEvent<'_> {
 fn refuse(delivery: Delivery, failure: Failure) {
     metrics::failed(Stage::Accept, failure.code);
     delivery.refuse(failure);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_stay_within_what_the_consumer_allows() {
+        let config = consumer::Config::default();
+        assert_eq!(bounded(100, &config), (100, REQUEST));
+        let limits = consumer::Config { max_batch: 10, max_expires: Duration::from_millis(300), ..config };
+        assert_eq!(bounded(100, &limits), (10, Duration::from_millis(300)));
+        assert_eq!(bounded(4, &limits).0, 4);
+    }
 }

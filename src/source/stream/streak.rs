@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::failure::Code;
 use crate::telemetry::rate_limited;
 
-/// So many in a row are odd.
-const ODD: u32 = 32;
+/// Number of such dead letters in a row that are reported as one error.
+const REPORTED: u32 = 32;
 
-const SAID: &str = "the last jobs all became dead letters for want of their image, store or model: is this worker set up as \
+const MESSAGE: &str = "the last jobs all became dead letters for want of their image, store or model: is this worker set up as \
                     the others are (--store, --models), or do publishers name what is not there?";
 
-/// How many there were in a row.
+/// Number of such dead letters in a row.
 #[derive(Debug, Default)]
 pub(super) struct RejectStreak(AtomicU32);
 
@@ -27,9 +27,9 @@ impl RejectStreak {
         if !matches!(code, Code::ForbiddenLocation | Code::ImageNotFound | Code::UnknownModel) {
             return self.end();
         }
-        let many = (self.0.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(ODD);
-        if many && rate_limited::is_new(SAID, Some(code)) {
-            tracing::error!(jobs = ODD, %code, "{SAID}");
+        let many = (self.0.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(REPORTED);
+        if many && rate_limited::is_new(MESSAGE, Some(code)) {
+            tracing::error!(jobs = REPORTED, %code, "{MESSAGE}");
         }
     }
 }

@@ -5,16 +5,16 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use async_nats::datetime::DateTime;
-use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::context::{
     ConsumerInfoError, ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamErrorKind,
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode, stream};
 
-use super::part::Part;
+use super::filter::ConsumerFilter;
 use super::unusable::Unusable;
-use super::{Settings, consumer};
+use super::{Settings, consumer, required};
 use crate::nats::is_passing;
 use crate::nats::subjects::Subjects;
 
@@ -27,7 +27,7 @@ pub(crate) struct Topology {
     /// After how long the server gives a silent worker's job to another.
     pub ack_wait: Duration,
     /// Which of the jobs it gives out.
-    pub part: Part,
+    pub filter: ConsumerFilter,
     /// The jobs stream's name and creation time, which make a job's sequence unique for ever.
     pub identity: Identity,
     jobs: stream::Stream,
@@ -90,6 +90,22 @@ pub(crate) enum Gone {
     Renewed(String),
 }
 
+/// Finds or makes the streams of results and dead letters.
+///
+/// # Errors
+/// If the server refuses them, or what there is can't be used.
+pub(super) async fn open_answers(jetstream: &Context, settings: &Settings) -> Result<[stream::Stream; 2], Unusable> {
+    let (subjects, replicas) = (&settings.subjects, settings.replicas);
+    let results =
+        Config { max_age: 7 * DAY, duplicate_window: Duration::from_mins(2), ..config(subjects, "RESULTS", replicas) };
+    let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", replicas) };
+    let streams = [find_or_create(jetstream, results).await?, find_or_create(jetstream, dead).await?];
+    for stream in &streams {
+        required::answers(&stream.cached_info().config)?;
+    }
+    Ok(streams)
+}
+
 impl Topology {
     /// Finds or makes the streams and the consumer.
     ///
@@ -103,29 +119,15 @@ impl Topology {
             max_bytes: settings.jobs_max_bytes.unwrap_or(-1),
             ..config(subjects, "JOBS", replicas)
         };
-        let results = Config {
-            max_age: 7 * DAY,
-            duplicate_window: Duration::from_mins(2),
-            ..config(subjects, "RESULTS", replicas)
-        };
-        let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", replicas) };
-        let jobs = open(jetstream, jobs).await?;
-        let answers = [open(jetstream, results).await?, open(jetstream, dead).await?];
+        let jobs = find_or_create(jetstream, jobs).await?;
+        required::jobs(&jobs.cached_info().config)?;
+        let answers = open_answers(jetstream, settings).await?;
         let info = jobs.cached_info();
         let identity = Identity { stream: info.config.name.clone(), created: info.created };
-        let part = Part::of(&subjects.jobs(), settings.filter.as_ref());
-        let consumer = consumer::find_or_create(&jobs, &part).await?;
+        let filter = ConsumerFilter::of(&subjects.jobs(), settings.filter.as_ref());
+        let consumer = consumer::find_or_create(&jobs, &filter).await?;
         let config = &consumer.cached_info().config;
-        let name = format!("the consumer {} of {}", part.consumer, identity.stream);
-        if part.subject != config.filter_subject {
-            let found = if config.filter_subject.is_empty() { "(all)" } else { &config.filter_subject };
-            let wanted = "that of --filter, and unset without one";
-            return Err(wrong(&name, "filter", found, wanted));
-        }
-        require(&name, "ack policy", &config.ack_policy, &AckPolicy::Explicit)?;
-        if config.max_deliver > 0 {
-            return Err(wrong(&name, "max_deliver", config.max_deliver, "unset: workers count failures themselves"));
-        }
+        required::consumer(&identity.stream, &filter, config)?;
         let ack_wait = config.ack_wait;
         for stream in [&jobs].into_iter().chain(&answers) {
             // Set where streams are made; those that exist are the operator's to change.
@@ -140,7 +142,7 @@ impl Topology {
                 );
             }
         }
-        Ok(Self { consumer, ack_wait, part, identity, jobs })
+        Ok(Self { consumer, ack_wait, filter, identity, jobs })
     }
 
     /// Asks the server whether the stream and its consumer are still the ones that were opened, and what waits in them.
@@ -160,9 +162,9 @@ impl Topology {
         let waiting = consumer.num_pending;
         let first = match waiting + consumer.num_ack_pending as u64 {
             0 => None,
-            _ if self.part.subject.is_empty() => (stream.state.messages > 0).then_some(stream.state.first_timestamp),
-            // Of a part, the first that is still there.
-            _ => match self.jobs.get_first_raw_message_by_subject(&self.part.subject, 1).await {
+            _ if self.filter.subject.is_empty() => (stream.state.messages > 0).then_some(stream.state.first_timestamp),
+            // With a filter, the first of its jobs that is still there.
+            _ => match self.jobs.get_first_raw_message_by_subject(&self.filter.subject, 1).await {
                 Ok(message) => Some(message.time),
                 Err(error) => return IdentityCheck::Unknown(error.to_string()),
             },
@@ -192,15 +194,6 @@ fn config(subjects: &Subjects, kind: &str, replicas: usize) -> Config {
         num_replicas: replicas,
         ..Config::default()
     }
-}
-
-/// One of the streams, made where it is missing. One that removes messages at other times would lose some or keep all.
-async fn open(jetstream: &Context, config: Config) -> Result<stream::Stream, Unusable> {
-    let wanted = config.retention;
-    let stream = find_or_create(jetstream, config).await?;
-    let found = &stream.cached_info().config;
-    require(&found.name, "retention", &found.retention, &wanted)?;
-    Ok(stream)
 }
 
 async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::Stream, Unusable> {
@@ -258,18 +251,4 @@ fn no_answer(error: &(dyn std::error::Error + 'static)) -> Option<Unusable> {
         cause = error.source();
     }
     None
-}
-
-fn require<T: PartialEq + fmt::Debug>(
-    what: &str,
-    setting: &'static str,
-    found: &T,
-    wanted: &T,
-) -> Result<(), Unusable> {
-    let shown = |value: &T| format!("{value:?}").to_lowercase();
-    if found == wanted { Ok(()) } else { Err(wrong(what, setting, shown(found), &shown(wanted))) }
-}
-
-fn wrong(what: &str, setting: &'static str, found: impl fmt::Display, wanted: &str) -> Unusable {
-    Unusable::Setting { what: what.to_owned(), setting, found: found.to_string(), wanted: wanted.to_owned() }
 }

@@ -1,4 +1,4 @@
-//! Which of the queue's jobs a worker takes: all, or a part by subject with a consumer of its own.
+//! Selection of a worker's jobs by subject: all jobs of the queue, or those of a consumer of its own.
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,16 +38,16 @@ impl fmt::Display for Filter {
     }
 }
 
-/// A part of the queue.
+/// Consumer and subjects of the jobs that a worker takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct ConsumerFilter {
     /// The durable consumer that its workers share.
     pub consumer: String,
     /// The subjects of its jobs; empty is all.
     pub subject: String,
 }
 
-impl Part {
+impl ConsumerFilter {
     /// What a filter lets through of the jobs on `jobs` and below.
     #[must_use]
     pub(crate) fn of(jobs: &str, filter: Option<&Filter>) -> Self {
@@ -118,10 +118,13 @@ mod tests {
             ("all.>", "workers-=all"),
             ("tenant-a.>", "workers-tenant~a"),
         ] {
-            let part = Part::of("tagmill.jobs", Some(&filter.parse().expect(filter)));
+            let part = ConsumerFilter::of("tagmill.jobs", Some(&filter.parse().expect(filter)));
             assert_eq!((part.consumer.as_str(), part.subject), (consumer, format!("tagmill.jobs.{filter}")));
         }
-        assert_eq!(Part::of("tagmill.jobs", None), Part { consumer: "workers".into(), subject: String::new() });
+        assert_eq!(
+            ConsumerFilter::of("tagmill.jobs", None),
+            ConsumerFilter { consumer: "workers".into(), subject: String::new() }
+        );
         for text in ["", ".", "a.", "a b", ">.a", "a>", "a*", "ä"] {
             assert!(text.parse::<Filter>().is_err(), "{text}");
         }
@@ -130,7 +133,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_two_filters_share_a_consumer(one in FILTER, other in FILTER) {
-            let part = |filter: &str| Part::of("tagmill.jobs", Some(&filter.parse().expect("a filter")));
+            let part = |filter: &str| ConsumerFilter::of("tagmill.jobs", Some(&filter.parse().expect("a filter")));
             prop_assert_eq!(part(&one).consumer == part(&other).consumer, one == other, "{} {}", one, other);
         }
     }
