@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 
-/// How long a start waits for the server.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for the first connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Delays between two attempts to reconnect. Their jitter spreads a fleet whose server comes back.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(8));
@@ -93,7 +93,7 @@ pub(crate) enum Unreachable {
     },
     /// No connection within the time a start waits.
     #[error(
-        "can't connect to NATS at {servers} within {} s (--nats-url; `nats-server -js` starts one): {source}", PATIENCE.as_secs()
+        "can't connect to NATS at {servers} within {} s (--nats-url; `nats-server -js` starts one): {source}", CONNECT_TIMEOUT.as_secs()
     )]
     Connect {
         /// The servers, without passwords.
@@ -118,7 +118,7 @@ impl Nats {
     pub(crate) async fn connect(settings: &Settings, name: &str) -> Result<Self, Unreachable> {
         let (sender, connections) = watch::channel(Connection::default());
         let (sender, complaint) = (Arc::new(sender), Complaint::default());
-        let (deadline, mut last) = (tokio::time::Instant::now() + PATIENCE, None::<async_nats::ConnectError>);
+        let (deadline, mut last) = (tokio::time::Instant::now() + CONNECT_TIMEOUT, None::<async_nats::ConnectError>);
         loop {
             let options = options(settings, name, Arc::clone(&sender), Arc::clone(&complaint)).await?;
             let connecting = tokio::time::timeout_at(deadline, options.connect(&settings.servers[..])).await;

@@ -274,14 +274,14 @@ fn stages(args: &TaggingArgs, budget: &Budget, worker: &Arc<str>) -> Result<pipe
         ..caption::Settings::default()
     };
     Ok(pipeline::Settings {
-        fetch: fetch::Settings { max_image_bytes: args.max_image_bytes.as_u64(), room: budget.encoded.clone() },
+        fetch: fetch::Settings { max_image_bytes: args.max_image_bytes.as_u64(), memory: budget.encoded.clone() },
         decode: decode::Settings {
             threads: at_least_one("decode-threads", args.decode_threads.unwrap_or(cores))?,
             picture: decode::picture::Settings {
                 max_pixels: args.max_image_pixels,
                 ignore_orientation: args.ignore_orientation,
             },
-            room: budget.decoded.clone(),
+            memory: budget.decoded.clone(),
         },
         pool,
         publish: publish::Settings { worker: Arc::clone(worker), caption },

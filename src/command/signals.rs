@@ -53,10 +53,10 @@ impl Stopping {
     }
 
     /// What comes of finishing what is in hand; `None` where that takes longer than this, or the next signal cuts it short.
-    pub(super) async fn in_time<T>(&mut self, drained: impl Future<Output = T>, patience: Duration) -> Option<T> {
+    pub(super) async fn in_time<T>(&mut self, drained: impl Future<Output = T>, timeout: Duration) -> Option<T> {
         tokio::select! {
             drained = drained => Some(drained),
-            () = tokio::time::sleep(patience) => {
+            () = tokio::time::sleep(timeout) => {
                 tracing::warn!("the drain timeout is over");
                 None
             }

@@ -70,7 +70,7 @@ pub(super) async fn pipeline(
     let stores = settings.stores.clone();
     let (to_accept, pipeline, model) = start(&settings.pipeline, stores, catalog, settings.model.as_deref()).await?;
     settings.pipeline.publish.caption.check(&model.id.name, &model.labels);
-    if let Err(smallest) = Budget::check(&settings.pipeline.decode.room, model.frame.picture_bytes()) {
+    if let Err(smallest) = Budget::check(&settings.pipeline.decode.memory, model.frame.picture_bytes()) {
         let (budget, smallest) = (settings.memory_budget, smallest.div_ceil(1 << 20));
         return Err(Failed::settings(anyhow::anyhow!(
             "a memory budget of {budget} bytes has no room for requests beside jobs of the stream with the model {} (--memory-budget); the smallest that works is {smallest}MiB",
@@ -118,8 +118,8 @@ async fn usable(store: &Store) -> Result<(), Failed> {
 }
 
 /// Says that a stop has begun; nothing waits for a store in trouble any more.
-pub(super) fn stopping(stores: &[Store], patience: Duration) {
-    tracing::info!(timeout = ?patience, "stopping: finishing what is in hand");
+pub(super) fn stopping(stores: &[Store], timeout: Duration) {
+    tracing::info!(timeout = ?timeout, "stopping: finishing what is in hand");
     for store in stores {
         store.abandon();
     }

@@ -18,7 +18,7 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
-use client::{Client, Patience};
+use client::{Client, Retries};
 pub(crate) use error::Error;
 pub(crate) use file::File;
 use record::Record;
@@ -77,11 +77,11 @@ pub(crate) async fn pull(settings: &Settings, order: &Order, watch: &mut impl Wa
         return look(order, watch).await;
     }
     let client = Client::new(settings, &order.repository)?;
-    let mut patience = Patience::default();
+    let mut retries = Retries::default();
     let listing = loop {
         match client.list(&order.revision).await {
             Ok(listing) => break listing,
-            Err(failure) => patience.wait(failure).await?,
+            Err(failure) => retries.wait(failure).await?,
         }
     };
     let files = listing.choose(order.file.as_deref(), &settings.endpoint_name())?;

@@ -44,7 +44,7 @@ pub(crate) struct Settings {
     /// What is refused, and what is looked at.
     pub(crate) picture: picture::Settings,
     /// Room for decoded images.
-    pub(crate) room: Pool,
+    pub(crate) memory: Pool,
 }
 
 /// Decodes until `fetched` and `quarantined` close. Interactive images have threads of their own, so that they never wait behind
@@ -82,11 +82,18 @@ async fn run_with(
         let gives_way = priority == Priority::Bulk;
         let jobs = Arc::new(Mutex::new(jobs));
         for number in 0..settings.threads {
-            let Settings { picture, room, .. } = settings.clone();
-            let room = room.of(priority);
+            let Settings { picture, memory, .. } = settings.clone();
+            let memory = memory.of(priority);
             let (runtime, publish, jobs) = (Handle::current(), publish.clone(), Arc::clone(&jobs));
-            let worker =
-                Worker { decode, picture, room, runtime, publish, decoder: None, isolated: IsolatedDecoder::default() };
+            let worker = Worker {
+                decode,
+                picture,
+                memory,
+                runtime,
+                publish,
+                decoder: None,
+                isolated: IsolatedDecoder::default(),
+            };
             let (done, ended) = oneshot::channel::<()>();
             let work = move || {
                 if gives_way {
@@ -125,8 +132,8 @@ fn give_way() {
 struct Worker {
     decode: Decode,
     picture: picture::Settings,
-    room: Pool,
-    /// What gives room back while a thread waits for it.
+    memory: Pool,
+    /// Runtime that gives memory back while a thread waits for it.
     runtime: Handle,
     publish: Sender<Finished>,
     decoder: Option<Decoder>,
@@ -157,13 +164,13 @@ impl Worker {
     }
 
     fn one(&mut self, fetched: Fetched) {
-        let Fetched { mut context, route: Route { queue, pending }, bytes: encoded, reserved: room, quarantine } =
+        let Fetched { mut context, route: Route { queue, pending }, bytes: encoded, reserved: memory, quarantine } =
             fetched;
         let _span = context.delivery.span().entered();
         let began = Instant::now();
         let checked = queue.model.check_thresholds(&context.job.thresholds);
         let input = checked.and_then(|()| self.input(&context, &encoded, queue.model.frame));
-        drop((encoded, room, quarantine));
+        drop((encoded, memory, quarantine));
         context.seconds.decode = metrics::stage_seconds("decode", began.elapsed());
         match input {
             Ok(input) => {
@@ -181,12 +188,12 @@ impl Worker {
     fn input(&mut self, context: &JobContext, encoded: &[u8], frame: Frame) -> Result<Input, Failure> {
         context.still_wanted()?;
         let row = frame.row_bytes() as u64;
-        let (room, runtime) = (self.room.clone(), self.runtime.clone());
+        let (memory, runtime) = (self.memory.clone(), self.runtime.clone());
         let mut reserved = None;
         let mut reserve = |bytes: u64| {
             // An isolated decoder asks again where it begins anew.
             reserved = None;
-            reserved = Some(room.reserve_blocking(bytes.saturating_add(row), &runtime)?);
+            reserved = Some(memory.reserve_blocking(bytes.saturating_add(row), &runtime)?);
             // That may have taken its time.
             context.still_wanted()
         };
@@ -195,10 +202,11 @@ impl Worker {
         } else {
             self.row(frame, encoded, &mut reserve)?
         };
-        let mut room = reserved.ok_or_else(|| Failure::new(Code::ImageUndecodable, "no room was taken for it"))?;
+        let mut memory =
+            reserved.ok_or_else(|| Failure::new(Code::ImageUndecodable, "no memory was reserved for it"))?;
         // The pixels are gone; the row stays until it has run.
-        room.shrink_to(row);
-        Ok(Input::new(bytes, room))
+        memory.shrink_to(row);
+        Ok(Input::new(bytes, memory))
     }
 
     /// The row of an image, decoded on this thread.

@@ -48,7 +48,7 @@ pub(crate) struct Settings {
     /// Bytes an encoded image may have.
     pub max_image_bytes: u64,
     /// Room for encoded images.
-    pub room: Pool,
+    pub memory: Pool,
 }
 
 /// A job with its image's bytes.
@@ -200,30 +200,30 @@ impl Fetch {
         context: &JobContext,
         pending: &mut Option<Pending>,
     ) -> Result<Image, Failure> {
-        let (limit, room) = (self.settings.max_image_bytes, self.settings.room.of(context.priority()));
+        let (limit, memory) = (self.settings.max_image_bytes, self.settings.memory.of(context.priority()));
         match location {
             Location::Stored { store, path } => {
                 let read = match context.priority() {
                     Priority::Interactive => tokio::select! {
-                        read = store.read_promptly(&path, limit, &room) => read?,
+                        read = store.read_promptly(&path, limit, &memory) => read?,
                         failure = unwanted(context) => return Err(failure),
                     },
                     Priority::Bulk => {
-                        let read = store.read_patiently(&path, limit, &room);
-                        self.patiently((&store, &room), context, pending, read).await?
+                        let read = store.read_through_outage(&path, limit, &memory);
+                        self.through_outage((&store, &memory), context, pending, read).await?
                     }
                 };
                 self.estimator.first_byte(read.first_byte);
                 Ok(read.into())
             }
-            Location::File(path) => Ok(file::read(path, limit, &room).await?.into()),
+            Location::File(path) => Ok(file::read(path, limit, &memory).await?.into()),
             Location::Inline(image) => tokio::select! {
-                image = inline(image, limit, &room) => image,
+                image = inline(image, limit, &memory) => image,
                 failure = unwanted(context) => Err(failure),
             },
             Location::Here(bytes) if bytes.len() as u64 > limit => Err(too_large(bytes.len() as u64, limit)),
             Location::Here(bytes) => tokio::select! {
-                reserved = room.reserve(bytes.len() as u64) => Ok(Image { bytes, reserved: reserved?, name: None }),
+                reserved = memory.reserve(bytes.len() as u64) => Ok(Image { bytes, reserved: reserved?, name: None }),
                 failure = unwanted(context) => Err(failure),
             },
         }
@@ -231,9 +231,9 @@ impl Fetch {
 
     /// Waits for a read of a bulk job. One that its store keeps waiting leaves its slot to jobs of other stores and its batch to
     /// other rows, or where too many wait for this store goes back to the queue.
-    async fn patiently(
+    async fn through_outage(
         &self,
-        (store, room): (&Store, &Pool),
+        (store, memory): (&Store, &Pool),
         context: &JobContext,
         pending: &mut Option<Pending>,
         read: impl Future<Output = Result<Read, Failure>>,
@@ -244,7 +244,7 @@ impl Fetch {
                 return read;
             }
             // It is no store that keeps a job waiting for memory.
-            if !room.is_waited_for() {
+            if !memory.is_waited_for() {
                 break;
             }
         }
@@ -330,10 +330,10 @@ async fn unwanted(context: &JobContext) -> Failure {
 }
 
 /// Decodes an image that came as text, and names it by its hash so that answers do not carry the image back.
-async fn inline(image: Inline, limit: u64, room: &Pool) -> Result<Image, Failure> {
-    let mut reserved = room.reserve(image.size()).await?;
+async fn inline(image: Inline, limit: u64, memory: &Pool) -> Result<Image, Failure> {
+    let mut reserved = memory.reserve(image.size()).await?;
     let span = Span::current();
-    // The room with it: nobody may wait for it any more, and it goes on.
+    // The memory with it: nobody may wait for it any more, and it goes on.
     let decoded = tokio::task::spawn_blocking(move || {
         let _span = span.entered();
         let media_type = image.media_type.clone();

@@ -225,8 +225,8 @@ impl NatsSource {
         let place = self.in_flight_limit.try_acquire();
         // Twice: what it says of its image is read out of it.
         let room = self.settings.room.try_reserve(2 * message.payload.len() as u64);
-        let patience = timeout::of(&message, self.settings.timeout);
-        let refused = match (place.as_ref().zip(room.as_ref()), &patience) {
+        let timeout = timeout::of(&message, self.settings.timeout);
+        let refused = match (place.as_ref().zip(room.as_ref()), &timeout) {
             (_, Err(bad)) => Some(bad.clone()),
             (None, _) => Some(Failure::new(
                 Code::Overloaded,
@@ -234,7 +234,7 @@ impl NatsSource {
             )),
             _ => None,
         };
-        let deadline = patience.ok().flatten().and_then(|patience| Instant::now().checked_add(patience));
+        let deadline = timeout.ok().flatten().and_then(|timeout| Instant::now().checked_add(timeout));
         let payload = message.payload.clone();
         let open = Open { message, id: id.clone(), began: Instant::now(), _room: room };
         if let Some(refused) = refused {

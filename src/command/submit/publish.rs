@@ -27,8 +27,8 @@ use crate::nats::{Nats, is_full, reply};
 use crate::telemetry::say;
 use window::{Confirmed, Window};
 
-/// How long nobody may take jobs where that is not known to be for a while.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Time limit for a job to be taken.
+const TAKE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long a worker that starts may take to make the streams.
 pub(super) const START: Duration = Duration::from_secs(30);
@@ -275,9 +275,9 @@ fn is_given_up(refused: &Refused, taken: bool, since: Instant) -> bool {
     match refused {
         Refused::Full(_) => false,
         // Perhaps we may not publish here: the server does not tell.
-        Refused::Away(_) => !taken && since.elapsed() > PATIENCE,
+        Refused::Away(_) => !taken && since.elapsed() > TAKE_TIMEOUT,
         // A server that starts says so for a moment.
-        Refused::Nobody => since.elapsed() > if taken { PATIENCE } else { START },
+        Refused::Nobody => since.elapsed() > if taken { TAKE_TIMEOUT } else { START },
         Refused::Never(_) => true,
     }
 }

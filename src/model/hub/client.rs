@@ -13,8 +13,8 @@ use super::repository::{Repository, Revision};
 use super::settings::Settings;
 use crate::backoff::Backoff;
 
-/// How long a host may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for a connection, and for silence of a host.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Attempts in a row that may fail.
 const ATTEMPTS: u64 = 5;
@@ -67,13 +67,13 @@ impl Failure {
 
 /// Counts attempts that failed in a row.
 #[derive(Default)]
-pub(super) struct Patience {
+pub(super) struct Retries {
     failed: u64,
     /// The reason that was logged last; it is logged once.
     reported: Option<String>,
 }
 
-impl Patience {
+impl Retries {
     /// Something was achieved: what failed before does not count.
     pub(super) fn renew(&mut self) {
         *self = Self::default();
@@ -105,7 +105,7 @@ impl Patience {
 impl<'a> Client<'a> {
     pub(super) fn new(settings: &'a Settings, repository: &'a Repository) -> Result<Self, Error> {
         let agent = concat!("tagmill/", env!("CARGO_PKG_VERSION"));
-        let http = reqwest::Client::builder().user_agent(agent).connect_timeout(PATIENCE).read_timeout(PATIENCE);
+        let http = reqwest::Client::builder().user_agent(agent).connect_timeout(TIMEOUT).read_timeout(TIMEOUT);
         Ok(Self { http: http.referer(false).build()?, settings, repository })
     }
 

@@ -7,7 +7,7 @@ use reqwest::{Response, StatusCode};
 use tokio::fs::OpenOptions;
 use tokio::io::AsyncWriteExt;
 
-use super::client::{Client, Failure, Patience};
+use super::client::{Client, Failure, Retries};
 use super::error::Error;
 use super::file::File;
 use super::verify::{Verdict, verify};
@@ -42,14 +42,14 @@ impl<W: Watch> Transfer<'_, W> {
 
     /// Downloads until the part file is whole, verified and on the disk.
     async fn whole(&mut self, part: &PathBuf) -> Result<(), Error> {
-        let (mut patience, mut best) = (Patience::default(), self.have(part).await);
+        let (mut retries, mut best) = (Retries::default(), self.have(part).await);
         while let Err(failure) = self.attempt(part).await {
             let have = self.have(part).await;
             if have > best {
                 best = have;
-                patience.renew();
+                retries.renew();
             }
-            patience.wait(failure).await?;
+            retries.wait(failure).await?;
         }
         if let Verdict::Other(reason) = verify(self.file, part.clone()).await.map_err(Error::io(part))? {
             return Err(self.mismatch(part, reason).await);

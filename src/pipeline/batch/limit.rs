@@ -5,10 +5,10 @@
 //! every size it has seen is given no others.
 
 /// Full batches that must fit before the next larger size is tried.
-const PATIENCE: u32 = 64;
+const FITS_BEFORE_GROWTH: u32 = 64;
 
-/// The most that patience grows to, by doubling, where larger sizes fail again and again.
-const MOST_PATIENCE: u32 = 16 * 1024;
+/// Maximum of that number, which doubles where larger sizes fail again and again.
+const MAX_FITS_BEFORE_GROWTH: u32 = 16 * 1024;
 
 /// The limit in force, and what it follows from.
 #[derive(Clone, Debug)]
@@ -19,14 +19,15 @@ pub(crate) struct Limit {
     current: usize,
     /// Full batches in a row that fitted.
     fitted: u32,
-    patience: u32,
+    fits_before_growth: u32,
 }
 
 impl Limit {
     /// Starts from the configured size, or from the largest one not over what is known to fit.
     #[must_use]
     pub(crate) fn new(configured: usize, fits: usize) -> Self {
-        let mut limit = Self { sizes: sizes(configured), current: 0, fitted: 0, patience: PATIENCE };
+        let mut limit =
+            Self { sizes: sizes(configured), current: 0, fitted: 0, fits_before_growth: FITS_BEFORE_GROWTH };
         limit.lower_to(fits);
         limit
     }
@@ -43,7 +44,7 @@ impl Limit {
             return;
         }
         self.fitted += 1;
-        if self.fitted >= self.patience {
+        if self.fitted >= self.fits_before_growth {
             self.current -= 1;
             self.fitted = 0;
         }
@@ -56,7 +57,7 @@ impl Limit {
         let rows = filled_up(self.sizes[0], rows);
         // Nothing is learnt from what was assembled before the limit fell.
         if rows < self.rows() * 2 {
-            self.patience = (self.patience * 2).min(MOST_PATIENCE);
+            self.fits_before_growth = (self.fits_before_growth * 2).min(MAX_FITS_BEFORE_GROWTH);
         }
         self.lower_to(rows / 2);
     }
@@ -104,7 +105,7 @@ mod tests {
             assert_eq!(limit.rows(), rows / 2);
             limit.too_large(rows);
             assert_eq!(limit.rows(), rows / 2, "one that was under way says nothing new");
-            for _ in 0..2 * PATIENCE {
+            for _ in 0..2 * FITS_BEFORE_GROWTH {
                 assert_eq!(limit.rows(), rows / 2);
                 limit.fitted(rows / 2);
             }
@@ -123,7 +124,7 @@ mod tests {
     fn partial_batches_prove_nothing() {
         let mut limit = Limit::new(8, 5);
         assert_eq!(limit.rows(), 4);
-        for _ in 0..10 * PATIENCE {
+        for _ in 0..10 * FITS_BEFORE_GROWTH {
             limit.fitted(3);
         }
         assert_eq!(limit.rows(), 4);

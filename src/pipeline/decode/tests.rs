@@ -38,7 +38,7 @@ async fn put(queue: &queue::Sender<Fetched>, image: Fetched) {
 
 fn one_thread() -> Settings {
     let picture = picture::Settings { max_pixels: 1, ignore_orientation: false };
-    Settings { threads: 1, picture, room: Budget::new(1 << 20).decoded }
+    Settings { threads: 1, picture, memory: Budget::new(1 << 20).decoded }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,21 +40,21 @@ impl Device {
         }
     }
 
-    /// How long loading a model on it may take before it counts as hung; any time on the CPU, which is only ever busy. No driver
+    /// Time limit for loading a model on it, after which it counts as hung; any time on the CPU, which is only ever busy. No driver
     /// is asked: it may be what hangs.
     #[must_use]
-    pub(crate) const fn patience(self) -> Option<Duration> {
+    pub(crate) const fn load_timeout(self) -> Option<Duration> {
         match self {
             Self::Cpu => None,
-            Self::Auto | Self::Cuda(_) => Some(PATIENCE.0),
-            Self::TensorRt(_) => Some(PATIENCE.1),
+            Self::Auto | Self::Cuda(_) => Some(LOAD_TIMEOUTS.0),
+            Self::TensorRt(_) => Some(LOAD_TIMEOUTS.1),
         }
     }
 }
 
-/// How long a model may take to be loaded and warmed up: CUDA is ready within a minute or two, TensorRT builds engines for
+/// Time limits for a model to be loaded and warmed up: CUDA is ready within a minute or two, TensorRT builds engines for
 /// as long as half an hour.
-const PATIENCE: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(2));
+const LOAD_TIMEOUTS: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(2));
 
 /// Not a device.
 #[derive(Debug, thiserror::Error)]
