@@ -1,4 +1,4 @@
-//! The configured stores: the only places images are read from.
+//! The configured stores, the only sources of images.
 
 pub(crate) mod bucket;
 pub(crate) mod file;
@@ -36,7 +36,7 @@ pub(crate) struct Store {
 #[derive(Clone)]
 enum Place {
     Bucket(Bucket),
-    /// Files below a folder: its path with links followed, and as the operator has it.
+    /// Files below a folder. `root` is its path with links followed, `named` the path in the store's URL.
     Folder {
         root: Arc<std::path::Path>,
         named: Arc<std::path::Path>,
@@ -75,20 +75,21 @@ impl From<Bucket> for Store {
 
 /// An object that was read.
 pub(crate) struct Read {
-    /// All of it.
+    /// The whole object.
     pub bytes: Bytes,
-    /// Room for it.
+    /// Memory reserved for the bytes.
     pub reserved: Reservation,
-    /// How long the store took to begin its answer.
+    /// Time from the request to the store's first byte.
     pub first_byte: Duration,
 }
 
 impl Store {
-    /// Reads an object of at most `limit` bytes whole, once there is room for it.
+    /// Reads a whole object of at most `limit` bytes, after it has reserved memory for it.
     ///
     /// # Errors
-    /// `image_not_found`, `image_too_large` (known before anything is read), `forbidden_location` (a link that leads out of
-    /// the folder), `storage_denied` or `storage_unavailable`.
+    /// `image_not_found`, `image_too_large` (before anything is read), `forbidden_location` (a link that leads out of the
+    /// folder),
+    /// `storage_denied` or `storage_unavailable`.
     pub(crate) async fn read(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         match &self.place {
             Place::Bucket(bucket) => bucket.read(path, limit, room, &self.reads).await,
@@ -96,10 +97,10 @@ impl Store {
         }
     }
 
-    /// Asks whether the store is there and lets us in.
+    /// Checks that the store exists and grants access.
     ///
     /// # Errors
-    /// `image_not_found` where the bucket or folder does not exist, `storage_denied` or `storage_unavailable`.
+    /// `image_not_found` if the bucket or folder does not exist, `storage_denied` or `storage_unavailable`.
     pub(crate) async fn probe(&self) -> Result<(), Failure> {
         match &self.place {
             Place::Bucket(bucket) => bucket.probe().await,
@@ -108,7 +109,7 @@ impl Store {
     }
 }
 
-/// More bytes than allowed, whatever they are.
+/// Failure of an image with more bytes than the limit.
 pub(crate) fn too_large(size: u64, limit: u64) -> Failure {
     Failure::new(
         Code::ImageTooLarge,
@@ -116,7 +117,7 @@ pub(crate) fn too_large(size: u64, limit: u64) -> Failure {
     )
 }
 
-/// What is spoken of: an object, or with no path the store itself.
+/// Name of an object in errors; the empty path names the store itself.
 fn what(path: &Path, store: &impl fmt::Display) -> String {
     if path.as_ref().is_empty() { store.to_string() } else { format!("`{path}` in {store}") }
 }

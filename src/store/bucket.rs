@@ -37,10 +37,10 @@ pub(crate) struct Bucket {
     is_warned: Arc<AtomicBool>,
 }
 
-/// How long the client tries again after an error: objects of some megabytes, with a queue that has better ways to wait.
+/// Retry timeout for images, which are some megabytes. The queue retries them later at less cost.
 const IMAGES: Duration = Duration::from_secs(10);
 
-/// The same for objects of some gigabytes, which nobody else reads.
+/// Retry timeout for models, which are some gigabytes and are read once.
 const MODELS: Duration = Duration::from_hours(24);
 
 impl fmt::Display for Bucket {
@@ -65,10 +65,10 @@ impl FromStr for Bucket {
 }
 
 impl Bucket {
-    /// One of large objects, whose reads take as long as they take.
+    /// Opens a bucket of large objects, with a longer retry timeout.
     ///
     /// # Errors
-    /// As for one of images.
+    /// As for a bucket of images.
     pub(crate) fn of_models(url: &str) -> Result<Self, InvalidStore> {
         Self::open(url, MODELS)
     }
@@ -90,7 +90,7 @@ impl Bucket {
         Ok(Self { name: name.to_owned(), prefix, objects, requests, is_probed, is_warned })
     }
 
-    /// Reads an object, as [`super::Store::read`]. It takes a slot of `reads`, but not while it waits for room.
+    /// Reads an object, as [`super::Store::read`]. Holds a slot of `reads`, but not while it waits for memory.
     pub(super) async fn read(&self, path: &Path, limit: u64, room: &Pool, reads: &Reads) -> Result<Read, Failure> {
         let mut reading = Some(reads.acquire(room.priority()).await);
         let asked = Instant::now();
@@ -104,7 +104,7 @@ impl Bucket {
             reads.ended(first_byte, asked.elapsed());
             return Ok(Read { bytes, reserved, first_byte });
         }
-        // An open read would be given up meanwhile, by us or by the store.
+        // The connection of an open read would time out during the wait.
         drop((object, reading));
         let reserved = room.reserve(size).await?;
         let mut reading = Some(reads.acquire(room.priority()).await);
@@ -115,7 +115,7 @@ impl Bucket {
         Ok(Read { bytes: Body::new(self, path, object).read(&mut reading).await?, reserved, first_byte })
     }
 
-    /// Asks for an object. One whose answer takes long leaves its slot to others: it uses nothing of the link.
+    /// Requests an object. Releases the slot if the answer takes long, because the read uses no bandwidth until then.
     async fn get(&self, path: &Path, reading: &mut Option<ReadSlot>) -> Result<GetResult, Failure> {
         let object = self.objects.get(path);
         tokio::pin!(object);
@@ -128,7 +128,7 @@ impl Bucket {
         answer.map_err(|error| failure(path, self, &error))
     }
 
-    /// An object from this byte on, if it still is the one with this tag.
+    /// Requests an object from `offset` on, if it still has this tag.
     pub(super) async fn get_from(&self, path: &Path, offset: u64, tag: Option<String>) -> Result<GetResult, Failure> {
         let options = GetOptions { range: Some(GetRange::Offset(offset)), if_match: tag, ..GetOptions::default() };
         self.objects.get_opts(path, options).await.map_err(|error| failure(path, self, &error))

@@ -1,4 +1,4 @@
-//! Files read whole, on threads that may block: one visit of such a thread for each, where there is room.
+//! Reads whole files on blocking threads. A file takes one call of such a thread, unless it must wait for memory.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
@@ -12,16 +12,16 @@ use super::{Read, too_large};
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
 
-/// What a file is read from.
+/// File to read.
 pub(super) trait Source: Clone + Send + 'static {
-    /// Opens it; fails where it is no file but a pipe, say, which would be waited for. May take its time.
+    /// Opens the file; may block. Fails if it is not a regular file: opening a pipe would wait for a writer.
     fn open(&self) -> Result<File, Failure>;
 
-    /// What an error of the file system means for it.
+    /// Failure for an error of the file system.
     fn failure(&self, error: &io::Error) -> Failure;
 }
 
-/// A file named by whoever may read it, and so needs no store.
+/// File named by a user who may read it; it needs no store.
 #[derive(Clone)]
 struct Named(PathBuf);
 
@@ -39,7 +39,7 @@ impl Source for Named {
     }
 }
 
-/// What an error of the file system means for an image in a file.
+/// Failure for a file system error on an image in a file.
 pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
     let code = match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => Code::ImageNotFound,
@@ -49,18 +49,19 @@ pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::new(code, format!("`{}` can't be read: {error}", path.display()))
 }
 
-/// Reads a file of at most `limit` bytes whole, once there is room for it. It need not be in a store: it was named by whoever
-/// may read it.
+/// Reads a whole file of at most `limit` bytes, after it has reserved memory for it. The file may be outside the stores: a
+/// user
+/// who may read it has named it.
 ///
 /// # Errors
-/// `image_not_found`, `image_too_large` (known before anything is read), `storage_denied` or `storage_unavailable`.
+/// `image_not_found`, `image_too_large` (before anything is read), `storage_denied` or `storage_unavailable`.
 pub(crate) async fn read(path: PathBuf, limit: u64, room: &Pool) -> Result<Read, Failure> {
     read_from(Named(path), limit, room, None).await
 }
 
-/// The same from wherever it is.
+/// Reads a whole file from any [`Source`], as [`read`].
 ///
-/// Of a store the read takes one of its slots, but not while it waits for room.
+/// A file of a store takes one slot of the store's `reads`, but not while it waits for memory.
 pub(super) async fn read_from(
     source: impl Source,
     limit: u64,
@@ -89,7 +90,7 @@ pub(super) async fn read_from(
         Ok(read) => return Ok(read),
         Err(no_room) => no_room,
     };
-    // Not held open meanwhile: many may wait.
+    // Closes the file during the wait, because many reads may wait.
     drop(reading);
     let reserved = room.reserve(size).await?;
     let _reading = slot().await;
@@ -107,7 +108,7 @@ async fn blocking<T: Send + 'static>(read: impl FnOnce() -> Result<T, Failure> +
     })
 }
 
-/// All of a file of `size` bytes, for which there is room: fails where it has another size by now.
+/// Reads a file of `size` bytes, for which memory is reserved. Fails if its size has changed.
 fn whole(file: &File, size: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     file.take(size).read_to_end(&mut bytes)?;
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
     use crate::memory::Budget;
 
-    /// A file of five bytes, and room for it.
+    /// A file of five bytes, and memory for it.
     fn image() -> (tempfile::TempDir, PathBuf, Pool) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.jpg");

@@ -1,4 +1,4 @@
-//! Objects of a folder, which are files below it.
+//! Objects of a folder: the files below it.
 
 use std::fs::File;
 use std::io;
@@ -33,7 +33,7 @@ pub(super) async fn read(
     read_from(file, limit, room, Some(&store.reads)).await
 }
 
-/// The folder at a URL.
+/// Opens the folder at a URL.
 pub(super) fn open(url: &str) -> Result<Place, InvalidStore> {
     let malformed = || InvalidStore::Url(url.to_owned());
     let folder = Url::parse(url).map_err(|_| malformed())?;
@@ -45,7 +45,7 @@ pub(super) fn open(url: &str) -> Result<Place, InvalidStore> {
     Ok(Place::Folder { root: root.into(), named: named.into() })
 }
 
-/// Asks whether the folder of `store` is there, as [`Store::probe`].
+/// Checks that the folder of `store` exists, as [`Store::probe`].
 pub(super) async fn probe(store: &Store, folder: &FilePath) -> Result<(), Failure> {
     let listed = tokio::fs::read_dir(folder).await;
     listed.map(drop).map_err(|error| failure(&Path::default(), store, &error))
@@ -61,7 +61,7 @@ fn failure(path: &Path, store: &Store, error: &io::Error) -> Failure {
 }
 
 impl InFolder {
-    /// Where it is, links followed; fails where that is not in the folder, or no file.
+    /// Path of the file with links followed. Fails if that is outside the folder or not a regular file.
     fn find(&self) -> Result<PathBuf, Failure> {
         let failed = |error| self.failure(&error);
         let file = self.folder.join(self.path.as_ref()).canonicalize().map_err(failed)?;
@@ -85,7 +85,7 @@ impl InFolder {
 impl Source for InFolder {
     fn open(&self) -> Result<File, Failure> {
         let opened = without_waiting(&self.find()?).map_err(|error| self.failure(&error))?;
-        // Someone may have put a link there since it was looked at.
+        // The path may have become a link since it was checked.
         if let Some(file) = path_of(&opened) {
             self.inside(&file)?;
         }
@@ -97,7 +97,7 @@ impl Source for InFolder {
     }
 }
 
-/// Opens a file; what became a pipe since it was looked at is opened without a writer, and is empty.
+/// Opens a file without blocking. A path that has become a pipe since it was checked opens without a writer and is empty.
 #[cfg(target_os = "linux")]
 fn without_waiting(file: &FilePath) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -105,7 +105,7 @@ fn without_waiting(file: &FilePath) -> io::Result<File> {
     File::options().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(file)
 }
 
-/// Where an open file really is, as far as the system says.
+/// Actual path of an open file, if the system reports it.
 #[cfg(target_os = "linux")]
 fn path_of(file: &File) -> Option<PathBuf> {
     use std::os::fd::AsRawFd;

@@ -8,31 +8,31 @@ use bytes::Bytes;
 use super::too_large;
 use crate::failure::{Code, Failure};
 
-/// With or without its padding.
+/// Base64 with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A data URI, `data:<media type>;base64,<data>`, or its data alone.
+/// Image as a data URI, `data:<media type>;base64,<data>`, or as base64 alone.
 #[derive(Clone, Debug)]
 pub(crate) struct Inline {
-    /// Such as `image/png`, where it was said; what the image really is, its bytes tell.
+    /// Media type such as `image/png`, if given. The format is detected from the bytes.
     pub media_type: String,
     base64: String,
 }
 
 impl Inline {
-    /// Of base64 alone.
+    /// Image from base64 alone.
     #[must_use]
     pub(crate) const fn base64(base64: String) -> Self {
         Self { media_type: String::new(), base64 }
     }
 
-    /// Of a data URI, in the memory that it has.
+    /// Image from a data URI. Reuses the memory of `text`.
     ///
     /// # Errors
-    /// `bad_job` where it is none, or its data are not base64.
+    /// `bad_job` if it is not a data URI, or its data is not base64.
     pub(super) fn data_uri(mut text: String) -> Result<Self, Failure> {
         let media_type = text.split_once(',').and_then(|(head, _)| {
             let (parameters, last) = head.strip_prefix("data:")?.rsplit_once(';')?;
@@ -47,17 +47,18 @@ impl Inline {
         Ok(Self { media_type, base64: text })
     }
 
-    /// Bytes the image has at most.
+    /// Maximum size of the image in bytes.
     #[must_use]
     pub(crate) const fn size(&self) -> u64 {
         self.base64.len().div_ceil(4) as u64 * 3
     }
 
-    /// The image's bytes, at most `limit` of them. Padding may be missing, lines broken, the alphabet that of URLs, and what
-    /// URLs and forms escape escaped.
+    /// Decodes the image, up to `limit` bytes. Accepts missing padding, line breaks, the URL alphabet, and percent- or
+    /// form-encoded
+    /// base64.
     ///
     /// # Errors
-    /// `image_too_large`, known before anything is decoded; `bad_job` where the data is not base64.
+    /// `image_too_large` (before anything is decoded); `bad_job` if the data is not base64.
     pub(crate) fn decode(self, limit: u64) -> Result<Bytes, Failure> {
         let base64 = plain(self.base64.into_bytes());
         let size = base64.len() as u64 / 4 * 3;
@@ -74,7 +75,7 @@ impl Inline {
     }
 }
 
-/// Base64 in the standard alphabet, without what is not part of it.
+/// Converts base64 to the standard alphabet and removes other characters.
 fn plain(mut base64: Vec<u8>) -> Vec<u8> {
     if base64.contains(&b'%') {
         base64 = percent_encoding::percent_decode(&base64).collect();
@@ -97,7 +98,7 @@ fn plain(mut base64: Vec<u8>) -> Vec<u8> {
     base64
 }
 
-/// Returns `true` if blanks stand for `+`, which forms decode to one, and not between lines that were joined.
+/// Returns `true` if blanks stand for `+`, which form decoding turns into a blank, and not for line breaks.
 fn blanks_are_pluses(base64: &[u8]) -> bool {
     #[expect(clippy::naive_bytecount, reason = "it is read once, and decoding takes longer")]
     let blanks = base64.iter().filter(|&&byte| byte == b' ').count();
@@ -109,7 +110,7 @@ fn blanks_are_pluses(base64: &[u8]) -> bool {
         (true, false) => true,
         (false, true) => false,
         _ => {
-            // Lines are of one length, which is a multiple of four.
+            // Lines have one length, a multiple of four.
             let mut lines = base64.split(|&byte| byte == b' ').map(<[u8]>::len);
             let first = lines.next().unwrap_or(0);
             let mut rest = lines.collect::<Vec<_>>();

@@ -1,12 +1,12 @@
-//! Why what is named can't be read from.
+//! Reasons that make a store or location unusable.
 
-/// Why a `--store` URL can't be used.
+/// Reason that makes a `--store` URL unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidStore {
     /// Neither an S3 nor a file URL.
     #[error("`{0}` is not a store (--store): use s3://bucket, s3://bucket/prefix or file:///folder")]
     Url(String),
-    /// What was named to be read, without a store.
+    /// An argument that names neither a path nor a location to read images from.
     #[error(
         "`{0}` is neither a path here nor a location that images are read from: s3://bucket, s3://bucket/prefix or \
          s3://bucket/image.jpg"
@@ -17,7 +17,7 @@ pub enum InvalidStore {
     Folder {
         /// The store.
         url: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// An `AWS_*` variable is wrong.
@@ -25,10 +25,10 @@ pub enum InvalidStore {
     S3 {
         /// The store.
         url: String,
-        /// Why.
+        /// The cause.
         source: object_store::Error,
     },
-    /// No endpoint.
+    /// The endpoint is not a URL of a server.
     #[error(
         "AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3) is no URL of a server; expected https://host or https://host:port"
     )]

@@ -1,4 +1,4 @@
-//! From the `image` of a job to a place inside a configured store, or to bytes the job brings along.
+//! Resolves the `image` of a job to a location inside a configured store, or to the image that the job contains.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::inline::Inline;
 use super::{Place, Store};
 use crate::failure::{Code, Failure};
 
-/// Where an image is.
+/// Location of an image.
 #[derive(Clone, Debug)]
 pub(crate) enum Location {
     /// An object of a configured store.
@@ -21,17 +21,18 @@ pub(crate) enum Location {
         /// The object's key, or the file's path below the folder.
         path: Path,
     },
-    /// In the job itself, as text.
+    /// The image itself, as text in the job.
     Inline(Inline),
-    /// Here already.
+    /// Bytes in memory.
     Here(Bytes),
-    /// A file that a source was told to read.
+    /// A file named to a source, outside the stores.
     File(PathBuf),
 }
 
 impl Location {
-    /// Finds `image` among the stores. Looks at names only; nothing is read. A data URI is taken out of `image`: there is no
-    /// room for another of it.
+    /// Resolves `image` against the stores by name alone, without reading anything. Takes a data URI out of `image` instead
+    /// of
+    /// copying it, because no memory is reserved for a copy.
     ///
     /// # Errors
     /// `forbidden_location` if no store holds it, `bad_job` if a data URI is malformed or a key of a store can't be read.
@@ -59,7 +60,7 @@ impl Store {
         let Place::Bucket(Bucket { name, prefix, .. }) = &self.place else { return None };
         let key = bucket_and_key.strip_prefix(name.as_str())?.strip_prefix('/')?;
         let path = object_path(key)?;
-        // By whole segments: the prefix `a/b` holds `a/b/c` but not `a/bc`.
+        // Compares whole segments: the prefix `a/b` contains `a/b/c` but not `a/bc`.
         let inside = path.prefix_match(prefix)?.next().is_some();
         inside.then_some((self, path))
     }
@@ -67,7 +68,7 @@ impl Store {
     fn holds_file(&self, url: &str) -> Option<(&Self, Path)> {
         let Place::Folder { root, named } = &self.place else { return None };
         let file = Url::parse(url).ok()?.to_file_path().ok()?;
-        // The folder itself may be a link, whose name is as good: what is read is checked once more.
+        // The folder itself may be a link, and both of its names are valid. The read checks the target again.
         let path = file.strip_prefix(root).or_else(|_| file.strip_prefix(named)).ok()?.to_str()?;
         Some((self, object_path(path)?))
     }
@@ -84,7 +85,8 @@ impl Store {
     }
 }
 
-/// A key as it is written, with no empty, `.` or `..` segments, so that it means one object and stays where it starts.
+/// Parses a key as written. Empty, `.` and `..` segments are rejected, so that a key names one object and stays below its
+/// root.
 fn object_path(key: &str) -> Option<Path> {
     let plain = !key.is_empty() && !key.starts_with('/') && !key.ends_with('/');
     if plain { Path::parse(key).ok() } else { None }

@@ -1,14 +1,17 @@
-//! Tells an object's fault from its store's: jobs must not spend their attempts on an outage, and one object must not be taken
-//! for one.
+//! Attributes a failed read to its object or to its store: an outage must not use up the attempts of jobs, and one bad
+//! object
+//! must not count as an outage.
 //!
 //! When a read fails with a storage code, the store is probed. The verdict:
 //!
 //! | the probe | other reads | verdict |
 //! |---|---|---|
-//! | any | one went well since this one began | the object's fault: its job spends an attempt |
-//! | fails | none went well | the store is down: its jobs wait until it answers the probe, nothing is read, no attempt is spent |
-//! | answers | fewer than eight objects failed in a row | the object's fault |
-//! | answers | eight distinct objects failed in a row, none went well within a moment | unknown: the job is handed back without spending an attempt, so that others are tried |
+//! | any | one has succeeded since this one began | the object's fault: its job spends an attempt |
+//! | fails | none has succeeded | the store is down: its jobs wait until a probe succeeds, nothing is read, no attempt is
+//! spent |
+//! | succeeds | fewer than eight objects failed in a row | the object's fault |
+//! | succeeds | eight distinct objects failed in a row, none has succeeded within two seconds | unknown: the job is handed
+//! back without spending an attempt, so that others are tried |
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,42 +30,42 @@ use crate::backoff::Backoff;
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
 
-/// Distinct objects that fail in a row before the store may be refusing all of them.
+/// Distinct objects that must fail in a row before the store counts as refusing.
 const DISTINCT: usize = 8;
 
-/// How long a job waits for another read to go well before it is handed back.
+/// Time limit for another read to succeed before a job is handed back.
 const VERDICT: Duration = Duration::from_secs(2);
 
-/// Jobs that may wait for a store at a time; with more, those that wait for another store would find no place.
+/// Maximum jobs that wait for one store. More would leave no capacity for jobs of other stores.
 const WAITING: usize = 64;
 
-/// The first and the longest wait between two probes of a store that is down.
+/// First and longest delay between two probes of a store that is down.
 const PROBE: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
-/// How long the answer to a probe is good for.
+/// Time for which the answer to a probe is reused.
 const PROBED: Duration = Duration::from_secs(1);
 
-/// Whether a store can be read from.
+/// State of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// As far as is known.
+    /// No outage is known.
     Well,
-    /// It answers the probe, and no object can be read. Others are tried.
+    /// The store answers the probe, but no object can be read. Reads of others are tried.
     Refusing,
-    /// It does not answer the probe: it is waited for.
+    /// The store does not answer the probe. Its jobs wait.
     Down,
-    /// It is down and the worker stops: waiting is over.
+    /// The store is down and the worker stops. Its jobs stop waiting.
     Abandoned,
 }
 
 impl State {
-    /// Returns `true` if reading is worth a try.
+    /// Returns `true` if a read is worth trying.
     const fn is_readable(self) -> bool {
         matches!(self, Self::Well | Self::Refusing)
     }
 }
 
-/// When the probe was answered, and how.
+/// Time and answer of a probe.
 type Probed = (Instant, Result<(), Failure>);
 
 /// Known state of a store, shared by its copies.
@@ -70,20 +73,20 @@ type Probed = (Instant, Result<(), Failure>);
 pub(super) struct Outage {
     state: Arc<watch::Sender<State>>,
     failing: Arc<Mutex<Failing>>,
-    /// The last answer to the probe, and when it came.
+    /// Last answer to the probe.
     probed: Arc<tokio::sync::Mutex<Option<Probed>>>,
-    /// Jobs that wait for it.
+    /// Number of jobs that wait for the store.
     waiting: Arc<AtomicUsize>,
-    /// The worker stops.
+    /// `true` once the worker stops.
     abandoned: Arc<AtomicBool>,
 }
 
 /// Failed reads.
 #[derive(Debug, Default)]
 struct Failing {
-    /// Hashes of objects that failed since the last read that went well.
+    /// Hashes of objects that have failed since the last successful read.
     objects: HashSet<u64>,
-    /// When a read last went well.
+    /// Time of the last successful read.
     read: Option<Instant>,
 }
 
@@ -97,7 +100,7 @@ impl Failing {
     }
 }
 
-/// Whose fault a failed read is.
+/// Cause of a failed read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Object,
@@ -117,7 +120,7 @@ impl Default for Outage {
     }
 }
 
-/// A job that waits for a store, until dropped.
+/// Counts a job as waiting for a store, until dropped.
 #[derive(Debug)]
 pub(crate) struct WaitingJob(Arc<AtomicUsize>);
 
@@ -127,14 +130,14 @@ impl Drop for WaitingJob {
     }
 }
 
-/// Ends when one of the stores can be read from and has room for jobs that wait for it. It polls, because the end of a wait
-/// sends no notification.
+/// Completes when one of the stores is readable and accepts another waiting job. Polls, because the end of a wait sends no
+/// notification.
 pub(crate) async fn any_readable(stores: &[Store]) {
     const AGAIN: Duration = Duration::from_millis(250);
     while !stores.is_empty() && !stores.iter().any(Store::takes_jobs) {
         let readable = stores.iter().map(|store| {
             let mut state = store.state();
-            // It fails only where the store is gone, which is held here.
+            // Fails only if the store is dropped, but `stores` holds it.
             async move { drop(state.wait_for(|state| state.is_readable()).await) }
         });
         let mut readable: FuturesUnordered<_> = readable.collect();
@@ -146,11 +149,12 @@ pub(crate) async fn any_readable(stores: &[Store]) {
 }
 
 impl Store {
-    /// Reads an object of at most `limit` bytes whole, once there is room, for a bulk job. Waits while the store is down.
+    /// Reads a whole object of at most `limit` bytes for a bulk job. Waits while the store is down.
     ///
     /// # Errors
-    /// As [`Store::read`], handed back where nothing is known of whose fault it is; `shutting_down` where the worker stops
-    /// while the store is down.
+    /// As [`Store::read`], without an attempt spent if the cause is unknown; `shutting_down` if the worker stops while the
+    /// store is
+    /// down.
     pub(crate) async fn read_through_outage(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         loop {
             self.readable().await?;
@@ -169,7 +173,7 @@ impl Store {
         }
     }
 
-    /// The same for an interactive job: fails at once while the store is down.
+    /// Reads an object for an interactive job. Fails at once while the store is down.
     ///
     /// # Errors
     /// As [`Store::read`].
@@ -183,14 +187,14 @@ impl Store {
         if let Err(failure) = read.as_ref()
             && is_storage(failure.code)
         {
-            // The store's state for others follows; this caller does not wait for it.
+            // Updates the store's state for other jobs. This caller does not wait for it.
             let (store, path, failure) = (self.clone(), path.clone(), failure.clone());
             tokio::spawn(async move { store.verdict(&path, began, &failure).await });
         }
         read
     }
 
-    /// Reads; of a bucket or folder that is gone no object is missing.
+    /// Reads once. A missing object counts as missing only if its bucket or folder exists.
     async fn read_once(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         let read = self.read(path, limit, room).await;
         if let Err(failure) = &read {
@@ -205,7 +209,7 @@ impl Store {
         read
     }
 
-    /// An object was read, or known not to be there.
+    /// Records that an object was read or is known not to exist.
     fn went_well(&self) {
         let mut failing = self.outage.failing.lock();
         failing.read = Some(Instant::now());
@@ -223,8 +227,9 @@ impl Store {
         }
     }
 
-    /// Whose fault it is that this object, whose read began then, can't be read. Where it is the store's, somebody probes the
-    /// store from now on.
+    /// Attributes the failed read of an object to the object or to the store; `began` is the start of the read. If the
+    /// store is down,
+    /// starts a task that probes it.
     async fn verdict(&self, path: &Path, began: Instant, failure: &Failure) -> Verdict {
         if !self.state().borrow().is_readable() {
             return Verdict::Store;
@@ -233,7 +238,7 @@ impl Store {
         let probe = self.is_there().await;
         {
             let mut failing = self.outage.failing.lock();
-            // A store that does not answer now may have answered others since this read began.
+            // The store may have answered others after this read began and before it stopped answering.
             let silent = probe.as_ref().is_err_and(|failure| failure.code == Code::StorageUnavailable);
             let since = if silent { asked } else { began };
             if failing.read.is_some_and(|read| read > since) {
@@ -258,7 +263,7 @@ impl Store {
         }
     }
 
-    /// Returns `true` if another object is read soon that was asked for no earlier than this.
+    /// Returns `true` if a read that began after `began` succeeds, now or within a time limit.
     async fn other_read(&self, began: Instant) -> bool {
         let mut state = self.state();
         let well = async { drop(state.wait_for(|state| *state != State::Refusing).await) };
@@ -297,7 +302,7 @@ impl Store {
         }
     }
 
-    /// Probes the store until it answers; what failed before counts no more.
+    /// Probes the store until it answers, and forgets earlier failures.
     async fn recover(self) {
         let mut tries = 0;
         loop {
@@ -312,10 +317,10 @@ impl Store {
         let _ = self.outage.state.send_replace(State::Well);
     }
 
-    /// Ends when the store can be read from.
+    /// Completes when the store is readable.
     ///
     /// # Errors
-    /// `shutting_down` where the worker stops first.
+    /// `shutting_down` if the worker stops first.
     async fn readable(&self) -> Result<(), Failure> {
         let mut state = self.outage.state.subscribe();
         match state.wait_for(|state| *state != State::Down).await.map(|state| *state) {
@@ -326,13 +331,13 @@ impl Store {
         }
     }
 
-    /// The state, now and as it changes.
+    /// Receiver of the state and its changes.
     #[must_use]
     pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.outage.state.subscribe()
     }
 
-    /// Counts a job as waiting for this store; `None` where too many do.
+    /// Counts a job as waiting for this store; `None` if too many wait already.
     #[must_use]
     pub(crate) fn wait(&self) -> Option<WaitingJob> {
         let waiting = &self.outage.waiting;
@@ -343,18 +348,18 @@ impl Store {
         None
     }
 
-    /// Returns `true` if jobs wait for this store, or would.
+    /// Returns `true` if jobs wait for this store, or a new one would have to.
     #[must_use]
     pub(crate) fn keeps_waiting(&self) -> bool {
         *self.state().borrow() != State::Well || self.outage.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Returns `true` if jobs of this store are worth pulling.
+    /// Returns `true` if the worker should pull jobs of this store.
     fn takes_jobs(&self) -> bool {
         self.state().borrow().is_readable() && self.outage.waiting.load(Ordering::Acquire) < WAITING
     }
 
-    /// Lets those who wait for a store that is down, now or later, hand their jobs back.
+    /// Makes jobs that wait for a store that is down, now or later, hand themselves back.
     pub(crate) fn abandon(&self) {
         self.outage.abandoned.store(true, Ordering::Release);
         self.outage.state.send_if_modified(|state| {
@@ -366,7 +371,7 @@ impl Store {
         });
     }
 
-    /// Probes the store, at most once a second; those who ask meanwhile get the same answer.
+    /// Probes the store, at most once a second. Concurrent callers share one answer.
     async fn is_there(&self) -> Result<(), Failure> {
         let mut probed = self.outage.probed.lock().await;
         if let Some((time, answer)) = probed.as_ref()
@@ -374,7 +379,7 @@ impl Store {
         {
             return answer.clone();
         }
-        // One that was there and is not any more may come back.
+        // A bucket or folder that is missing now may come back.
         let answer = self.probe().await.map_err(|failure| match failure.code {
             Code::ImageNotFound => Failure::new(Code::StorageUnavailable, failure.message),
             _ => failure,

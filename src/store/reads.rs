@@ -1,5 +1,5 @@
-//! Bound on concurrent reads of one store. Interactive reads have slots of their own; the number of bulk reads follows what the
-//! store is like: as many as hide its latency, and few where bandwidth is what limits, for more would only be slower each.
+//! Bound on concurrent reads of one store. Interactive reads have slots of their own. The number of bulk reads adapts to the
+//! store: enough to hide its latency, but few if bandwidth is the limit, because more would only slow each other down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,22 +9,22 @@ use tokio::sync::Notify;
 
 use crate::priority::Priority;
 
-/// Reads at once of either priority, at most.
+/// Maximum concurrent reads of each priority.
 const MOST: usize = 128;
 
-/// Bulk reads at once before anything is known of the store.
+/// Initial limit of concurrent bulk reads.
 const FIRST: usize = 16;
 
-/// Bulk reads that are allowed besides those that hide latency.
+/// Bulk reads beyond those that hide latency.
 const BASE: f64 = 8.0;
 
-/// Reads of any store.
+/// Minimum limit of concurrent bulk reads.
 const LEAST: usize = 2;
 
-/// How often the limit is adapted.
+/// Interval at which the limit is adapted.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The weight of the last period in the averages.
+/// Weight of the last period in the averages.
 const LAST: f64 = 0.5;
 
 /// Slots of one store, shared by its copies.
@@ -78,7 +78,7 @@ impl Reads {
         }
     }
 
-    /// A read has ended well: its first byte came after this long, and all of it after that.
+    /// Records a successful read: the time to its first byte and the time of the whole read.
     pub(super) fn ended(&self, first_byte: Duration, whole: Duration) {
         let mut counts = self.bulk.counts.lock();
         if let Some(limit) = counts.measured.add(first_byte, whole, Instant::now()) {
@@ -103,19 +103,19 @@ impl Drop for ReadSlot {
     }
 }
 
-/// Measurements of reads, from which the limit follows.
+/// Measurements of reads, the input of the limit.
 #[derive(Debug, Default)]
 struct Measured {
     since: Option<Instant>,
     count: u32,
     first_byte: Duration,
     whole: Duration,
-    /// Reads a second, seconds to the first byte, and from there to the last, on average.
+    /// Reads a second, seconds to the first byte, and seconds from the first byte to the last, on average.
     averages: Option<(f64, f64, f64)>,
 }
 
 impl Measured {
-    /// Adds a read; the limit that follows, once a period.
+    /// Adds a read. Returns the new limit, once a period.
     fn add(&mut self, first_byte: Duration, whole: Duration, now: Instant) -> Option<usize> {
         let since = *self.since.get_or_insert(now);
         (self.count, self.first_byte, self.whole) = (self.count + 1, self.first_byte + first_byte, self.whole + whole);
@@ -134,8 +134,9 @@ impl Measured {
     }
 }
 
-/// By Little's law `rate · latency` reads wait for their first byte; twice as many let the rate grow. Besides these, fewer the
-/// longer a transfer takes: two transfers use a link as well as eight.
+/// Limit of concurrent bulk reads. By Little's law, `rate · latency` reads wait for their first byte; twice as many let the
+/// rate
+/// grow. `BASE` more are allowed, fewer the longer a transfer takes: two transfers use a link as well as eight.
 fn limit((rate, first_byte, transfer): (f64, f64, f64)) -> usize {
     let reads = 2.0 * rate * first_byte + BASE / (1.0 + transfer);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number, not negative")]

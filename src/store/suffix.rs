@@ -1,12 +1,12 @@
-//! What a name says of being an image.
+//! Detection of images by the suffix of their names.
 
 use std::fmt;
 
-/// Names end in one of these, after a dot, in capitals or not.
+/// Suffixes of names, compared without case.
 #[derive(Clone, Debug)]
 pub(crate) struct Suffixes(Vec<String>);
 
-/// Those of the formats this build reads, with those that browsers, cameras and downloads write.
+/// Suffixes of the formats this build reads, including those that browsers, cameras and downloads write.
 const READ: &[&str] = &[
     "apng",
     #[cfg(feature = "avif")]
@@ -29,36 +29,36 @@ const READ: &[&str] = &[
     "webp",
 ];
 
-/// Of files that lie beside images and are none.
+/// Suffixes of files that often lie beside images.
 const OTHER: &str = "7z aae avi caption csv css db doc docx exe gz htm html ini js json jsonl log m4v md mkv mov mp3 mp4 npz \
                      onnx pdf py rar rs safetensors sh sqlite srt tar toml ts txt url wav webm xls xlsx xml xmp yaml yml zip";
 
-/// Returns `true` if a name ends as those of files that are no images.
+/// Returns `true` if a name has the suffix of a file that is not an image.
 pub(crate) fn is_other(name: &str) -> bool {
     let end = name.rsplit_once('.').map(|(_, end)| end);
     end.is_some_and(|end| OTHER.split(' ').any(|suffix| suffix.eq_ignore_ascii_case(end)))
 }
 
 impl Suffixes {
-    /// Of images.
+    /// Suffixes of images.
     #[must_use]
     pub(crate) fn of_images() -> Self {
         Self(READ.iter().map(|&suffix| suffix.to_owned()).collect())
     }
 
-    /// Whatever a name ends in.
+    /// Matches every name.
     #[must_use]
     pub(crate) fn all() -> Self {
         Self(vec!["*".to_owned()])
     }
 
-    /// These, with or without their dots; `*` is all there are.
+    /// Creates suffixes from these, with or without their dots; `*` matches every name.
     #[must_use]
     pub(crate) fn new(suffixes: Vec<String>) -> Self {
         Self(suffixes.into_iter().map(|suffix| suffix.trim().trim_start_matches('.').to_owned()).collect())
     }
 
-    /// Whether a file or key of this name has one of them.
+    /// Returns `true` if a file or key of this name has one of the suffixes.
     #[must_use]
     pub(crate) fn has(&self, name: &str) -> bool {
         if self.0.iter().any(|suffix| suffix == "*") {

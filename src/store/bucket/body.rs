@@ -1,5 +1,6 @@
-//! Reads the body of an object. Silence limits it, not its length: a body that is cut is resumed where it ended, if the object
-//! is still the same; one that comes too slowly to be called a transfer is given up.
+//! Reads the body of an object. The time limit is on silence, not on length: a body that is cut is resumed where it ended,
+//! if the
+//! object has not changed; one that arrives too slowly is given up.
 
 use std::time::{Duration, Instant};
 
@@ -13,21 +14,21 @@ use crate::failure::Failure;
 use crate::store::reads::ReadSlot;
 use crate::store::unavailable;
 
-/// How long a store may be silent in the middle of an answer.
+/// Longest silence in the middle of an answer.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
 
-/// A transfer brings at least so many bytes in this time.
+/// Minimum bytes of a transfer in this time. A slower one fails.
 const TRANSFER: (u64, Duration) = (4096, Duration::from_secs(15));
 
-/// A read that brings less than so many bytes in so long takes no slot from others.
+/// Time and bytes below which a read is idle and releases its slot to others.
 pub(super) const IDLE: Duration = Duration::from_secs(2);
 const IDLE_BYTES: usize = 8192;
 
-/// How often in a row a body is resumed that brings nothing new, and how often in all.
+/// Limits on resuming a body: consecutive attempts without new bytes, and attempts in all.
 const FRUITLESS: u32 = 1;
 const RESUMED: u32 = 30;
 
-/// The body of an object, in parts if need be.
+/// Body of an object, read in several parts if it is cut.
 pub(super) struct Body<'a> {
     bucket: &'a Bucket,
     path: &'a Path,
@@ -35,15 +36,15 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// The body of this answer.
+    /// Body of this answer.
     pub(super) const fn new(bucket: &'a Bucket, path: &'a Path, object: GetResult) -> Self {
         Self { bucket, path, object }
     }
 
-    /// All of it.
+    /// Reads the whole body.
     ///
     /// # Errors
-    /// `storage_unavailable` where it ends, changes or stands still; what the store answers to a request for the rest.
+    /// `storage_unavailable` if the body ends early, changes or stalls; otherwise the failure of the request for the rest.
     pub(super) async fn read(self, reading: &mut Option<ReadSlot>) -> Result<Bytes, Failure> {
         let Self { bucket, path, object } = self;
         let meta = object.meta.clone();
@@ -64,7 +65,7 @@ impl<'a> Body<'a> {
                 Ended::Cut(reason) => reason,
             };
             (fruitless, resumed) = (if bytes.len() > had { 0 } else { fruitless + 1 }, resumed + 1);
-            // Without a tag nobody can tell whether the rest belongs to the same object.
+            // Without a tag, the rest cannot be matched to the same object.
             let Some(tag) = meta.e_tag.clone().filter(|_| fruitless <= FRUITLESS && resumed <= RESUMED) else {
                 return Err(unavailable(path, bucket, &reason));
             };
@@ -76,13 +77,13 @@ impl<'a> Body<'a> {
     }
 }
 
-/// How a part of a body ended before all of it was there.
+/// Reason for the end of a part before the whole body was read.
 enum Ended {
     Cut(String),
     TooSlow,
 }
 
-/// Appends what comes, up to `size` bytes in all.
+/// Appends the part's bytes, up to `size` bytes in all.
 async fn append(part: GetResult, bytes: &mut BytesMut, size: u64, reading: &mut Option<ReadSlot>) -> Ended {
     let mut chunks = part.into_stream();
     let began = Instant::now();

@@ -31,7 +31,7 @@ pub(crate) struct Listed {
     pub path: Option<Path>,
     /// Its key below the bucket's prefix.
     pub name: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Changes with its content.
     pub version: String,
@@ -57,7 +57,7 @@ struct Content {
 }
 
 impl Bucket {
-    /// Everything in the bucket, below its prefix.
+    /// Lists all objects below the bucket's prefix.
     ///
     /// # Errors
     /// `storage_denied` or `storage_unavailable`.
@@ -130,7 +130,7 @@ impl Bucket {
         Ok(objects)
     }
 
-    /// As a job names an object.
+    /// Location of an object as a job names it.
     #[must_use]
     pub(crate) fn location_of(&self, path: &Path) -> String {
         format!("s3://{}/{path}", self.name)
