@@ -1,10 +1,10 @@
-//! Machine that this process runs on: its memory and its GPUs.
+//! The machine that this process runs on: its memory and its GPUs.
 
 #[cfg(target_os = "linux")]
 mod cgroup;
 pub(crate) mod gpu;
 
-/// Bytes this process may use: the machine's memory, or the limit of a control group that the process is in.
+/// Memory available to this process in bytes: the machine's memory, or a lower limit of its control groups.
 #[must_use]
 pub(crate) fn available_memory() -> u64 {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
@@ -19,13 +19,13 @@ fn mem_total(meminfo: &str) -> Option<u64> {
     kibibytes(meminfo, "MemTotal:")
 }
 
-/// Bytes this process has resident now.
+/// Resident memory of this process in bytes.
 #[must_use]
 pub(crate) fn resident_memory() -> Option<u64> {
     kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// Field of a file of the kernel's, in bytes. Not procfs's `Meminfo`, which fails if a field is missing that is not used here.
+/// Field of one of the kernel's files in bytes. procfs's `Meminfo` fails if any field is missing, even an unused one.
 fn kibibytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)

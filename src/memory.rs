@@ -1,9 +1,10 @@
-//! Memory is a budget: the bytes of images in flight are reserved before they are allocated, and given back when they are
-//! dropped.
+//! Memory budget: the bytes of images in flight are reserved before they are allocated and returned when they are dropped.
 //!
-//! Encoded and decoded images have a pool each. A job that waits for room in the decoded pool holds room in the encoded one,
-//! never the other way round, so there is no deadlock. A quarter of each pool is for interactive jobs alone: bulk jobs never
-//! keep an interactive one of up to that size waiting.
+//! Encoded and decoded images have a pool each. A job that waits for the decoded pool holds a reservation in the encoded
+//! one,
+//! never the other way round, so there is no deadlock. A quarter of each pool is reserved for interactive jobs: bulk jobs
+//! never
+//! block an interactive one of up to that size.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,49 +18,50 @@ use crate::machine;
 use crate::priority::Priority;
 use crate::telemetry::metrics;
 
-/// The unit of reservations, in bytes.
+/// Unit of reservations in bytes.
 const PAGE: u64 = 4096;
 
-/// The least budget: room for a decoded photo of a phone or two.
+/// Minimum budget: enough for one or two decoded photos of a phone.
 pub(crate) const LEAST: u64 = 64 << 20;
 
-/// The largest default budget: more makes nothing faster.
+/// Maximum default budget. More does not increase throughput.
 const MOST_BY_DEFAULT: u64 = 4 << 30;
 
-/// One part in so many of a pool is for interactive jobs alone.
+/// Divisor of the part of a pool that is reserved for interactive jobs.
 const RESERVE: u32 = 4;
 
-/// Room for the images in flight.
+/// Memory for the images in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
-    /// For files as they are stored.
+    /// Pool for files as stored.
     pub encoded: Pool,
-    /// For pixels.
+    /// Pool for pixels.
     pub decoded: Pool,
-    /// For requests, HTTP bodies and NATS messages, besides the budget and its metrics. Nothing waits for room in it: there
-    /// is some, or the request is refused.
+    /// Pool for requests (HTTP bodies and NATS messages), outside the budget and its metrics. Nothing waits for it: a
+    /// request that
+    /// does not fit is refused.
     pub bodies: Pool,
 }
 
-/// A part of the budget, for jobs of one priority.
+/// Part of the budget, for jobs of one priority.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
     pages: Arc<Pages>,
     total: u64,
     priority: Priority,
     what: &'static str,
-    /// Whether metrics count what is reserved.
+    /// `true` if metrics count its reservations.
     is_counted: bool,
-    /// `true` if whoever has this copy waits for room.
+    /// `true` while the owner of this copy waits for memory.
     waiting: Arc<AtomicBool>,
 }
 
-/// The pages of a pool, shared by both priorities.
+/// Pages of a pool, shared by both priorities.
 #[derive(Debug)]
 struct Pages {
     counts: Mutex<Counts>,
     freed: Notify,
-    /// Held by the first that waits, of each priority: the others wait behind it, in order.
+    /// Held by the first waiter of each priority. The others queue behind it, in order.
     interactive: tokio::sync::Mutex<()>,
     bulk: tokio::sync::Mutex<()>,
 }
@@ -67,20 +69,20 @@ struct Pages {
 #[derive(Debug)]
 struct Counts {
     total: u32,
-    /// Pages that are taken, and those of them that bulk jobs have.
+    /// Pages taken in all, and by bulk jobs.
     taken: u32,
     bulk: u32,
-    /// Interactive jobs that wait.
+    /// Number of interactive jobs that wait.
     waiting: usize,
 }
 
 impl Counts {
-    /// Pages that bulk jobs may have in all.
+    /// Maximum pages of all bulk jobs together.
     const fn bulk_total(&self) -> u32 {
         self.total - self.total / RESERVE
     }
 
-    /// Takes pages if they are free. An interactive job that waits goes before any bulk job.
+    /// Takes pages if they are free. An interactive job that waits has precedence over bulk jobs.
     fn take(&mut self, pages: u32, priority: Priority) -> bool {
         let free = pages <= self.total - self.taken;
         let fits = match priority {
@@ -100,19 +102,20 @@ impl Counts {
     }
 }
 
-/// Reserved bytes, given back when dropped.
+/// Reserved bytes, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     pages: Arc<Pages>,
     count: u32,
     priority: Priority,
-    /// As metrics count them.
+    /// Bytes as metrics count them.
     bytes: u64,
 }
 
 impl Budget {
-    /// A budget of so many bytes: a quarter for encoded images, the rest for decoded ones. Requests, which images are read
-    /// from, may take another quarter.
+    /// Budget of `bytes` bytes: a quarter for encoded images, the rest for decoded ones. Requests, which contain images,
+    /// may take
+    /// another quarter.
     #[must_use]
     pub(crate) fn new(bytes: u64) -> Self {
         let encoded = bytes / 4;
@@ -121,19 +124,19 @@ impl Budget {
         Self { encoded: Pool::new(encoded, "encoded"), decoded, bodies }
     }
 
-    /// Checks that an interactive picture of so many bytes finds room beside bulk ones.
+    /// Checks that an interactive picture of `picture` bytes fits beside bulk ones.
     ///
     /// # Errors
-    /// The smallest budget, in bytes, that has room for it.
+    /// The smallest sufficient budget in bytes.
     pub(crate) fn check(decoded: &Pool, picture: u64) -> Result<(), u64> {
         if picture <= decoded.interactive_part() {
             return Ok(());
         }
-        // A quarter of three quarters.
+        // The interactive part is a quarter of the decoded pool, which is three quarters of the budget.
         Err(picture.saturating_mul(4 * u64::from(RESERVE)).div_ceil(3))
     }
 
-    /// The default budget: a quarter of the memory that this process may use.
+    /// Default budget: a quarter of the memory available to this process.
     #[must_use]
     pub(crate) fn default_bytes() -> u64 {
         (machine::available_memory() / 4).clamp(LEAST, MOST_BY_DEFAULT)
@@ -146,7 +149,7 @@ impl Pages {
         self.freed.notify_waiters();
     }
 
-    /// Waits for pages, in the order in which jobs of one priority ask.
+    /// Waits for pages, in order of arrival within each priority.
     ///
     /// Cancel safe.
     async fn take(&self, pages: u32, priority: Priority) {
@@ -191,25 +194,25 @@ impl Pool {
         Self { pages: Arc::new(pages), total, priority, what, is_counted: true, waiting }
     }
 
-    /// The same pool, for one job of this priority.
+    /// The same pool for one job of this priority.
     #[must_use]
     pub(crate) fn of(&self, priority: Priority) -> Self {
         Self { priority, waiting: Arc::default(), ..self.clone() }
     }
 
-    /// The priority of those that it is for.
+    /// Priority of the jobs that use this copy.
     #[must_use]
     pub(crate) const fn priority(&self) -> Priority {
         self.priority
     }
 
-    /// Returns `true` if the job that has this copy waits for room.
+    /// Returns `true` while the job that owns this copy waits for memory.
     #[must_use]
     pub(crate) fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// Bytes that one job of this priority can have at most.
+    /// Maximum bytes of one job of this priority.
     #[must_use]
     pub(crate) const fn total(&self) -> u64 {
         match self.priority {
@@ -218,17 +221,17 @@ impl Pool {
         }
     }
 
-    /// Bytes that bulk jobs leave to interactive ones.
+    /// Bytes reserved for interactive jobs.
     const fn interactive_part(&self) -> u64 {
         self.total / RESERVE as u64
     }
 
-    /// Takes room for so many bytes, if there is any now.
+    /// Reserves memory for `bytes` bytes, if it is free now.
     #[must_use]
     pub(crate) fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
         let count = u32::try_from(bytes.div_ceil(PAGE)).ok()?;
         let pages = &self.pages;
-        // Not before those that wait.
+        // Does not overtake jobs that wait.
         let turn = match self.priority {
             Priority::Interactive => pages.interactive.try_lock(),
             Priority::Bulk => pages.bulk.try_lock(),
@@ -238,10 +241,10 @@ impl Pool {
         taken.then(|| self.reserved(count, bytes))
     }
 
-    /// Waits until there is room for so many bytes, in the order in which jobs of one priority ask.
+    /// Waits until memory for `bytes` bytes is free, in order of arrival within each priority.
     ///
     /// # Errors
-    /// `image_too_large` where there never will be.
+    /// `image_too_large` if the pool is too small for it.
     pub(crate) async fn reserve(&self, bytes: u64) -> Result<Reservation, Failure> {
         let too_large = || {
             let (what, total) = (self.what, self.total());
@@ -267,7 +270,7 @@ impl Pool {
         Reservation { pages: Arc::clone(&self.pages), count, priority: self.priority, bytes }
     }
 
-    /// The same, on a thread that may block; `runtime` runs what gives room back.
+    /// Reserves memory on a thread that may block. `runtime` must keep running the tasks that return memory.
     ///
     /// # Errors
     /// As [`Pool::reserve`].
@@ -276,7 +279,7 @@ impl Pool {
     }
 }
 
-/// Tells that a job waits for room, until dropped.
+/// Marks a job as waiting for memory, until dropped.
 struct Waits<'a>(&'a AtomicBool);
 
 impl<'a> Waits<'a> {
@@ -293,7 +296,7 @@ impl Drop for Waits<'_> {
 }
 
 impl Reservation {
-    /// Gives back all but so many bytes.
+    /// Returns all but `bytes` bytes.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let left = u32::try_from(bytes.div_ceil(PAGE)).unwrap_or(u32::MAX).min(self.count);
         self.pages.give_back(self.count - left, self.priority);
@@ -366,7 +369,7 @@ mod tests {
         drop(first);
         drop(large.await.expect("all of it"));
         assert!(late.await.is_ok());
-        // Interactive jobs have more than their part, so bulk waits with less than its own.
+        // Interactive jobs have more than their part, so bulk waits although it has less than its own.
         let (half, mut waits) =
             (interactive.try_reserve(interactive.total() / 2), Box::pin(bulk.reserve(bulk.total())));
         assert!(half.is_some() && (&mut waits).now_or_never().is_none());

@@ -1,4 +1,4 @@
-//! What operators see: logs, metrics, health, and the HTTP server that shows the last two.
+//! Logs, metrics, health, and the HTTP server that serves the last two.
 
 pub(crate) mod health;
 pub mod labels;
@@ -19,7 +19,7 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
-/// How logs are written, on standard error.
+/// Format of logs on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -29,38 +29,40 @@ pub enum LogFormat {
     Json,
 }
 
-/// Whether who reads the log sees colours, and wants them (no-color.org).
+/// Returns `true` if the log is read on a terminal and colours are not disabled (no-color.org).
 fn has_colours() -> bool {
     stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// What libraries say is about themselves; a server's errors reach the log through the event callback, and ONNX Runtime's come
-/// back from its calls: a batch that does not fit the device's memory is no error, but is run in parts.
+/// Default levels of libraries. A NATS server's errors reach the log through the event callback, and ONNX Runtime's are
+/// returned
+/// by its calls: a batch that exceeds the device's memory is no error but is run in parts.
 const LIBRARIES: [&str; 6] =
     ["ort=off", "async_nats=off", "object_store=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn"];
 
-/// Lines of the log that wait to be written; what comes when there are more is dropped and counted.
+/// Maximum log lines that wait to be written. Lines above it are dropped and counted.
 const LINES: usize = 8192;
 
-/// How long a line for the person who started the program may take to be written.
+/// Time limit for writing a line to the person who started the program.
 const SAID: Duration = Duration::from_secs(1);
 
-/// Counts lines that were dropped.
+/// Counter of dropped lines.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Writes the log, on a thread of its own; dropped, it writes what is left, for as long as that takes no more than a second.
+/// Log writer on a thread of its own. On drop, it writes the remaining lines, for a second at most.
 #[must_use]
 pub struct Log {
     _writer: WorkerGuard,
 }
 
-/// Lines of the log that were dropped because nobody read it.
+/// Number of log lines dropped because nobody read the log.
 pub(crate) fn dropped_lines() -> u64 {
     DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// A line on standard error, for whoever started the program. Where nobody reads it it is lost, and nothing else: it is written
-/// on a thread of its own, for a second at most.
+/// Writes a line to standard error for the person who started the program. A thread of its own writes it, and the call
+/// waits a
+/// second at most, so that an unread line is lost without stopping the program.
 pub fn say(text: impl fmt::Display) {
     let line = format!("{text}\n");
     let (done, written) = mpsc::channel();
@@ -73,7 +75,7 @@ pub fn say(text: impl fmt::Display) {
     }
 }
 
-/// Logs a panic, where the program goes on or ends with the log.
+/// Logs a panic instead of writing it to standard error directly.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
@@ -81,8 +83,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(thread, place, reason, backtrace = %Backtrace::capture(), "a thread panicked");
 }
 
-/// Starts logging. The level is this, or what the standard variable `RUST_LOG` says, which leaves libraries alone that it
-/// does not name. A log that nobody reads stops nothing: its lines are dropped.
+/// Starts logging at `level`, or as the standard variable `RUST_LOG` requests; libraries that it does not name keep their
+/// defaults. An unread log does not stop the program: its lines are dropped.
 pub fn start(format: LogFormat, level: LevelFilter) -> Log {
     let own = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, wrong) = filter(&own, level);
@@ -91,7 +93,7 @@ pub fn start(format: LogFormat, level: LevelFilter) -> Log {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(has_colours()).with_target(false).init(),
-        // One span alone: a job's has all fields, and a list would repeat them.
+        // The job's span has all fields, and a list of spans would repeat them.
         LogFormat::Json => log.json().flatten_event(true).with_span_list(false).init(),
     }
     for directive in wrong {
@@ -101,11 +103,11 @@ pub fn start(format: LogFormat, level: LevelFilter) -> Log {
     Log { _writer: guard }
 }
 
-/// What is logged, and what there is that says nothing of it.
+/// Filter of the log, and the invalid parts of `RUST_LOG`.
 fn filter(own: &str, otherwise: LevelFilter) -> (EnvFilter, Vec<&str>) {
     let parts: Vec<&str> = own.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     let level = parts.iter().rev().find_map(|part| part.parse::<LevelFilter>().ok()).unwrap_or(otherwise);
-    // Who wants less than warnings wants them of libraries neither.
+    // A level below warnings also applies to libraries.
     let libraries = LIBRARIES
         .iter()
         .filter(|quiet| level >= LevelFilter::WARN || (level > LevelFilter::OFF && quiet.ends_with("=off")));

@@ -1,7 +1,8 @@
-//! Memory limit of the control groups that this process is in.
+//! Memory limit of the process's control groups.
 //!
-//! Our own walk over what `procfs-core` parses: `sysinfo` 0.40, the one crate that also reads the groups above the process's
-//! own, needs Rust 1.95 and reports no limit at all if one file of one group is missing.
+//! A walk of our own over the output of `procfs-core`: `sysinfo` 0.40, the only crate that also reads the parent groups,
+//! needs
+//! Rust 1.95 and reports no limit at all if one file of one group is missing.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Component, Path, PathBuf};
@@ -31,7 +32,7 @@ fn limit_of(root: &Path, group: &ProcessCGroup, mounts: &[MountInfo]) -> Option<
         let has_memory = |mount: &&MountInfo| mount.super_options.keys().any(|name| is_memory(name));
         ("memory.limit_in_bytes", mounts.iter().filter(|mount| mount.fs_type == "cgroup").filter(has_memory).collect())
     };
-    // A container may see the path that the host has for its group, and that group as the root of the mount.
+    // In a container, the path may be the host's, while the root of the mount is the container's own group.
     let top = |mount: &&MountInfo| root.join(mount.mount_point.strip_prefix("/").unwrap_or(&mount.mount_point));
     let found = mounts.iter().find_map(|mount| Some((top(mount), below(mount, &group.pathname)?)));
     let (top, inside) = found.or_else(|| Some((top(mounts.first()?), PathBuf::new())))?;
@@ -40,11 +41,11 @@ fn limit_of(root: &Path, group: &ProcessCGroup, mounts: &[MountInfo]) -> Option<
     own.ancestors().take_while(|folder| folder.starts_with(&top)).filter_map(number).min()
 }
 
-/// Path of a group below the root of a mount, if it is there.
+/// Path of a group below the root of a mount; `None` if the group is outside it.
 fn below(mount: &MountInfo, group: &str) -> Option<PathBuf> {
-    // The kernel escapes backslashes there, which systemd puts into names.
+    // The kernel escapes backslashes there, and systemd uses them in names.
     let inside = Path::new(group).strip_prefix(mount.root.replace(r"\134", r"\")).ok()?;
-    // Above the namespace's root is nothing that can be read.
+    // Groups above the root of the namespace are not readable.
     inside.components().all(|part| matches!(part, Component::Normal(_))).then(|| inside.to_owned())
 }
 
@@ -54,7 +55,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// A root folder with these lines of `/proc/self/cgroup` and `mountinfo`, and limits by file.
+    /// Returns the limit for a root folder with these lines of `/proc/self/cgroup` and `mountinfo` and these limits by file.
     fn limit(cgroup: &str, mountinfo: &str, limits: &[(&str, &str)]) -> Option<u64> {
         let root = tempfile::tempdir().expect("a folder");
         let limits = limits.iter().map(|(file, text)| (format!("sys/fs/cgroup/{file}"), *text));
@@ -89,7 +90,7 @@ mod tests {
     #[test]
     fn a_container_of_its_own_namespace_is_the_root() {
         assert_eq!(limit("0::/\n", V2, &[("memory.max", "1048576\n")]), Some(MIB));
-        // Moved there from outside of it.
+        // The process was moved there from outside.
         assert_eq!(
             limit("0::/../other\n", V2, &[("memory.max", "1048576\n"), ("../other/memory.max", "1\n")]),
             Some(MIB)
@@ -104,7 +105,7 @@ mod tests {
         let of_container = format!("{pod}/cri-1.scope/memory.max");
         let limits = [(of_pod.as_str(), "1048576"), (of_container.as_str(), "max")];
         assert_eq!(limit(&group, V2, &limits), Some(MIB));
-        // Mounted from its own group on; systemd's names have backslashes, which mountinfo escapes.
+        // Mounted from the container's own group on. systemd's names contain backslashes, which mountinfo escapes.
         let mount = r"35 24 0:26 /a\134x2db.slice /sys/fs/cgroup ro - cgroup2 cgroup2 rw";
         let limits = [("memory.max", "2097152"), ("job/memory.max", "1048576")];
         assert_eq!(limit("0::/a\\x2db.slice/job\n", mount, &limits), Some(MIB));

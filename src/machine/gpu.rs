@@ -1,59 +1,58 @@
-//! What a GPU is and what its memory holds, as its driver says (NVML). Where there is no driver, nothing is known, and
-//! nothing complains.
+//! Model and memory of GPUs, as their driver (NVML) reports them. Without a driver, everything is `None` and nothing is
+//! logged.
 
 use std::sync::OnceLock;
 
 use nvml_wrapper::{Device, Nvml};
 
-/// Bytes of a GPU's memory.
+/// Memory of a GPU in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
-    /// Taken, by this process and others.
+    /// Bytes in use, by this process and others.
     pub used: u64,
-    /// That there are.
+    /// Bytes in all.
     pub total: u64,
 }
 
 impl Memory {
-    /// Taken by nobody.
+    /// Bytes not in use.
     #[must_use]
     pub(crate) const fn free(self) -> u64 {
         self.total.saturating_sub(self.used)
     }
 }
 
-/// The memory of a device by the name a model has for it, such as `cuda:0`; `None` where it is no GPU, or none that can be
-/// asked.
+/// Memory of a device by its name in tagmill, such as `cuda:0`; `None` if it is no GPU or its driver does not answer.
 #[must_use]
 pub(crate) fn memory(device: &str) -> Option<Memory> {
     let memory = find(device)?.memory_info().ok()?;
     Some(Memory { used: memory.used, total: memory.total })
 }
 
-/// The share of the last moments, 0..=1, in which something ran on it.
+/// Share of the last moments, 0..=1, in which the GPU was busy.
 #[must_use]
 pub(crate) fn utilization(device: &str) -> Option<f64> {
     Some(f64::from(find(device)?.utilization_rates().ok()?.gpu) / 100.0)
 }
 
-/// What its maker calls it, such as `NVIDIA H200`.
+/// Product name, such as `NVIDIA H200`.
 #[must_use]
 pub(crate) fn model(device: &str) -> Option<String> {
     find(device)?.name().ok()
 }
 
-/// GPUs that CUDA can show to this process; `None` where there is no driver to ask.
+/// Number of GPUs visible to CUDA in this process; `None` without a driver.
 #[must_use]
 pub(crate) fn count() -> Option<usize> {
     let all = driver()?.device_count().ok()? as usize;
     Some(match visible() {
-        // The first name that is none ends the list.
+        // The first invalid name ends the list.
         Some(names) => names.split(',').take_while(|name| !matches!(name.trim(), "" | "-1")).count().min(all),
         None => all,
     })
 }
 
-/// The driver's version, such as `580.95.05`.
+/// Version of the driver, such as `580.95.05`.
 #[must_use]
 pub(crate) fn driver_version() -> Option<String> {
     driver()?.sys_driver_version().ok()
@@ -73,8 +72,9 @@ fn find(device: &str) -> Option<Device<'static>> {
     numbered(driver()?, number.parse().ok()?, visible().as_deref())
 }
 
-/// The GPU that CUDA numbers so. Both CUDA and NVML count in the order of the bus, because `main` sets `CUDA_DEVICE_ORDER`
-/// unless the operator has; CUDA counts only those that `CUDA_VISIBLE_DEVICES` lists.
+/// GPU with this CUDA number. CUDA and NVML both count in bus order, because `main` sets `CUDA_DEVICE_ORDER` unless the
+/// operator
+/// has; CUDA counts only the GPUs in `CUDA_VISIBLE_DEVICES`.
 fn numbered<'a>(driver: &'a Nvml, number: usize, visible: Option<&str>) -> Option<Device<'a>> {
     let Some(visible) = visible.filter(|visible| !visible.is_empty()) else {
         return driver.device_by_index(u32::try_from(number).ok()?).ok();

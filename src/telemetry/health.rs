@@ -1,4 +1,4 @@
-//! Whether this worker should be sent work: `/readyz`, and the gauge `tagmill_ready`.
+//! Readiness of this worker for jobs: `/readyz`, and the gauge `tagmill_ready`.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::metrics;
 
-/// The state of everything readiness needs, shared by those who know and those who ask.
+/// State of everything that readiness depends on, shared by its writers and readers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Health(Arc<Mutex<State>>);
 
@@ -24,70 +24,71 @@ struct State {
     devices: Vec<String>,
 }
 
-/// What `/readyz` answers.
+/// Answer of `/readyz`.
 #[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Readiness {
-    /// Whether all of the below are as they should be.
+    /// `true` if the worker should receive jobs.
     pub ready: bool,
     /// The model is warmed up.
     pub model: bool,
-    /// NATS is connected; absent where it is not used.
+    /// NATS is connected; absent if it is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<bool>,
     /// Every store answers.
     pub storage: bool,
-    /// The model scores: an image of the last batch was tagged, or a blank one after it.
+    /// Inference succeeds: an image of the last batch was tagged, or a blank one after it.
     pub inference: bool,
-    /// No result or dead letter waits to be stored; absent where NATS is not used. It does not decide over `ready`: requests
-    /// are answered meanwhile.
+    /// No result or dead letter waits to be stored; absent if NATS is not used. `ready` does not depend on it: requests are
+    /// answered
+    /// in the meantime.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<bool>,
     /// The worker is stopping.
     pub draining: bool,
-    /// What inference really runs on; nothing until that is proven.
+    /// Devices that inference runs on; empty until they are verified.
     pub devices: Vec<String>,
 }
 
 impl Health {
-    /// The model is warmed up on these devices.
+    /// Sets the model as warmed up on these devices.
     pub(crate) fn set_model_ready(&self, devices: &[String]) {
         self.set(|state| {
             state.model = true;
-            // The first model's: a later one runs on the same.
+            // Keeps the devices of the first model: later models run on the same.
             if state.devices.is_empty() {
                 state.devices = devices.to_vec();
             }
         });
     }
 
-    /// NATS is connected, or not.
+    /// Sets the state of the NATS connection.
     pub(crate) fn set_nats(&self, connected: bool) {
         metrics::nats_connected(connected);
         self.set(|state| state.nats = connected);
     }
 
-    /// NATS is not used.
+    /// Sets NATS as not used.
     pub(crate) fn set_no_broker(&self) {
         self.set(|state| state.no_broker = true);
     }
 
-    /// Every store answers, or not.
+    /// Sets the state of the stores: `true` if every one answers.
     pub(crate) fn set_storage(&self, answering: bool) {
         self.set(|state| state.storage = answering);
     }
 
-    /// The model scores, or not.
+    /// Sets the state of inference: `true` if it succeeds.
     pub(crate) fn set_inference(&self, fine: bool) {
         self.set(|state| state.inference = fine);
     }
 
-    /// No answer waits to be confirmed, or some do.
+    /// Sets the state of answers: `true` if none waits to be confirmed.
     pub(crate) fn set_answers(&self, confirmed: bool) {
         self.set(|state| state.answers_wait = !confirmed);
     }
 
-    /// The worker stops.
+    /// Sets the worker as stopping.
     pub(crate) fn set_draining(&self) {
         self.set(|state| state.draining = true);
     }
@@ -95,11 +96,11 @@ impl Health {
     fn set(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.0.lock();
         change(&mut state);
-        // Still locked, so that the gauge says in the end what the state is in the end.
+        // Under the lock, so that concurrent changes leave the gauge equal to the state.
         metrics::ready(state.readiness().ready);
     }
 
-    /// The state now.
+    /// Current readiness.
     #[must_use]
     pub(crate) fn readiness(&self) -> Readiness {
         self.0.lock().readiness()

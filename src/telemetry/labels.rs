@@ -1,8 +1,8 @@
-//! The values of metric labels that the code passes around as types.
+//! Values of metric labels that the code passes around as types.
 
 use crate::priority::Priority;
 
-/// How a job came in.
+/// Source of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The work queue, a JetStream stream.
@@ -30,7 +30,7 @@ impl Source {
         }
     }
 
-    /// The priority of its jobs.
+    /// Priority of the source's jobs.
     #[must_use]
     pub(crate) const fn priority(self) -> Priority {
         match self {
@@ -40,14 +40,14 @@ impl Source {
     }
 }
 
-/// How a job was answered.
+/// Outcome of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The result is confirmed.
     Tagged,
-    /// The job failed for good, and its client can find out.
+    /// The job failed for good, and its client is notified.
     Rejected,
-    /// The job will be tried again.
+    /// The job is retried later.
     Retried,
 }
 
@@ -95,14 +95,14 @@ impl Stage {
     }
 }
 
-/// Why a batch was closed.
+/// Reason for closing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
-    /// It has as many rows as a batch may have.
+    /// The batch has the maximum number of rows.
     Full,
     /// Its oldest row has waited for the window.
     Window,
-    /// No row is on its way that it should wait for.
+    /// No further row is on its way.
     Idle,
     /// The worker stops.
     Drain,

@@ -1,4 +1,4 @@
-//! Every metric there is: its name, what it counts, its labels' values, and the one function that records it.
+//! Every metric: its name, its meaning, the values of its labels, and the one function that records it.
 
 use std::time::{Duration, Instant};
 
@@ -39,36 +39,37 @@ const DEVICE_UTILIZATION: &str = "tagmill_device_utilization_ratio";
 const MODEL_INFO: &str = "tagmill_model_info";
 const BUILD_INFO: &str = "tagmill_build_info";
 
-/// From a featherweight's tenth of a millisecond to a minute of waiting.
+/// From the tenth of a millisecond of a tiny model to minutes of waiting.
 const SECONDS: [f64; 18] =
     [0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 const BATCH_SIZES: [f64; 10] = [1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// What was collected, for Prometheus to read.
+/// Collected metrics, for Prometheus to scrape.
 #[derive(Clone)]
 pub(crate) struct Collected(PrometheusHandle);
 
 impl Collected {
-    /// In the text format.
+    /// Renders them in the text format.
     #[must_use]
     pub(crate) fn render(&self) -> String {
         metrics_process::Collector::default().collect();
-        // Counters of the `metrics` crate hold whole numbers. This one counts fractions of seconds, so it is kept as a
-        // gauge that only grows, and shown as the counter it is.
+        // The `metrics` crate's counters are integers. This one counts fractions of a second, so it is stored as a gauge
+        // that only
+        // grows and rendered as a counter.
         let (gauge, counter) = (format!("# TYPE {BACKPRESSURE} gauge"), format!("# TYPE {BACKPRESSURE} counter"));
         self.0.render().replace(&gauge, &counter)
     }
 
-    /// Folds what was recorded into the histograms; without it memory grows until the next scrape.
+    /// Merges recorded values into the histograms. Otherwise they use memory until the next scrape.
     pub(crate) fn fold(&self) {
         self.0.run_upkeep();
     }
 }
 
-/// Starts collecting.
+/// Starts collection.
 ///
 /// # Errors
-/// Where the process collects already.
+/// If the process already collects metrics.
 pub(crate) fn start() -> Result<Collected, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
@@ -83,7 +84,7 @@ pub(crate) fn start() -> Result<Collected, BuildError> {
     for code in Code::ALL {
         counter!(DEAD_LETTERS, "code" => code.as_str()).absolute(0);
     }
-    // Those that alerts watch are there from the start: Prometheus sees no increase in a series that begins above zero.
+    // Series that alerts watch exist from the start: Prometheus sees no increase in a series that begins above zero.
     for (stage, code) in [
         (Stage::Fetch, Code::StorageUnavailable),
         (Stage::Fetch, Code::StorageDenied),
@@ -155,50 +156,50 @@ fn describe() {
     metrics_process::Collector::default().describe();
 }
 
-/// A job came in.
+/// Records an accepted job.
 pub(crate) fn job_accepted() {
     gauge!(INFLIGHT).increment(1.0);
 }
 
-/// A job left, whatever became of it.
+/// Records the end of a job, whatever its outcome.
 pub(crate) fn job_left() {
     gauge!(INFLIGHT).decrement(1.0);
 }
 
-/// A job was answered, `age` after it came in.
+/// Records the answer to a job, `age` after it was accepted.
 pub(crate) fn job_answered(source: Source, outcome: Outcome, age: Duration) {
     counter!(JOBS, "source" => source.as_str(), "outcome" => outcome.as_str()).increment(1);
     histogram!(JOB_SECONDS, "source" => source.as_str()).record(age);
 }
 
-/// An image's result was confirmed.
+/// Records a confirmed result of an image.
 pub(crate) fn image_tagged(model: &str) {
     counter!(IMAGES_TAGGED, "model" => model.to_owned()).increment(1);
 }
 
-/// A stage failed a job.
+/// Records a job that failed in a stage.
 pub(crate) fn failed(stage: Stage, code: Code) {
     counter!(FAILURES, "stage" => stage.as_str(), "code" => code.as_str()).increment(1);
 }
 
-/// A dead letter was written.
+/// Records a dead letter.
 pub(crate) fn dead_letter(code: Code) {
     counter!(DEAD_LETTERS, "code" => code.as_str()).increment(1);
 }
 
-/// A job spent this long in `stage` (queue, fetch, decode, wait, infer, publish); gives back the seconds.
+/// Records the time a job spent in `stage` (queue, fetch, decode, wait, infer, publish). Returns it in seconds.
 pub(crate) fn stage_seconds(stage: &'static str, spent: Duration) -> f64 {
     histogram!(STAGE_SECONDS, "stage" => stage).record(spent);
     spent.as_secs_f64()
 }
 
-/// Counts the time from now until the guard is dropped as waiting for room in the next stage.
+/// Counts the time until the guard is dropped as backpressure of the next stage.
 #[must_use]
 pub(crate) fn backpressure(stage: Stage) -> Backpressure {
     Backpressure { stage, since: Instant::now() }
 }
 
-/// See [`backpressure`].
+/// Guard of [`backpressure`].
 #[derive(Debug)]
 pub(crate) struct Backpressure {
     stage: Stage,
@@ -211,30 +212,30 @@ impl Drop for Backpressure {
     }
 }
 
-/// A job waited so long for room in the stage after `stage`, or to come in at all.
+/// Records the time a job waited for capacity in the stage after `stage`, or for acceptance.
 pub(crate) fn waited(stage: Stage, spent: Duration) {
     gauge!(BACKPRESSURE, "stage" => stage.as_str()).increment(spent.as_secs_f64());
 }
 
-/// A batch of `size` was closed.
+/// Records a closed batch of `size` rows.
 pub(crate) fn batch(model: &str, flush: Flush, size: usize) {
     counter!(BATCHES, "model" => model.to_owned(), "flush" => flush.as_str()).increment(1);
     #[expect(clippy::cast_precision_loss, reason = "batches are small")]
     histogram!(BATCH_SIZE, "model" => model.to_owned()).record(size as f64);
 }
 
-/// The most images a batch may have from now on.
+/// Records the maximum number of images per batch.
 #[expect(clippy::cast_precision_loss, reason = "batches are small")]
 pub(crate) fn batch_limit(model: &str, limit: usize) {
     gauge!(BATCH_LIMIT, "model" => model.to_owned()).set(limit as f64);
 }
 
-/// A batch did not fit the device's memory.
+/// Records a batch that exceeded the device's memory.
 pub(crate) fn out_of_memory(model: &str) {
     counter!(OUT_OF_MEMORY, "model" => model.to_owned()).increment(1);
 }
 
-/// How much memory images in flight may take.
+/// Records the memory budget of images in flight.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub(crate) fn memory_budget(bytes: u64) {
     gauge!(MEMORY_BUDGET).set(bytes as f64);
@@ -246,19 +247,19 @@ fn memory_limit(bytes: u64) {
     gauge!(MEMORY_LIMIT).set(bytes as f64);
 }
 
-/// Memory was reserved for an image.
+/// Records memory reserved for an image.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub(crate) fn memory_reserved(bytes: u64) {
     gauge!(MEMORY_RESERVED).increment(bytes as f64);
 }
 
-/// It was given back.
+/// Records memory returned by an image.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub(crate) fn memory_returned(bytes: u64) {
     gauge!(MEMORY_RESERVED).decrement(bytes as f64);
 }
 
-/// What a GPU's driver says of it now.
+/// Records the memory and utilization of a GPU.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub(crate) fn device(device: &str, memory: Option<gpu::Memory>, utilization: Option<f64>) {
     if let Some(memory) = memory {
@@ -270,60 +271,60 @@ pub(crate) fn device(device: &str, memory: Option<gpu::Memory>, utilization: Opt
     }
 }
 
-/// A job came with an earlier delivery.
+/// Records a delivery of a job that was delivered before.
 pub(crate) fn redelivered() {
     counter!(REDELIVERIES).increment(1);
 }
 
-/// What waits in the stream.
+/// Records the backlog of the stream.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub(crate) fn backlog(jobs: u64, oldest: Duration) {
     gauge!(BACKLOG).set(jobs as f64);
     gauge!(OLDEST_JOB).set(oldest.as_secs_f64());
 }
 
-/// So many results and dead letters wait to be stored.
+/// Records the number of results and dead letters that wait to be stored.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub(crate) fn waiting_answers(count: usize) {
     gauge!(WAITING_ANSWERS).set(count as f64);
 }
 
-/// So many lines of the log were dropped so far.
+/// Records the number of log lines dropped since the start.
 pub(crate) fn log_lines_dropped(count: u64) {
     counter!(LOG_LINES_DROPPED).absolute(count);
 }
 
-/// Whether this worker should get work.
+/// Records the readiness of this worker.
 pub(crate) fn ready(ready: bool) {
     gauge!(READY).set(f64::from(u8::from(ready)));
 }
 
-/// Whether NATS is connected.
+/// Records the state of the NATS connection.
 pub(crate) fn nats_connected(connected: bool) {
     gauge!(NATS_CONNECTED).set(f64::from(u8::from(connected)));
 }
 
-/// A model is loaded. While one takes another's place, both of them are.
+/// Records a loaded model. During a replacement, both models are loaded.
 pub(crate) fn model_loaded(id: &ModelId, devices: &[String]) {
     counter!(OUT_OF_MEMORY, "model" => id.name.clone()).increment(0);
     model_info(id, devices).for_each(|gauge| gauge.increment(1.0));
 }
 
-/// It no longer is.
+/// Records an unloaded model.
 pub(crate) fn model_unloaded(id: &ModelId, devices: &[String]) {
     model_info(id, devices).for_each(|gauge| gauge.decrement(1.0));
 }
 
-/// One for each device.
+/// Gauges of a model, one for each device.
 fn model_info(id: &ModelId, devices: &[String]) -> impl Iterator<Item = Gauge> {
-    // Several sessions on one device are one.
+    // Several sessions on one device count once.
     let once = devices.iter().enumerate().filter(|(n, device)| !devices[..*n].contains(device));
     once.map(|(_, device)| {
         gauge!(MODEL_INFO, "model" => id.name.clone(), "sha256" => id.sha256.clone(), "device" => device.clone())
     })
 }
 
-/// What runs here.
+/// Records the versions of tagmill and ONNX Runtime.
 pub(crate) fn running(onnxruntime: &str) {
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "onnxruntime" => onnxruntime.to_owned()).set(1.0);
 }

@@ -1,5 +1,6 @@
-//! What may happen to job after job, or to request after request, is said once, then once a minute how often it came again: a log with a line for each of
-//! a million jobs hides what matters. Each of them is still told at the level `debug`.
+//! Rate limit for warnings that may repeat for every job or request. A warning is logged once, then counted and reported
+//! once a
+//! minute, so that a million of its kind do not hide the rest. Every repetition is logged at the level `debug`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ use tracing::Level;
 
 use crate::failure::Code;
 
-/// Warns of a failure with its code and these fields; of one that is like another lately, at `debug`.
+/// Logs a failure with its code and these fields: as a warning, or at `debug` if one of its kind was logged within the
+/// period.
 macro_rules! warn_limited {
     ($what:literal, $code:expr, $($field:tt)+) => {
         if $crate::telemetry::rate_limited::is_new($what, Some($code)) {
@@ -21,25 +23,25 @@ macro_rules! warn_limited {
 }
 pub(crate) use warn_limited;
 
-/// How long what was said stands for what is like it.
+/// Time for which a logged warning covers others of its kind.
 const PERIOD: Duration = Duration::from_mins(1);
 
-/// What is alike: what happened, and the failure's code where there is one.
+/// Identity of a kind of event: the message, and the failure's code, if any.
 type Kind = (&'static str, Option<&'static str>);
 
 static SAID: Mutex<Option<Said>> = Mutex::new(None);
 
-/// Returns `true` if this is to be said now; if not, it is counted.
+/// Returns `true` if the warning is to be logged now; otherwise counts it.
 pub(crate) fn is_new(what: &'static str, code: Option<Code>) -> bool {
     is_new_at(Level::WARN, what, code.map(Code::as_str))
 }
 
-/// The same of what is no warning, with the codes of others than jobs.
+/// Returns `true` if an event of any level is to be logged now; otherwise counts it. The code may be other than a job's.
 pub(crate) fn is_new_at(level: Level, what: &'static str, code: Option<&'static str>) -> bool {
     with(|said| said.is_new((what, code), level, Instant::now()))
 }
 
-/// Says how often came again what was said more than a minute ago; to be called every few seconds.
+/// Logs the number of repetitions for each period that is over. To be called every few seconds.
 pub(crate) fn report() {
     for ((what, code), level, times) in with(|said| said.over(Instant::now())) {
         let (code, seconds) = (code.map(tracing::field::display), PERIOD.as_secs());
@@ -55,7 +57,7 @@ fn with<T>(ask: impl FnOnce(&mut Said) -> T) -> T {
     ask(SAID.lock().get_or_insert_default())
 }
 
-/// What was said within the last period, and when, and how often it came again since.
+/// Kinds logged within the last period: their level, time, and number of repetitions since.
 #[derive(Default)]
 struct Said(HashMap<Kind, (Level, Instant, u64)>);
 
@@ -70,7 +72,7 @@ impl Said {
         is_new
     }
 
-    /// What came again in a period that is over. It goes on counting; what did not come again is new the next time.
+    /// Repetitions in periods that are over. A kind that repeated starts a new period; the others are removed.
     fn over(&mut self, now: Instant) -> Vec<(Kind, Level, u64)> {
         let is_over = |since: Instant| now.duration_since(since) >= PERIOD;
         self.0.retain(|_, (_, since, again)| *again > 0 || !is_over(*since));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::health::Health;
 use super::metrics::Collected;
 
-/// What operators and their machines ask.
+/// Routes for operators and their tools.
 pub(crate) fn routes(health: Health, metrics: Collected) -> Router {
     let readyz = move || async move {
         let readiness = health.readiness();
@@ -22,7 +22,7 @@ pub(crate) fn routes(health: Health, metrics: Collected) -> Router {
     Router::new().route("/metrics", get(metrics)).route("/healthz", get(alive)).route("/readyz", get(readyz))
 }
 
-/// The process lives, or it would not answer.
+/// Answers that the process is alive.
 pub(crate) async fn alive() -> Json<Value> {
     Json(json!({ "alive": true }))
 }

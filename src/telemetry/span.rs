@@ -1,4 +1,4 @@
-//! The span of a job: its identity, on every log line about it.
+//! Span of a job: its identity on every log line about it.
 
 use tracing::Span;
 
@@ -7,24 +7,26 @@ use super::labels::Source;
 /// Identity of a job, as log lines show it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobIdentity<'a> {
-    /// The job's id: its own, or the one that its source gave it.
+    /// The job's own id, or the one from its source.
     pub(crate) id: &'a str,
-    /// Number of the delivery, from 1.
+    /// Number of the delivery, starting with 1.
     pub(crate) attempt: u64,
-    /// The model, once it is known.
+    /// The model, if it is known.
     pub(crate) model: Option<&'a str>,
     /// The source.
     pub(crate) source: Source,
-    /// The id of the HTTP request that the job is part of.
+    /// Id of the HTTP request that the job is part of.
     pub(crate) request_id: Option<&'a str>,
 }
 
 impl JobIdentity<'_> {
     /// Creates the job's span.
     ///
-    /// All fields are set at once: a field recorded later would be written a second time in text and parse the first ones
-    /// again in JSON. The level is `ERROR` so that the span is there at every level that has a line, and the span has no
-    /// parent so that one object has all of it.
+    /// Sets all fields at once: a field recorded later would be written twice in text and parse the first ones again in
+    /// JSON. The
+    /// level is `ERROR`, so that the span exists at every level with a line. The span has no parent, so that one JSON
+    /// object has all
+    /// of its fields.
     #[must_use]
     pub(crate) fn span(self) -> Span {
         let Self { id, attempt, model, source, request_id } = self;
@@ -42,7 +44,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// The log of all unit tests, of every thread.
+    /// Log of all unit tests, on every thread.
     #[derive(Clone, Default)]
     pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -64,7 +66,7 @@ pub(crate) mod tests {
             LOG.get_or_init(start).clone()
         }
 
-        /// The lines that contain `text`.
+        /// Lines that contain `text`.
         pub(crate) fn lines(&self, text: &str) -> Vec<String> {
             let log = String::from_utf8_lossy(&self.0.lock()).into_owned();
             log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
@@ -81,7 +83,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// The span of a job of the stream with this id.
+    /// Span of a job of the stream with this id.
     pub(crate) fn span(id: &str) -> Span {
         JobIdentity { id, attempt: 1, model: None, source: Source::Stream, request_id: None }.span()
     }
