@@ -1,12 +1,12 @@
-//! Model folders: what `--models` holds.
+//! Model folders: the contents of `--models`.
 //!
-//! * [`catalog`]: which models there are, and by which names.
-//! * [`repository`]: where they come from: a folder, or a bucket that is copied into one.
-//! * [`manifest`]: what a model says of itself, in `tagmill.toml`.
-//! * [`frame`]: the square that it takes.
-//! * [`label_file`]: what its labels are called.
-//! * [`labels`]: which of them are tags, by their scores and [`threshold`]s.
-//! * [`hub`]: downloads one.
+//! * [`catalog`]: the models in the folder and their names.
+//! * [`repository`]: the source of models: a folder, or a bucket that is copied into one.
+//! * [`manifest`]: a model's settings, from `tagmill.toml`.
+//! * [`frame`]: the square that is the model's input.
+//! * [`label_file`]: the names of its labels.
+//! * [`labels`]: selection of tags by their scores and [`threshold`]s.
+//! * [`hub`]: download of a model.
 
 pub(crate) mod catalog;
 pub mod category;
@@ -32,45 +32,45 @@ use crate::tags::ModelId;
 use labels::Labels;
 use manifest::{Format, Manifest};
 
-/// The label files a model may come with, where its manifest names none.
+/// Names of label files that are found without a manifest.
 const LABEL_FILES: [&str; 4] = ["selected_tags.csv", "tag_mapping.json", "tags.txt", "top_tags.txt"];
 
 /// The files of one model.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelFiles {
-    /// The folder's name, which is the model's.
+    /// Name of the folder and of the model.
     pub(crate) name: String,
-    /// The graph and its weights.
+    /// Graph and weights.
     pub(crate) onnx: PathBuf,
-    /// What its output means.
+    /// Label file, which names the columns of the output.
     pub(crate) labels: PathBuf,
-    /// What it says of itself.
+    /// Manifest, or its defaults.
     pub(crate) manifest: Manifest,
-    /// Tells whether the files have changed.
+    /// State of the files, to detect changes.
     pub(crate) stamp: Stamp,
-    /// A lock that keeps the files from being removed, where other processes might.
+    /// Lock that keeps other processes from removing the files, if any.
     _in_use: Option<Arc<File>>,
 }
 
-/// Names, sizes and times of the files in a model's folder: the graph may keep its weights beside it.
+/// Names, sizes and times of all files in a model's folder, because weights may be in files of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp(Vec<(OsString, u64, Option<SystemTime>)>);
 
-/// Why a model can't be used.
+/// Reason that makes a model unusable.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the model `{name}` can't be used: {reason}")]
 pub(crate) struct Unusable {
-    /// The model.
+    /// Name of the model.
     pub(crate) name: String,
-    /// Why.
+    /// The cause.
     pub(crate) reason: String,
 }
 
 impl ModelFiles {
-    /// The model in this folder; `None` where the folder holds none.
+    /// Opens the model in this folder; `None` if the folder contains none.
     ///
     /// # Errors
-    /// Where it holds one that can't be used: its manifest is wrong, or names files that are not there.
+    /// If the folder contains an unusable model: its manifest is wrong, or a file is missing.
     #[must_use]
     pub(crate) fn open(folder: &Path) -> Option<Result<Self, Unusable>> {
         let name = folder.file_name()?.to_str()?.to_owned();
@@ -85,31 +85,31 @@ impl ModelFiles {
         };
         let read = if described { read_manifest(&toml) } else { Ok(Manifest::default()) };
         let opened = read.and_then(found).map_err(|reason| Unusable { name: name.clone(), reason });
-        // A folder with other things in it is no broken model.
+        // A folder of other files is not a broken model.
         (described || holds_graph(folder)).then_some(opened)
     }
 
-    /// The same files, kept from being removed by this lock.
+    /// The same files with a lock that prevents their removal.
     #[must_use]
     fn kept_by(self, in_use: Arc<File>) -> Self {
         Self { _in_use: Some(in_use), ..self }
     }
 
-    /// Whether its folder is as it was when it was opened.
+    /// Returns `true` if the folder has not changed since it was opened.
     #[must_use]
     pub(crate) fn are_unchanged(&self) -> bool {
         self.onnx.parent().is_some_and(|folder| self.stamp.holds(folder))
     }
 
-    /// An error about this model.
+    /// Error about this model.
     pub(crate) fn unusable(&self, reason: impl fmt::Display) -> Unusable {
         Unusable { name: self.name.clone(), reason: reason.to_string() }
     }
 
-    /// Its labels.
+    /// Reads the labels.
     ///
     /// # Errors
-    /// Where the label file can't be read.
+    /// If the label file can't be read.
     pub(crate) fn labels(&self) -> Result<Labels, Unusable> {
         let about = |error: &dyn fmt::Display| self.unusable(format_args!("{}: {error}", self.labels.display()));
         let file = std::fs::read(&self.labels).map_err(|error| about(&error))?;
@@ -123,10 +123,10 @@ impl ModelFiles {
         label_file::read(&file, format, rules).map(Labels::new).map_err(|error| about(&error))
     }
 
-    /// How answers name it.
+    /// Identity of the model in answers.
     ///
     /// # Errors
-    /// Where the ONNX file can't be read.
+    /// If the ONNX file can't be read.
     pub(crate) fn id(&self) -> Result<ModelId, Unusable> {
         let mut hash = Sha256::new();
         File::open(&self.onnx)
@@ -135,12 +135,12 @@ impl ModelFiles {
         Ok(ModelId { name: self.name.clone(), sha256: hex::encode(hash.finalize()) })
     }
 
-    /// Tells one version of its graph and weights from another; such as a folder may be called.
+    /// Hash that identifies a version of the graph and its weights, valid as a folder's name.
     ///
     /// # Errors
-    /// Where the ONNX file can't be read.
+    /// If the ONNX file can't be read.
     pub(crate) fn fingerprint(&self) -> Result<String, Unusable> {
-        // Weights may lie beside the graph: what is known of those files without reading gigabytes of them must do.
+        // Weights beside the graph may be gigabytes, so their name, size and time stand for the content.
         let beside = self.stamp.0.iter().filter(|(name, ..)| {
             let name = name.to_string_lossy();
             name.ends_with("data") || name.ends_with(".bin")
@@ -165,7 +165,7 @@ impl Stamp {
         Self(files)
     }
 
-    /// Whether the folder is as it was.
+    /// Returns `true` if the folder has not changed.
     #[must_use]
     pub(crate) fn holds(&self, folder: &Path) -> bool {
         *self == Self::of(folder)
@@ -177,7 +177,7 @@ fn read_manifest(path: &Path) -> Result<Manifest, String> {
     text.and_then(|text| Manifest::parse(&text)).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// The file `named` by the manifest, else the `usual` one, else the only one that `fits`.
+/// Finds a file: the one `named` by the manifest, else the `usual` one, else the only one that `fits`.
 fn find(folder: &Path, named: Option<&str>, usual: &str, fits: impl Fn(&str) -> bool) -> Result<PathBuf, String> {
     if let Some(named) = named {
         let plain = Path::new(named).components().all(|part| matches!(part, std::path::Component::Normal(_)));

@@ -1,4 +1,4 @@
-//! Which models there are, and by which names: the folders' own, and the aliases of manifests and of the operator.
+//! The models in a folder and their names: those of the folders, and aliases of manifests and of the operator.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,16 +9,16 @@ use std::sync::Arc;
 use super::{ModelFiles, Unusable};
 use crate::failure::Failure;
 
-/// A further name for a model, as `--alias` gives it.
+/// Additional name of a model, from `--alias`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Alias {
-    /// The further name.
+    /// The additional name.
     pub name: String,
-    /// The model's own.
+    /// The model's own name.
     pub model: String,
 }
 
-/// Not `NAME=MODEL`.
+/// Error for text other than `NAME=MODEL`.
 #[derive(Debug, thiserror::Error)]
 #[error("expected NAME=MODEL")]
 pub(crate) struct InvalidAlias;
@@ -36,7 +36,7 @@ impl FromStr for Alias {
     }
 }
 
-/// Why models can't be found or chosen.
+/// Reasons that no model is found or chosen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoModel {
     /// The folder is missing or can't be read.
@@ -44,51 +44,51 @@ pub(crate) enum NoModel {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Nothing in it is a model.
+    /// The folder contains no model.
     #[error(
         "no model in `{}` (--models): a model is a folder in it with an ONNX file and a label file, such as model.onnx and \
          selected_tags.csv; `tagmill models pull` gets one", .0.display()
     )]
     Empty(PathBuf),
-    /// One of the models, not the folder they are in.
+    /// The folder is a model itself, not a folder of models.
     #[error(
         "`{}` is a model itself, and --models is the folder that models are in: `--models {} --model {}`",
         .0.display(), .0.parent().unwrap_or(.0).display(), .0.file_name().unwrap_or_default().display()
     )]
     Model(PathBuf),
-    /// Several, and none was named.
+    /// There are several models, and none was named.
     #[error("there are several models ({0}); name one with --model")]
     Ambiguous(String),
-    /// None of that name.
+    /// There is no model of this name.
     #[error("no model `{name}` (--model); there are: {known}")]
     Unknown {
-        /// As asked for.
+        /// Requested name.
         name: String,
-        /// Those there are.
+        /// Existing names.
         known: String,
     },
-    /// The bucket they are in can't be read.
+    /// The bucket of models can't be read.
     #[error("the models can't be fetched (--models): {0}")]
     Store(#[from] Failure),
-    /// The one chosen is broken.
+    /// The chosen model is broken.
     #[error(transparent)]
     Broken(#[from] Unusable),
-    /// An alias that is a model's name, two models' alias, or no model's.
+    /// An alias that is a model's name, that two models have, or that names no model.
     #[error("the alias `{name}` can't stand for `{model}` (--alias, or aliases in its tagmill.toml): {reason}")]
     Alias {
         /// The alias.
         name: String,
-        /// What it should stand for.
+        /// Model it was to stand for.
         model: String,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
 }
 
-/// The models of a folder.
+/// Models of a folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Catalog {
     folder: PathBuf,
@@ -100,22 +100,22 @@ pub(crate) struct Catalog {
 pub(crate) struct Version {
     /// The folder.
     pub(crate) folder: PathBuf,
-    /// A lock that keeps it from being removed.
+    /// Lock that prevents its removal.
     pub(crate) in_use: Arc<File>,
 }
 
 impl Catalog {
-    /// Looks through a folder.
+    /// Reads the models of a folder.
     ///
     /// # Errors
-    /// Where it can't be read, holds no model, or an alias means two things.
+    /// If the folder can't be read or contains no model, or an alias names two models.
     pub(crate) fn read(folder: &Path, aliases: &[Alias]) -> Result<Self, NoModel> {
         let failed = |source| NoModel::Folder { path: folder.to_owned(), source };
         let mut models = BTreeMap::new();
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            // A hidden folder is not done, or no longer used.
+            // A hidden folder is incomplete or out of use.
             let name = name.filter(|name| !name.starts_with('.')).map(Arc::from);
             if let (Some(name), Some(model)) = (name, ModelFiles::open(&path)) {
                 models.insert(name, model);
@@ -124,7 +124,7 @@ impl Catalog {
         Self::new(folder, models, aliases)
     }
 
-    /// The models in these folders, which are kept from removal as long as the catalog has them.
+    /// Reads the models in these folders. The catalog's locks prevent their removal.
     ///
     /// # Errors
     /// As [`Catalog::read`].
@@ -146,7 +146,7 @@ impl Catalog {
     ) -> Result<Self, NoModel> {
         let failed = |source| NoModel::Folder { path: folder.to_owned(), source };
         if models.is_empty() {
-            // By its whole path, for `.` has no name.
+            // By its full path, because `.` has no name.
             let whole = folder.canonicalize().map_err(failed)?;
             let is_model = ModelFiles::open(&whole).is_some();
             return Err(if is_model { NoModel::Model(whole) } else { NoModel::Empty(folder.to_owned()) });
@@ -156,7 +156,7 @@ impl Catalog {
         for alias in aliases {
             catalog.add(alias)?;
         }
-        // A model that came from elsewhere takes no name that means something here.
+        // A model's own alias never replaces a name in use here.
         for alias in &manifests {
             if let Err(error) = catalog.add(alias) {
                 tracing::warn!(%error, "an alias is left out");
@@ -183,29 +183,29 @@ impl Catalog {
         }
     }
 
-    /// Every model, by name, broken ones too.
+    /// Every model by name, including broken ones.
     pub(crate) fn models(&self) -> impl Iterator<Item = (&Arc<str>, &Result<ModelFiles, Unusable>)> {
         self.models.iter()
     }
 
-    /// A model by its own name.
+    /// Finds a model by its own name.
     #[must_use]
     pub(crate) fn get(&self, name: &str) -> Option<&Result<ModelFiles, Unusable>> {
         self.models.get(name)
     }
 
-    /// The further names of a model.
+    /// Aliases of a model.
     pub(crate) fn aliases_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.aliases.iter().filter(move |(_, model)| ***model == *name).map(|(alias, _)| alias.as_str())
     }
 
-    /// The name of the model that is known by this name or alias.
+    /// Own name of the model with this name or alias.
     #[must_use]
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<str>> {
         self.models.get_key_value(name).map(|(own, _)| own).or_else(|| self.aliases.get(name))
     }
 
-    /// The names there are, for a person to read.
+    /// All names and aliases, for messages.
     #[must_use]
     pub(crate) fn names(&self) -> String {
         self.models
@@ -216,10 +216,10 @@ impl Catalog {
             .join(", ")
     }
 
-    /// The model to use where jobs name none: the one named, else the only one there is.
+    /// Chooses the default model of jobs: the named one, else the only one.
     ///
     /// # Errors
-    /// Where there is none, no way to choose, or it is broken.
+    /// If there is none, if several exist and none is named, or if it is broken.
     pub(crate) fn choose(&self, name: Option<&str>) -> Result<&ModelFiles, NoModel> {
         let chosen = match name {
             Some(name) => {
@@ -246,7 +246,7 @@ fn own_aliases(model: &ModelFiles) -> Vec<Alias> {
 mod tests {
     use super::*;
 
-    /// A folder with models of these names and manifests.
+    /// Creates a folder with models of these names and manifests.
     fn folder(models: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         for (name, manifest) in models {

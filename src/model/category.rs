@@ -1,8 +1,8 @@
-//! Names of the categories of tags that the program treats differently from others.
+//! Names of the tag categories that the program treats specially.
 
-/// The category of most tags.
+/// Category of most tags.
 pub const GENERAL: &str = "general";
-/// The category of who is in the picture.
+/// Category of the characters in the picture.
 pub const CHARACTER: &str = "character";
-/// The category that is reported whole, apart from the tags.
+/// Category whose scores are reported in full, apart from the tags.
 pub const RATING: &str = "rating";

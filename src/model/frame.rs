@@ -1,22 +1,23 @@
-//! The square that a model takes, and how a picture is made to fill it.
+//! The square that a model takes as input, and the rules for fitting pictures to it.
 
 /// Bytes per pixel: red, green, blue.
 pub const CHANNELS: usize = 3;
 
-/// The square a model looks at, and how pictures are made to fill it.
+/// Square input of a model, and the rules for fitting pictures to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Frame {
     /// Width and height in pixels.
     pub side: u32,
-    /// How a picture that is no square becomes one.
+    /// Conversion of a picture to a square.
     pub fit: Fit,
-    /// How it is resized.
+    /// Filter for resizing.
     pub filter: Filter,
 }
 
 impl Frame {
-    /// Whether a picture of this size, reduced from a larger one, still has all the detail that shows in the frame: at least
-    /// twice as many pixels along each side, so that the last and largest step of resizing is the reference's.
+    /// Returns `true` if a picture of this size, reduced from a larger one, keeps all detail visible in the frame: at least
+    /// twice the
+    /// pixels along each side, so that the last and largest step of resizing is the reference's.
     #[must_use]
     pub fn is_enough(&self, width: u32, height: u32) -> bool {
         let decisive = match self.fit {
@@ -26,22 +27,23 @@ impl Frame {
         decisive >= self.side.saturating_mul(2)
     }
 
-    /// Bytes that fitting a picture of this size takes besides it and the row, at most, whichever way up it is: the picture
-    /// as wide as the row, with what the filter reads of the padding above and below.
+    /// Maximum working memory in bytes for fitting a picture of this size in either orientation, besides the picture and
+    /// the row: a
+    /// picture as wide as the row, with the padding above and below that the filter reads.
     #[must_use]
     pub fn work_bytes(&self, width: u32, height: u32) -> u64 {
         let [short, long] = [width.min(height), width.max(height)].map(u64::from);
         let lines = match self.fit {
             Fit::Stretch => long,
-            // The longer a picture is than the square's other side, the narrower it becomes.
+            // A picture longer than the square becomes narrower in proportion.
             Fit::Pad(_) => short,
         };
-        // The filter reaches a few pixels of the coarser side.
+        // The filter reads a few pixels of the coarser side.
         let margin = 16 * (long / u64::from(self.side.max(1)) + 2);
         (lines + margin) * u64::from(self.side) * CHANNELS as u64
     }
 
-    /// Bytes that a picture takes which has just the detail that shows in the frame: its pixels, its row, and fitting it.
+    /// Bytes of the smallest picture with all detail visible in the frame: its pixels, its row, and the working memory.
     #[must_use]
     pub fn picture_bytes(&self) -> u64 {
         let side = self.side.saturating_mul(2);
@@ -49,42 +51,42 @@ impl Frame {
         pixels + self.row_bytes() as u64 + self.work_bytes(side, side)
     }
 
-    /// Bytes of one row of the model's input.
+    /// Size of one row of the model's input in bytes.
     #[must_use]
     pub const fn row_bytes(&self) -> usize {
         self.side as usize * self.side as usize * CHANNELS
     }
 }
 
-/// How a picture that is no square becomes one.
+/// Conversion of a picture to a square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// Centred on a square of this colour (RGB); an odd pixel of padding goes right or below.
+    /// Centres it on a square of this colour (RGB). An odd pixel of padding goes right or below.
     Pad([u8; CHANNELS]),
-    /// Stretched.
+    /// Stretches it to the square.
     Stretch,
 }
 
 /// Pillow's antialiasing filters of the same names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Filter {
-    /// a = -0.5.
+    /// Cubic filter with a = -0.5.
     #[default]
     Bicubic,
-    /// A triangle.
+    /// Triangle filter.
     Bilinear,
-    /// Of three lobes.
+    /// Lanczos filter with three lobes.
     Lanczos,
 }
 
 impl Filter {
-    /// The filter of this name, in lower case.
+    /// Filter of this name, in lower case.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         [Self::Bicubic, Self::Bilinear, Self::Lanczos].into_iter().find(|filter| filter.as_str() == name)
     }
 
-    /// The name it is known by.
+    /// Name in manifests.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -94,7 +96,7 @@ impl Filter {
         }
     }
 
-    /// How far it reaches on each side, in pixels of the coarser side.
+    /// Reach on each side, in pixels of the coarser side.
     #[must_use]
     pub(crate) const fn support(self) -> f64 {
         match self {

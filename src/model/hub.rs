@@ -1,10 +1,11 @@
-//! Models from the Hugging Face hub, or what speaks its protocol, into folders of ours.
+//! Downloads models from the Hugging Face hub, or a compatible server, into local folders.
 //!
-//! Two requests are all there is to it: `GET /api/models/{repository}/revision/{revision}?blobs=true` lists files with sizes
-//! and hashes, `GET /{repository}/resolve/{commit}/{file}` answers with the file or redirects to where it is stored. They
-//! are made here and not with the crate `hf-hub` because a download must be resumed, verified, and whole before it has its
-//! name: `hf-hub` 1.0 writes a folder's files under their names from the first byte on, begins again when cut off, compares
-//! neither sizes nor hashes, knows no `HF_HUB_OFFLINE`, and brings a second TLS provider.
+//! Two requests are enough: `GET /api/models/{repository}/revision/{revision}?blobs=true` lists files with sizes and hashes,
+//! `GET /{repository}/resolve/{commit}/{file}` returns the file or redirects to its storage. The crate `hf-hub` does not
+//! fit,
+//! because a download must be resumable, verified and complete before the file gets its name: `hf-hub` 1.0 writes a folder's
+//! files under their names from the first byte on, restarts after an interruption, checks neither sizes nor hashes, ignores
+//! `HF_HUB_OFFLINE`, and adds a second TLS provider.
 
 mod client;
 mod error;
@@ -27,51 +28,51 @@ pub(crate) use settings::Settings;
 use transfer::Transfer;
 use verify::{Verdict, verify};
 
-/// What an operator may have written by hand; never overwritten.
+/// Manifest that an operator may have written; never overwritten.
 const MANIFEST: &str = "tagmill.toml";
 
-/// What to download, and where to.
+/// Download to make: source and target.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
-    /// From which repository.
+    /// Repository to download from.
     pub repository: Repository,
-    /// Which state of it.
+    /// Revision to download.
     pub revision: Revision,
-    /// The ONNX file, where there are several.
+    /// ONNX file to choose among several.
     pub file: Option<String>,
     /// The model's folder.
     pub folder: PathBuf,
 }
 
-/// How far a file is.
+/// Progress of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It is there already, and is what the hub lists.
+    /// The file is present and matches the hub's listing.
     Present,
-    /// It begins to come, after these bytes from earlier.
+    /// The transfer begins, after these bytes of an earlier one.
     Began {
-        /// Bytes there are.
+        /// Bytes present.
         from: u64,
     },
-    /// More of it came.
+    /// More bytes arrived.
     Received {
-        /// Bytes there are.
+        /// Bytes present.
         total: u64,
     },
-    /// It is whole, verified, and has its name.
+    /// The file is complete and verified and has its name.
     Done,
 }
 
-/// Sees how a download goes.
+/// Observer of a download.
 pub(crate) trait Watch {
-    /// A file made a step.
+    /// Reports a file's progress.
     fn see(&mut self, file: &File, step: Step);
 }
 
-/// Brings a model into its folder; the files it then has. What is there and verified is not downloaded again.
+/// Downloads a model into its folder and returns its files. Verified files are not downloaded again.
 ///
 /// # Errors
-/// Where something is missing at the end. What was downloaded stays, and another call goes on from there.
+/// If something is missing in the end. Downloaded data stays, and another call resumes it.
 pub(crate) async fn pull(settings: &Settings, order: &Order, watch: &mut impl Watch) -> Result<Vec<File>, Error> {
     if settings.offline {
         return look(order, watch).await;
@@ -103,7 +104,7 @@ pub(crate) async fn pull(settings: &Settings, order: &Order, watch: &mut impl Wa
     Ok(record.files)
 }
 
-/// Which of these files the folder does not have. Nothing is changed before all are looked at.
+/// Returns the files that the folder lacks. Checks all of them before it changes anything.
 async fn missing(order: &Order, files: &[File], watch: &mut impl Watch) -> Result<Vec<File>, Error> {
     let known = Record::read(&order.folder).await;
     let ours = known.is_some_and(|record| record.repository == order.repository.to_string());
@@ -118,7 +119,7 @@ async fn missing(order: &Order, files: &[File], watch: &mut impl Watch) -> Resul
     Ok(missing)
 }
 
-/// Looks whether everything is there, without the hub.
+/// Checks for a complete download without the hub.
 async fn look(order: &Order, watch: &mut impl Watch) -> Result<Vec<File>, Error> {
     let missing = |reason: String| Error::Offline { reason };
     let (folder, revision) = (&order.folder, order.revision.as_str());
@@ -145,7 +146,7 @@ async fn look(order: &Order, watch: &mut impl Watch) -> Result<Vec<File>, Error>
     Ok(record.files)
 }
 
-/// How a file stands in its folder. A manifest is as it should be however it is.
+/// Compares a file with its listing. A manifest counts as the same, whatever its content.
 async fn there(file: &File, folder: &Path) -> Result<Verdict, Error> {
     let path = folder.join(file.name());
     if file.name() == MANIFEST && path.exists() {
@@ -154,7 +155,7 @@ async fn there(file: &File, folder: &Path) -> Result<Verdict, Error> {
     verify(file, path.clone()).await.map_err(Error::io(&path))
 }
 
-/// Keeps other downloads out of a folder while the answer lives. A file system without locks goes without.
+/// Locks a folder against other downloads while the handle lives. File systems without locks are tolerated.
 fn lock(folder: &Path) -> Result<std::fs::File, Error> {
     let handle = std::fs::File::open(folder).map_err(Error::io(folder))?;
     match handle.try_lock() {

@@ -1,4 +1,4 @@
-//! The label files taggers come with: which names, in the order of the output's columns, and of which category.
+//! Label files of taggers: names and categories in the order of the output's columns.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,41 +10,41 @@ use crate::model::category::{GENERAL, RATING};
 use crate::model::labels::Label;
 use crate::text::{NoText, decoded};
 
-/// What the numbers in label files stand for, where the manifest does not say otherwise.
+/// Default meaning of the category numbers in label files.
 const CATEGORIES: [(&str, &str); 6] =
     [("0", GENERAL), ("1", "artist"), ("3", "copyright"), ("4", "character"), ("5", "meta"), ("9", RATING)];
 
-/// Why a label file can't be used.
+/// Reasons that make a label file unusable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidLabels {
-    /// Not CSV, or without the columns `name` and `category`.
+    /// The file is not CSV, or lacks the columns `name` and `category`.
     #[error("expected CSV with the columns name and category: {0}")]
     Csv(#[from] csv::Error),
-    /// Not JSON, or not of a known shape.
+    /// The file is not JSON, or of an unknown shape.
     #[error("expected JSON with names by index: {0}")]
     Json(String),
-    /// In an encoding that is not read.
+    /// The encoding is not supported.
     #[error(transparent)]
     Text(#[from] NoText),
-    /// A category no one knows.
+    /// A category is unknown.
     #[error(
         "label {index} (`{name}`) has the category `{category}`; known are 0 general, 1 artist, 3 copyright, 4 character, \
          5 meta, 9 rating; name others under [labels.categories] in tagmill.toml"
     )]
     Category {
-        /// From 0.
+        /// Index of the label, from 0.
         index: usize,
-        /// The label.
+        /// Name of the label.
         name: String,
         /// Its category.
         category: String,
     },
-    /// No rows.
+    /// The file has no rows.
     #[error("it has no labels")]
     Empty,
 }
 
-/// A name, and its category as the file has it.
+/// Label name and category as in the file.
 struct Row {
     name: String,
     category: Option<String>,
@@ -53,7 +53,7 @@ struct Row {
 /// Reads a label file.
 ///
 /// # Errors
-/// Where it is none of this format.
+/// If the file is not of this format.
 pub(crate) fn read(file: &[u8], format: Format, rules: &LabelRules) -> Result<Vec<Label>, InvalidLabels> {
     let text = decoded(file)?;
     let rows = match format {
@@ -74,7 +74,7 @@ fn label(index: usize, Row { name, category }: Row, rules: &LabelRules) -> Resul
         None => GENERAL.to_owned(),
         Some(category) => {
             let known = CATEGORIES.iter().find(|(number, _)| *number == category).map(|(_, name)| (*name).to_owned());
-            // A word needs no explanation, a number does.
+            // A word names a category itself; a number does not.
             let word = || category.parse::<i64>().is_err().then(|| category.to_lowercase());
             let named = rules.categories.get(&category).cloned().or(known).or_else(word);
             named.ok_or_else(|| InvalidLabels::Category { index, name: name.clone(), category })?
@@ -98,7 +98,7 @@ fn csv_rows(text: &str) -> Result<Vec<Row>, InvalidLabels> {
         .collect()
 }
 
-/// Between the columns, by the first line: spreadsheets of many countries write semicolons.
+/// Delimiter of columns, from the first line: spreadsheets of many countries write semicolons.
 fn delimiter(text: &str) -> u8 {
     let head = text.lines().next().unwrap_or_default();
     [b',', b';', b'\t'].into_iter().find(|&delimiter| head.contains(char::from(delimiter))).unwrap_or(b',')
@@ -109,8 +109,9 @@ fn lines(text: &str) -> Vec<Row> {
     names.map(|name| Row { name: name.to_owned(), category: None }).collect()
 }
 
-/// One of the shapes in the field: a list of names or of objects; an object from index to name or object; or
-/// `idx_to_tag` with `tag_to_category`, which may stand some levels deep.
+/// Reads one of the shapes in use: a list of names or of objects; an object from index to name or object; or `idx_to_tag`
+/// with
+/// `tag_to_category`, possibly some levels deep.
 fn json_rows(json: &str) -> Result<Vec<Row>, InvalidLabels> {
     let json: Value = serde_json::from_str(json).map_err(|error| InvalidLabels::Json(error.to_string()))?;
     let (names, categories) = match mapping(&json) {
@@ -137,7 +138,7 @@ fn json_rows(json: &str) -> Result<Vec<Row>, InvalidLabels> {
     rows.collect()
 }
 
-/// The object that holds `idx_to_tag`, at most three levels down.
+/// Finds the object with `idx_to_tag`, at most three levels down.
 fn mapping(json: &Value) -> Option<&Value> {
     fn search(json: &Value, levels: u8) -> Option<&Value> {
         if json.get("idx_to_tag").is_some() {
@@ -149,7 +150,7 @@ fn mapping(json: &Value) -> Option<&Value> {
     search(json, 3)
 }
 
-/// The values of an object whose keys are the numbers from 0 on.
+/// Values of an object whose keys are the numbers from 0 on.
 fn in_order<'a>(entries: impl Iterator<Item = (&'a String, &'a Value)>) -> Result<Vec<&'a Value>, InvalidLabels> {
     let mut by_index = BTreeMap::new();
     for (key, value) in entries {

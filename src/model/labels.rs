@@ -1,4 +1,4 @@
-//! A model's labels: which column of its output means what, and which scores make tags.
+//! Labels of a model: the meaning of its output's columns, and the selection of tags by score.
 
 use std::sync::Arc;
 
@@ -9,32 +9,32 @@ use crate::tags::{Tag, score};
 /// One column of a model's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
-    /// As in the label file.
+    /// Name as in the label file.
     pub name: String,
-    /// The name of its category.
+    /// Name of its category.
     pub category: Arc<str>,
 }
 
-/// The labels of a model, in the order of its output.
+/// Labels of a model, in the order of its output.
 #[derive(Clone, Debug)]
 pub struct Labels {
     columns: Vec<Label>,
     categories: Vec<Arc<str>>,
-    /// The category of each label, by its place among `categories`.
+    /// Index of each label's category in `categories`.
     kinds: Vec<usize>,
 }
 
-/// What the scores of one image say of it.
+/// Rating and tags selected from the scores of one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selected {
-    /// The score of every rating, in the label file's order.
+    /// Score of every rating, in the label file's order.
     pub rating: Vec<(String, f64)>,
     /// Every tag strictly over its category's threshold, highest score first.
     pub tags: Vec<Tag>,
 }
 
 impl Labels {
-    /// Labels in the order of the output's columns.
+    /// Creates labels in the order of the output's columns.
     #[must_use]
     pub fn new(labels: Vec<Label>) -> Self {
         let mut categories: Vec<Arc<str>> = labels.iter().map(|label| Arc::clone(&label.category)).collect();
@@ -44,24 +44,24 @@ impl Labels {
         Self { columns: labels, categories, kinds }
     }
 
-    /// How many there are: the width of the model's output.
+    /// Number of labels, which is the width of the model's output.
     #[must_use]
     pub fn count(&self) -> usize {
         self.columns.len()
     }
 
-    /// Their names, in the order of the output's columns.
+    /// Names of the labels, in the order of the output's columns.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|label| &*label.name)
     }
 
-    /// How many there are of each category.
+    /// Number of labels in each category.
     pub fn categories(&self) -> impl Iterator<Item = (&str, usize)> {
         let count = |kind| self.kinds.iter().filter(|of| **of == kind).count();
         self.categories.iter().enumerate().map(move |(kind, category)| (&**category, count(kind)))
     }
 
-    /// What the scores of one image, one per label, say of it.
+    /// Selects rating and tags from the scores of one image, one score per label.
     #[must_use]
     pub fn select(&self, scores: &[f32], thresholds: &Thresholds) -> Selected {
         let cut = |(kind, category): (usize, &Arc<str>)| {
@@ -77,13 +77,13 @@ impl Labels {
                 Some(_) => {}
             }
         }
-        // Of equal scores, in the label file's order.
+        // Equal scores keep the label file's order.
         over.sort_by(|(left, _, a), (right, _, b)| b.total_cmp(a).then(left.cmp(right)));
         let tags = over.into_iter().map(|(_, label, value)| tag(label, value));
         Selected { rating, tags: tags.collect() }
     }
 
-    /// Every label whose score is not under `least`, highest first.
+    /// Every label with a score of at least `least`, highest first.
     #[must_use]
     pub fn scores_from(&self, scores: &[f32], least: f32) -> Vec<Tag> {
         let mut listed: Vec<_> = self.columns.iter().zip(scores).filter(|(_, score)| **score >= least).collect();

@@ -1,5 +1,6 @@
-//! `tagmill.toml` beside a model: what differs from the WD taggers. What the graph itself says (names, layout, size, batch)
-//! need not be written; everything else has the WD taggers' value where it is left out.
+//! `tagmill.toml` beside a model: its differences from the WD taggers. Properties of the graph (names, layout, size, batch)
+//! need
+//! not be written; everything else defaults to the WD taggers' value.
 
 use std::collections::BTreeMap;
 
@@ -8,42 +9,42 @@ use serde::{Deserialize, Deserializer};
 use crate::model::frame::{Filter, Fit};
 use crate::model::threshold::Thresholds;
 
-/// The file's name.
+/// Name of the file.
 pub const FILE: &str = "tagmill.toml";
 
-/// A model's manifest.
+/// Manifest of a model.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Manifest {
-    /// Further names jobs may use.
+    /// Aliases for use in jobs.
     pub aliases: Vec<String>,
-    /// What the model's files are called.
+    /// Names of the model's files.
     pub files: Files,
-    /// What goes in.
+    /// The model's input.
     pub input: Input,
-    /// What comes out.
+    /// The model's output.
     pub output: Output,
-    /// What the columns of the output mean.
+    /// Meaning of the output's columns.
     pub labels: LabelRules,
-    /// What counts as a tag, by category.
+    /// Thresholds of tags by category.
     pub thresholds: Thresholds,
-    /// What it may be computed in: TensorRT heeds it; elsewhere the graph itself decides.
+    /// Precision of computation. TensorRT heeds it; elsewhere the graph itself decides.
     pub precision: Precision,
 }
 
-/// What a model may be computed in.
+/// Precision of a model's computation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// As it is written.
+    /// Precision of the graph.
     #[default]
     Fp32,
-    /// In half of the bits: for models that were seen to give the same tags so.
+    /// Half precision, for models shown to give the same tags with it.
     Fp16,
 }
 
 impl Precision {
-    /// The name it is known by.
+    /// Name in manifests.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -53,41 +54,41 @@ impl Precision {
     }
 }
 
-/// What the model's files are called.
+/// Names of the model's files.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Files {
-    /// The graph [default: `model.onnx`, else the only `.onnx` file].
+    /// Graph [default: `model.onnx`, else the only `.onnx` file].
     pub onnx: Option<String>,
-    /// The labels [default: `selected_tags.csv`, else the only label file of another known name].
+    /// Label file [default: `selected_tags.csv`, else the only label file of another known name].
     pub labels: Option<String>,
 }
 
-/// What goes in.
+/// Input of a model.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Input {
-    /// The input's name [default: the only one there is].
+    /// Name of the input [default: the only one].
     pub name: Option<String>,
-    /// The order of its dimensions [default: read from the graph].
+    /// Order of its dimensions [default: read from the graph].
     pub layout: Option<Layout>,
     /// Width and height in pixels [default: read from the graph].
     pub size: Option<u32>,
-    /// Images a run takes, neither more nor fewer [default: read from the graph].
+    /// Exact number of images per run [default: read from the graph].
     pub batch: Option<usize>,
-    /// The order of colours.
+    /// Order of colours.
     pub channels: Channels,
-    /// What each value of 0..=255 is multiplied with, before mean and std.
+    /// Factor for each value of 0..=255, before mean and std.
     pub scale: f32,
-    /// What is then subtracted, in the order of `channels`.
+    /// Values then subtracted, in the order of `channels`.
     pub mean: [f32; 3],
-    /// What is then divided by, in the order of `channels`.
+    /// Values then divided by, in the order of `channels`.
     pub std: [f32; 3],
-    /// How a picture that is no square becomes one.
+    /// Conversion of a picture to a square.
     pub fit: Shape,
-    /// The colour of padding, as red, green, blue.
+    /// Colour of padding, as red, green, blue.
     pub background: [u8; 3],
-    /// How pictures are resized.
+    /// Filter for resizing pictures.
     pub filter: Filter,
 }
 
@@ -110,7 +111,7 @@ impl Default for Input {
 }
 
 impl Input {
-    /// How pictures are made to fit.
+    /// Conversion of pictures to a square.
     #[must_use]
     pub const fn fit(&self) -> Fit {
         match self.fit {
@@ -119,7 +120,7 @@ impl Input {
         }
     }
 
-    /// What a value of 0..=255 is multiplied by, and what is added then, in the order of `channels`.
+    /// Factors for values of 0..=255 and the summands added then, in the order of `channels`.
     #[must_use]
     pub fn normalisation(&self) -> ([f32; 3], [f32; 3]) {
         let scale = self.std.map(|std| self.scale / std);
@@ -127,7 +128,7 @@ impl Input {
     }
 }
 
-/// The order of an input's dimensions.
+/// Order of an input's dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -138,7 +139,7 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The name it is known by.
+    /// Name in manifests.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -148,7 +149,7 @@ impl Layout {
     }
 }
 
-/// The order of colours.
+/// Order of colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Channels {
@@ -158,69 +159,70 @@ pub enum Channels {
     Rgb,
 }
 
-/// How a picture that is no square becomes one.
+/// Conversion of a picture to a square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
-    /// Centred on a square of the background.
+    /// Centres it on a square of the background.
     Pad,
-    /// Stretched.
+    /// Stretches it to the square.
     Stretch,
 }
 
-/// What comes out.
+/// Output of a model.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Output {
-    /// The output's name [default: the first output with a column per label].
+    /// Name of the output [default: the first output with a column per label].
     pub name: Option<String>,
-    /// The output's number, from 0, instead of its name.
+    /// Number of the output, from 0, instead of its name.
     pub index: Option<usize>,
-    /// What makes probabilities of it.
+    /// Function that turns the output into probabilities.
     pub activation: Activation,
 }
 
-/// What makes probabilities of a model's output.
+/// Function that turns a model's output into probabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
-    /// Nothing: they are.
+    /// Nothing: the outputs are probabilities.
     #[default]
     None,
-    /// The logistic function: they are logits.
+    /// The logistic function: the outputs are logits.
     Sigmoid,
 }
 
-/// How the label file is read.
+/// Rules for reading the label file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LabelRules {
-    /// How it is written [default: told by the file's extension].
+    /// Format [default: from the file's extension].
     pub format: Option<Format>,
-    /// What the file's categories (numbers or names) are called, where that differs from 0 general, 1 artist, 3 copyright,
-    /// 4 character, 5 meta, 9 rating.
+    /// Names of the file's categories (numbers or names), where they differ from 0 general, 1 artist, 3 copyright, 4
+    /// character,
+    /// 5 meta, 9 rating.
     pub categories: BTreeMap<String, String>,
-    /// What names of ratings start with, in files without categories.
+    /// Prefix that marks names as ratings, in files without categories.
     pub rating_prefix: Option<String>,
 }
 
-/// How a label file is written.
+/// Format of a label file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Columns `name` and `category`, with a header.
     Csv,
-    /// Names by index, with their categories, in one of the shapes taggers come with.
+    /// Names by index, with their categories, in one of the shapes in use.
     Json,
     /// One name per line.
     Lines,
 }
 
 impl Manifest {
-    /// Reads a manifest.
+    /// Parses a manifest.
     ///
     /// # Errors
-    /// Where it is not one, saying where and why.
+    /// If it is invalid, with the line and the cause.
     pub fn parse(toml: &str) -> Result<Self, String> {
         let manifest: Self = toml::from_str(toml).map_err(|error| on_one_line(toml, &error))?;
         let Input { scale, mean, std, size, batch, .. } = &manifest.input;
@@ -240,7 +242,7 @@ impl Manifest {
     }
 }
 
-/// What is wrong and where: the error's own text draws the place, on lines of their own.
+/// Formats an error on one line. Its own text marks the position on lines of their own.
 fn on_one_line(toml: &str, error: &toml::de::Error) -> String {
     let message = error.message().lines().collect::<Vec<_>>().join(", ");
     let before = error.span().and_then(|span| toml.get(..span.start));
@@ -252,7 +254,7 @@ fn on_one_line(toml: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// The largest side of an input.
+/// Maximum side of an input in pixels.
 pub const MAX_SIZE: u32 = 4096;
 
 impl<'de> Deserialize<'de> for Filter {

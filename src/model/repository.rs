@@ -1,4 +1,4 @@
-//! Where models come from: a folder, or a bucket that is copied into one.
+//! Source of models: a folder, or a bucket that is copied into one.
 
 mod mirror;
 
@@ -15,23 +15,23 @@ use crate::store::bucket::Bucket;
 pub(crate) enum Repository {
     /// A folder.
     Folder(PathBuf),
-    /// A bucket, or a part of it, and the folder its copy is kept in.
+    /// A bucket or a part of it, and the folder for its copy.
     Bucket {
-        /// Object to copy.
+        /// Bucket to copy.
         bucket: Bucket,
-        /// Where to. Any number of processes may share it.
+        /// Folder to copy to. Any number of processes may share it.
         cache: PathBuf,
     },
 }
 
 impl Repository {
-    /// The models there are now.
+    /// Reads the current models.
     ///
     /// # Errors
-    /// If the folder or bucket can't be read, holds no model, or an alias means two things.
+    /// If the folder or bucket can't be read or contains no model, or an alias names two models.
     pub(crate) async fn catalog(&self, aliases: &[Alias]) -> Result<Catalog, NoModel> {
         let aliases = aliases.to_vec();
-        // Folders may be on a network.
+        // Blocking reads, because folders may be on a network.
         let read = match self {
             Self::Folder(folder) => {
                 let folder = folder.clone();

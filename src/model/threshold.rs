@@ -1,4 +1,4 @@
-//! From which score on a label is a tag: a number, or the largest gap between the scores themselves.
+//! Thresholds that separate tags from other labels: a score, or the largest gap between the scores themselves.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,25 +8,27 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::category::{CHARACTER, GENERAL};
 
-/// Where neither job, flag nor model sets any: the WD taggers' own.
+/// WD taggers' default, if neither job, flag nor model sets one.
 const DEFAULT_GENERAL: Threshold = Threshold::Over(0.35);
-/// For characters, which are worse to get wrong.
+/// Default for characters, where errors are worse.
 const DEFAULT_CHARACTER: Threshold = Threshold::Over(0.85);
-/// What a gap must lie over in every category but the general one, as in the WD taggers' demo for characters: most pictures
-/// show none of them.
+/// Minimum for the score cut at a gap, except for general tags, as for characters in the WD taggers' demo: most pictures
+/// show no
+/// label of other categories.
 const LOWEST_GAP: f32 = 0.15;
 
-/// The threshold of one category.
+/// Threshold of one category.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Threshold {
     /// Scores strictly over this, in 0..=1.
     Over(f32),
-    /// Scores over the middle of the largest gap between two that follow each other (maximum cut, Largeron et al., "`MCut`:
-    /// a thresholding strategy for multi-label classification", 2012).
+    /// Scores over the middle of the largest gap between two consecutive ones (maximum cut, Largeron et al., "`MCut`: a
+    /// thresholding
+    /// strategy for multi-label classification", 2012).
     MCut,
 }
 
-/// Not a threshold.
+/// Error for an invalid threshold.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is neither a number from 0 to 1 nor mcut")]
 pub struct InvalidThreshold(String);
@@ -37,7 +39,7 @@ impl Threshold {
         if valid { Ok(Self::Over(score)) } else { Err(InvalidThreshold(score.to_string())) }
     }
 
-    /// The score it stands for among these, of all labels of a category.
+    /// Resolves the threshold to a score, given the scores of all labels of the category.
     fn among(self, category: &str, scores: impl Iterator<Item = f32>) -> f32 {
         match self {
             Self::Over(score) => score,
@@ -47,7 +49,7 @@ impl Threshold {
     }
 }
 
-/// The middle of the largest gap between two scores that follow each other; of several the highest.
+/// Middle of the largest gap between two consecutive scores; the highest of equal gaps.
 fn largest_gap(mut scores: Vec<f32>) -> f32 {
     scores.sort_by(|a, b| b.total_cmp(a));
     let mut largest = (0.0, 1.0);
@@ -106,16 +108,16 @@ impl<'de> Deserialize<'de> for Threshold {
     }
 }
 
-/// Thresholds by category, where they are set.
+/// Thresholds that are set, by category.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
     by_category: BTreeMap<String, Threshold>,
-    /// Of the other categories.
+    /// Threshold of all other categories.
     all: Option<Threshold>,
 }
 
 impl Thresholds {
-    /// With one more set, if it is given.
+    /// Adds a threshold for a category, if given.
     #[must_use]
     pub fn with(mut self, category: &str, threshold: Option<Threshold>) -> Self {
         if let Some(threshold) = threshold {
@@ -124,14 +126,14 @@ impl Thresholds {
         self
     }
 
-    /// With one for all categories that have none, if it is given.
+    /// Adds a threshold for all categories without one, if given.
     #[must_use]
     pub fn with_all(mut self, threshold: Option<Threshold>) -> Self {
         self.all = threshold;
         self
     }
 
-    /// These where set, else `fallback`'s.
+    /// Fills in those that are not set from `fallback`.
     #[must_use]
     pub fn or(mut self, fallback: &Self) -> Self {
         if self.all.is_none() {
@@ -149,12 +151,12 @@ impl Thresholds {
         self.by_category.is_empty() && self.all.is_none()
     }
 
-    /// The categories that have one set.
+    /// Categories with a threshold of their own.
     pub fn categories(&self) -> impl Iterator<Item = &str> {
         self.by_category.keys().map(String::as_str)
     }
 
-    /// The threshold of a category: its own, or that of general tags.
+    /// Threshold of a category: its own, or that of general tags.
     #[must_use]
     pub fn of(&self, category: &str) -> Threshold {
         let set = self.by_category.get(category).copied().or(self.all);
@@ -165,7 +167,7 @@ impl Thresholds {
         }
     }
 
-    /// The score a label of this category must be over, given the scores of all of them.
+    /// Score that labels of this category must exceed, given the scores of all of them.
     pub(super) fn cut(&self, category: &str, scores: impl Iterator<Item = f32>) -> f32 {
         self.of(category).among(category, scores)
     }

@@ -1,4 +1,4 @@
-//! The hub's HTTP protocol: a listing, and files that it may redirect to storage on other hosts.
+//! HTTP protocol of the hub: a listing, and files, which may redirect to storage on other hosts.
 
 use std::time::Duration;
 
@@ -16,35 +16,35 @@ use crate::backoff::Backoff;
 /// Time limit for a connection, and for silence of a host.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Attempts in a row that may fail.
+/// Maximum consecutive failed attempts.
 const ATTEMPTS: u64 = 5;
 
-/// Delays between two of them.
+/// Delays between attempts.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(300), Duration::from_mins(1));
 
-/// The longest delay a host may ask for.
+/// Maximum delay that a host may request.
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
-/// Bytes a listing may have.
+/// Maximum size of a listing in bytes.
 const LONGEST_LISTING: usize = 32 << 20;
 
-/// Asks the hub about one revision of one repository.
+/// Client for one repository.
 pub(super) struct Client<'a> {
     http: reqwest::Client,
     settings: &'a Settings,
     repository: &'a Repository,
 }
 
-/// Why an attempt failed.
+/// Failure of an attempt.
 pub(super) enum Failure {
-    /// Another may succeed.
+    /// A retry may succeed.
     Passing {
-        /// Why.
+        /// The cause.
         reason: String,
-        /// How long the host wants us to wait.
+        /// Delay requested by the host.
         wait: Option<Duration>,
     },
-    /// No other would.
+    /// A retry cannot succeed.
     Final(Error),
 }
 
@@ -59,30 +59,30 @@ impl Failure {
         Self::Passing { reason: reason.into(), wait: None }
     }
 
-    /// Of a connection. Without its URL, which on a storage host holds a signature.
+    /// Failure of a connection. Omits the URL, which may contain a signature of a storage host.
     pub(super) fn connection(host: &str, error: reqwest::Error) -> Self {
         Self::passing(format!("{host}: {:#}", anyhow::Error::new(error.without_url())))
     }
 }
 
-/// Counts attempts that failed in a row.
+/// Counter of consecutive failed attempts.
 #[derive(Default)]
 pub(super) struct Retries {
     failed: u64,
-    /// The reason that was logged last; it is logged once.
+    /// Last reason that was logged, so that it is logged once.
     reported: Option<String>,
 }
 
 impl Retries {
-    /// Something was achieved: what failed before does not count.
+    /// Resets the counter after progress.
     pub(super) fn renew(&mut self) {
         *self = Self::default();
     }
 
-    /// Waits until it is time for the next attempt.
+    /// Waits until the next attempt is due.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If no attempt is left.
     pub(super) async fn wait(&mut self, failure: Failure) -> Result<(), Error> {
         let (reason, wait) = match failure {
             Failure::Passing { reason, wait } => (reason, wait),
@@ -109,7 +109,7 @@ impl<'a> Client<'a> {
         Ok(Self { http: http.referer(false).build()?, settings, repository })
     }
 
-    /// Asks what the repository holds at this revision.
+    /// Lists the repository's files at this revision.
     pub(super) async fn list(&self, revision: &Revision) -> Result<Listing, Failure> {
         let Repository { owner, name } = self.repository;
         let mut url = self.url(["api", "models", owner, name, "revision", revision.as_str()]);
@@ -127,7 +127,7 @@ impl<'a> Client<'a> {
         serde_json::from_slice(&body).map_err(|error| unusable(error.to_string()).into())
     }
 
-    /// Asks for a file from this byte on; the answer may be of all of it nevertheless.
+    /// Requests a file from byte `from` on. The server may answer with the whole file nevertheless.
     pub(super) async fn open(&self, commit: &str, file: &File, from: u64) -> Result<Response, Failure> {
         let Repository { owner, name } = self.repository;
         let path = [owner, name, "resolve", commit].into_iter().chain(file.path.split('/'));
@@ -135,7 +135,7 @@ impl<'a> Client<'a> {
         if from > 0 {
             let request = self.http.get(url.clone()).header(RANGE, format!("bytes={from}-"));
             match self.send(request, &file.path, commit).await {
-                // The server has no such part of it, so what we have is of something else.
+                // The server's file is shorter, so the bytes on disk are of another one.
                 Err(Failure::Final(Error::Refused { status: 416, .. })) => {}
                 answer => return answer,
             }
@@ -143,17 +143,17 @@ impl<'a> Client<'a> {
         self.send(self.http.get(url), &file.path, commit).await
     }
 
-    /// An address of the hub. Each part is escaped, so that `refs/pr/1` is one.
+    /// URL of the hub. Each part is escaped, so that `refs/pr/1` is one part.
     fn url<'p>(&self, parts: impl IntoIterator<Item = &'p str>) -> Url {
         let mut url = self.settings.endpoint.clone();
-        // It fails for addresses without a host only, which the settings refuse.
+        // Fails only for URLs without a host, which the settings refuse.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(parts);
         }
         url
     }
 
-    /// Sends a request with the token. The HTTP client takes it off where it is redirected to another host or port.
+    /// Sends a request with the token. The HTTP client removes it on a redirect to another host or port.
     async fn send(&self, request: RequestBuilder, what: &str, revision: &str) -> Result<Response, Failure> {
         let request = match &self.settings.token {
             Some(token) => request.header(AUTHORIZATION, token.clone()),
@@ -171,7 +171,7 @@ impl<'a> Client<'a> {
         let token = self.settings.token.is_some();
         Err(match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => passing(),
-            // A signed address that is no longer good: the hub signs another.
+            // A signed URL has expired: the hub signs another.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !own => passing(),
             StatusCode::UNAUTHORIZED => Error::Unauthorized { endpoint, token }.into(),
             StatusCode::FORBIDDEN => Error::Forbidden { endpoint, token }.into(),

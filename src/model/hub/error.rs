@@ -1,4 +1,4 @@
-//! What can go wrong, for the operator to read.
+//! Errors of a download, for the operator.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
@@ -8,45 +8,45 @@ use bytesize::ByteSize;
 
 use super::file::File;
 
-/// Files an error names at most.
+/// Maximum number of files that an error lists.
 const NAMED: usize = 12;
 
-/// Why a repository was not downloaded.
+/// Reasons for a failed download.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The hub knows no such repository.
+    /// The hub has no such repository.
     #[error("{endpoint} has no such repository; check its name, and HF_ENDPOINT")]
     NoRepository {
-        /// Where it was asked for.
+        /// The hub's endpoint.
         endpoint: String,
     },
     /// The repository has no such revision.
     #[error("it has no revision `{0}` (--revision)")]
     NoRevision(String),
-    /// 401. The hub answers so for what does not exist, too.
+    /// 401. The hub also answers so for repositories that do not exist.
     #[error("{endpoint} wants to know who asks (401): check the repository's name; if it is private, {}", login(*.token))]
     Unauthorized {
-        /// Who refused.
+        /// The hub's endpoint.
         endpoint: String,
-        /// Whether a token was sent.
+        /// `true` if a token was sent.
         token: bool,
     },
     /// 403.
     #[error("{endpoint} refuses access (403): accept the repository's conditions on its page if it has any, and {}", login(*.token))]
     Forbidden {
-        /// Who refused.
+        /// The hub's endpoint.
         endpoint: String,
-        /// Whether a token was sent.
+        /// `true` if a token was sent.
         token: bool,
     },
-    /// Another status that no further attempt would change.
+    /// Another status that a retry would not change.
     #[error("{host} answers {status} to the request for {what}; check HF_ENDPOINT")]
     Refused {
-        /// Who.
+        /// Host that answered.
         host: String,
-        /// With what.
+        /// HTTP status.
         status: u16,
-        /// What was asked for.
+        /// Requested object.
         what: String,
     },
     /// Every attempt failed.
@@ -54,89 +54,89 @@ pub(crate) enum Error {
         "{reason}, {attempts} times in a row; check the network and HF_ENDPOINT, and run it again: it goes on where it stopped"
     )]
     Unreachable {
-        /// The last attempt's.
+        /// Reason of the last attempt.
         reason: String,
-        /// How many there were.
+        /// Number of attempts.
         attempts: u64,
     },
     /// The hub's answer is not a listing.
     #[error("the listing of {endpoint} can't be used: {reason}; check HF_ENDPOINT")]
     Listing {
-        /// Whose.
+        /// The hub's endpoint.
         endpoint: String,
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// A name in the listing that could lead out of the model's folder.
+    /// A name in the listing could lead out of the model's folder.
     #[error("it lists the file {0:?}, which is no safe name; nothing was downloaded")]
     UnsafeName(String),
-    /// Nothing in it is a model.
+    /// The repository contains no ONNX file.
     #[error("there is no ONNX file in it, only {}", names(.0))]
     NoOnnx(Vec<String>),
-    /// Several models, and none named.
+    /// The repository contains several ONNX files, and none was named.
     #[error("it has several ONNX files; choose one with --file: {}", names(.0))]
     Ambiguous(Vec<String>),
-    /// No such model among those it has.
+    /// The repository contains no ONNX file of this name.
     #[error("it has no ONNX file {asked:?} (--file), but {}", names(.there))]
     NoFile {
-        /// As asked for.
+        /// Requested name.
         asked: String,
-        /// Those it has.
+        /// ONNX files in the repository.
         there: Vec<String>,
     },
-    /// A file that would be overwritten and is not known to be this repository's.
+    /// An existing file would be overwritten that is not known to be this repository's.
     #[error("`{}` is there already and is another file than the repository's; move it away, or give the model another --name", .0.display())]
     Foreign(PathBuf),
-    /// Someone else writes there.
+    /// Another process downloads into the folder.
     #[error("another download into `{}` is under way; wait for it to end", .0.display())]
     Busy(PathBuf),
-    /// What came is not what was listed.
+    /// The download does not match the listing.
     #[error(
         "{file} is not what the hub lists: {reason}; the download is removed. Run it again; if this stays so, something on the way (a proxy, HF_ENDPOINT) changes files"
     )]
     Mismatch {
-        /// Which.
+        /// The file.
         file: String,
-        /// How they differ.
+        /// The difference.
         reason: String,
     },
-    /// No room.
+    /// The disk is full.
     #[error("no room for {file} ({}) in `{}`; make some and run it again: it goes on where it stopped", ByteSize(*.size), .folder.display())]
     Full {
-        /// Which.
+        /// The file.
         file: String,
-        /// Its bytes.
+        /// Its size in bytes.
         size: u64,
-        /// Where.
+        /// Target folder.
         folder: PathBuf,
     },
     /// A file or folder that can't be read or written.
     #[error("`{}` can't be read or written (--models): {source}", path.display())]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Not to be downloaded, and not there.
+    /// Downloads are disabled, and the model is not complete.
     #[error("HF_HUB_OFFLINE is set, and {reason}; unset it to download")]
     Offline {
-        /// What is missing.
+        /// The missing part.
         reason: String,
     },
-    /// The HTTP client can't be made.
+    /// The HTTP client can't be created.
     #[error("no HTTP client: {0}")]
     Client(#[from] reqwest::Error),
 }
 
 impl Error {
-    /// An error of the disk, at this path.
+    /// File system error at this path.
     pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
     }
 
-    /// An error of the disk, on writing this file.
+    /// Error on writing this file.
     pub(super) fn write(file: &File, part: &Path) -> impl FnOnce(io::Error) -> Self {
         let (file, size, path) = (file.path.clone(), file.size, part.to_owned());
         move |source| match source.kind() {
@@ -156,7 +156,7 @@ const fn login(token: bool) -> &'static str {
     }
 }
 
-/// The first few names. They are a stranger's: what a terminal would obey is escaped.
+/// Formats the first few names. They are untrusted, so terminal control characters are escaped.
 fn names(all: &[String]) -> String {
     if all.is_empty() {
         return "nothing".into();

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct File {
-    /// Where the repository has it.
+    /// Path in the repository.
     pub path: String,
-    /// Its bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Expected hashes.
     pub digest: Digest,
@@ -17,10 +17,10 @@ pub(crate) struct File {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Digest {
-    /// The hub's name for a large file.
+    /// SHA-256, the hub's identifier of a large file.
     Sha256(String),
-    /// git's name for a small one: SHA-1 of a route and the content.
+    /// SHA-1 of a header and the content, git's identifier of a small file.
     GitBlob(String),
-    /// The hub lists none.
+    /// The hub lists no hash.
     Unknown,
 }

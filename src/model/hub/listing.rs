@@ -1,14 +1,14 @@
-//! What a repository holds, and which of it a model needs. Synchronous and pure.
+//! Listing of a repository, and selection of the files that a model needs. Synchronous and pure.
 
 use serde::Deserialize;
 
 use super::error::Error;
 use super::file::{Digest, File};
 
-/// The hub's answer, as far as it matters.
+/// Used fields of the hub's answer.
 #[derive(Debug, Deserialize)]
 pub(super) struct Listing {
-    /// The commit it is of.
+    /// Commit of the listing.
     sha: Option<String>,
     #[serde(default)]
     siblings: Vec<Sibling>,
@@ -29,24 +29,24 @@ struct Lfs {
     size: Option<u64>,
 }
 
-/// What a file is to a model.
+/// Role of a file in a model.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Onnx,
-    /// Weights an ONNX file keeps outside itself.
+    /// Weights stored outside the ONNX file.
     Weights,
-    /// Labels, and what is said about the model.
+    /// Labels and metadata of the model.
     Labels,
 }
 
 impl File {
-    /// Its name, which it keeps in the model's folder.
+    /// File name, which it keeps in the model's folder.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 
-    /// The folder it is in, empty at the top level.
+    /// Folder of the file, empty at the top level.
     fn folder(&self) -> &str {
         self.path.rsplit_once('/').map_or("", |(folder, _)| folder)
     }
@@ -65,7 +65,7 @@ impl File {
         }
     }
 
-    /// The ONNX file these are weights of: `model.onnx.data`, `model.onnx_data` and `model.onnx_data_1` are `model.onnx`'s.
+    /// ONNX file of these weights: `model.onnx.data`, `model.onnx_data` and `model.onnx_data_1` belong to `model.onnx`.
     fn weights_of(&self) -> Option<&str> {
         let end = self.path.rfind(".onnx")? + ".onnx".len();
         let rest = &self.path[end..];
@@ -76,25 +76,25 @@ impl File {
 }
 
 impl Listing {
-    /// The commit, so that all files are of one even if the branch moves on meanwhile.
+    /// Commit of the listing, so that all files are of one commit even if the branch changes meanwhile.
     pub(super) fn commit(&self) -> Option<&str> {
         self.sha.as_deref().filter(|sha| sha.len() >= 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
-    /// What to download, the ONNX file last: until it is there, the folder is no model.
+    /// Chooses the files to download. The ONNX file is last: without it, the folder is not a model.
     ///
     /// # Errors
-    /// Where no ONNX file can be chosen, or the listing is not to be trusted.
+    /// If no ONNX file can be chosen, or the listing is unsafe.
     pub(super) fn choose(&self, asked: Option<&str>, endpoint: &str) -> Result<Vec<File>, Error> {
         let files = self.files(endpoint)?;
         let of = |kind| files.iter().filter(move |file| file.kind() == Some(kind));
         let onnx = self.onnx(&of(Kind::Onnx).collect::<Vec<_>>(), asked)?;
         let beside = |file: &&File| file.folder() == onnx.folder();
         let weights = of(Kind::Weights).filter(beside).filter(|file| {
-            // One that fits no ONNX file by name may be any's: its name stands in the graph.
+            // Weights that match no ONNX file by name may belong to any: the graph contains their name.
             file.weights_of() == Some(&onnx.path) || !of(Kind::Onnx).any(|onnx| file.weights_of() == Some(&onnx.path))
         });
-        // What lies beside the ONNX file goes before what is at the top level.
+        // Files beside the ONNX file take precedence over those at the top level.
         let labels = of(Kind::Labels).filter(beside).chain(of(Kind::Labels).filter(|file| file.folder().is_empty()));
         let mut chosen: Vec<File> = Vec::new();
         for file in labels.chain(weights).chain([onnx]) {
@@ -105,7 +105,7 @@ impl Listing {
         Ok(chosen)
     }
 
-    /// The ONNX file asked for; else the one at the top level, or the one there is below, or the one called `model.onnx`.
+    /// Chooses the ONNX file: the requested one; else `model.onnx` or the only file, at the top level if any file is there.
     fn onnx<'a>(&self, all: &[&'a File], asked: Option<&str>) -> Result<&'a File, Error> {
         let paths = |files: &[&File]| files.iter().map(|file| file.path.clone()).collect();
         if all.is_empty() {
@@ -124,7 +124,7 @@ impl Listing {
         }
     }
 
-    /// What a model may need, every name looked at: they become names on our disk.
+    /// Files that a model may need. Checks every name, because it becomes a name on the local disk.
     fn files(&self, endpoint: &str) -> Result<Vec<File>, Error> {
         let mut files = Vec::new();
         for sibling in &self.siblings {

@@ -1,5 +1,6 @@
-//! What was downloaded into a folder, written beside it: it tells our files from others, and makes a download that is
-//! whole known as such without asking the hub.
+//! Record of a download, stored in the model's folder. It distinguishes downloaded files from others, and identifies a
+//! complete
+//! download without a request to the hub.
 
 use std::io;
 use std::path::Path;
@@ -10,28 +11,28 @@ use super::error::Error;
 use super::file::File;
 use crate::atomic;
 
-/// The file's name.
+/// Name of the file.
 const NAME: &str = ".pulled";
 
-/// What a folder's download was of.
+/// Source and files of a folder's download.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) repository: String,
-    /// As asked for.
+    /// Requested revision.
     pub(super) revision: String,
-    /// What that was.
+    /// Commit of that revision.
     pub(super) commit: String,
     pub(super) files: Vec<File>,
 }
 
 impl Record {
-    /// The folder's; `None` where there is none that can be read, which is as good as none.
+    /// Reads the record of a folder; `None` if it is missing or unreadable.
     pub(super) async fn read(folder: &Path) -> Option<Self> {
         let text = tokio::fs::read(folder.join(NAME)).await.ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes the record atomically.
     pub(super) async fn write(&self, folder: &Path) -> Result<(), Error> {
         let path = folder.join(NAME);
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();

@@ -1,22 +1,22 @@
-//! What the operator names: a repository, a revision of it, and the model's folder.
+//! Parameters of a download: a repository, its revision, and the model's folder.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A repository of the hub.
+/// Repository of the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Repository {
     pub(super) owner: String,
     pub(super) name: String,
 }
 
-/// Not a repository's name.
+/// Error for an invalid repository name.
 #[derive(Debug, thiserror::Error)]
 #[error("expected OWNER/NAME, such as SmilingWolf/wd-vit-tagger-v3: letters, digits, `-`, `_` and `.`")]
 pub(crate) struct InvalidRepository;
 
 impl Repository {
-    /// Its last part.
+    /// Last part of its name.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         &self.name
@@ -27,7 +27,7 @@ impl FromStr for Repository {
     type Err = InvalidRepository;
 
     fn from_str(text: &str) -> Result<Self, InvalidRepository> {
-        // The hub's own rule, which also keeps `..` and hidden folders away.
+        // The hub's own rule, which also excludes `..` and hidden folders.
         let valid = |part: &str| {
             !part.is_empty()
                 && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -36,7 +36,7 @@ impl FromStr for Repository {
                 && !part.contains("..")
                 && !part.contains("--")
         };
-        // As the browser shows it.
+        // Accepts the URL in a browser.
         let text = text.strip_prefix("https://huggingface.co/").unwrap_or(text).trim_end_matches('/');
         match text.split_once('/') {
             Some((owner, name)) if text.len() <= 96 && valid(owner) && valid(name) => {
@@ -53,17 +53,17 @@ impl fmt::Display for Repository {
     }
 }
 
-/// A branch, tag or commit.
+/// Branch, tag or commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Revision(String);
 
-/// Not a revision's name.
+/// Error for an invalid revision.
 #[derive(Debug, thiserror::Error)]
 #[error("expected a branch, tag or commit, such as main")]
 pub(crate) struct InvalidRevision;
 
 impl Revision {
-    /// As given.
+    /// Revision as given.
     #[must_use]
     pub(crate) fn as_str(&self) -> &str {
         &self.0
@@ -75,7 +75,7 @@ impl FromStr for Revision {
 
     fn from_str(text: &str) -> Result<Self, InvalidRevision> {
         let odd = |character: char| character.is_whitespace() || character.is_control();
-        // git allows neither a `..` nor a leading dot, and in a URL both would mean another address.
+        // git allows neither `..` nor a leading dot, and in a URL both would change the path.
         if text.is_empty() || text.starts_with('.') || text.contains("..") || text.contains(odd) {
             return Err(InvalidRevision);
         }
@@ -83,17 +83,17 @@ impl FromStr for Revision {
     }
 }
 
-/// What a model's folder is called.
+/// Name of a model's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FolderName(String);
 
-/// Not a folder's name.
+/// Error for an invalid folder name.
 #[derive(Debug, thiserror::Error)]
 #[error("expected a folder's name, without `/` and not hidden")]
 pub(crate) struct InvalidFolderName;
 
 impl FolderName {
-    /// As given.
+    /// Name as given.
     #[must_use]
     pub(crate) fn as_str(&self) -> &str {
         &self.0

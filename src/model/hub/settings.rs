@@ -1,40 +1,40 @@
-//! The hub's own environment variables.
+//! Environment variables of the hub.
 
 use std::env;
 
 use reqwest::header::HeaderValue;
 use url::Url;
 
-/// Where the hub is, and how to be let in. The token is marked so that it never shows itself.
+/// Endpoint and credentials of the hub. The token is marked as sensitive, so that `Debug` hides it.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// `HF_ENDPOINT`.
     pub(super) endpoint: Url,
-    /// `HF_TOKEN`, as the header that carries it.
+    /// `HF_TOKEN`, as the header that contains it.
     pub(super) token: Option<HeaderValue>,
     /// `HF_HUB_OFFLINE`.
     pub(super) offline: bool,
 }
 
-/// A variable that can't be used. Values are not shown: they may hold secrets.
+/// Reasons that make a variable unusable. Values are not shown: they may contain secrets.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidSettings {
-    /// Not an address.
+    /// The endpoint is not a URL.
     #[error("the variable HF_ENDPOINT is not an address such as https://huggingface.co")]
     Endpoint,
-    /// An address with a password, which messages would show.
+    /// The endpoint contains a password, which messages would show.
     #[error("the variable HF_ENDPOINT holds a user name or password; give a token with HF_TOKEN instead")]
     Password,
-    /// Not a token.
+    /// The token contains invalid characters.
     #[error("the variable HF_TOKEN holds characters that no token has")]
     Token,
 }
 
 impl Settings {
-    /// Reads `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`; an empty variable is as good as none.
+    /// Reads `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`. An empty variable counts as unset.
     ///
     /// # Errors
-    /// Where one can't be used.
+    /// If a value is invalid.
     pub(crate) fn from_environment() -> Result<Self, InvalidSettings> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         let endpoint = match variable("HF_ENDPOINT") {
@@ -45,13 +45,13 @@ impl Settings {
             Some(text) => Some(header(&text.into_string().map_err(|_| InvalidSettings::Token)?)?),
             None => None,
         };
-        // The values the hub's own client takes for yes.
+        // The values that the hub's own client treats as true.
         let yes = |value: String| matches!(value.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
         let offline = env::var("HF_HUB_OFFLINE").is_ok_and(yes);
         Ok(Self { endpoint: address(&endpoint)?, token, offline })
     }
 
-    /// The endpoint, for messages.
+    /// Endpoint as shown in messages.
     pub(super) fn endpoint_name(&self) -> String {
         self.endpoint.as_str().trim_end_matches('/').to_owned()
     }

@@ -1,4 +1,4 @@
-//! One file's download: onto a part file, in as many attempts as it takes, and under its own name only when it is whole.
+//! Download of one file: into a part file, in several attempts if necessary. A complete file gets its own name.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::file::File;
 use super::verify::{Verdict, verify};
 use super::{Step, Watch};
 
-/// A file on its way into a folder.
+/// Transfer of a file into a folder.
 pub(super) struct Transfer<'a, W> {
     pub(super) client: &'a Client<'a>,
     pub(super) commit: &'a str,
@@ -23,13 +23,13 @@ pub(super) struct Transfer<'a, W> {
 }
 
 impl<W: Watch> Transfer<'_, W> {
-    /// Downloads what is missing of the file, verifies it and gives it its name.
+    /// Downloads the missing part of the file, verifies the file and renames it.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let part = self.folder.join(format!("{}.part", self.file.name()));
         let continued = self.have(&part).await > 0;
         let mut result = self.whole(&part).await;
         if continued && matches!(result, Err(Error::Mismatch { .. })) {
-            // What was there may have been of another version; this time all of it is new.
+            // The earlier part may have been of another version. This time the whole file is downloaded.
             result = self.whole(&part).await;
         }
         result?;
@@ -40,7 +40,7 @@ impl<W: Watch> Transfer<'_, W> {
         Ok(())
     }
 
-    /// Downloads until the part file is whole, verified and on the disk.
+    /// Downloads until the part file is complete, verified and synced to disk.
     async fn whole(&mut self, part: &PathBuf) -> Result<(), Error> {
         let (mut retries, mut best) = (Retries::default(), self.have(part).await);
         while let Err(failure) = self.attempt(part).await {
@@ -58,27 +58,27 @@ impl<W: Watch> Transfer<'_, W> {
         file.sync_all().await.map_err(Error::write(self.file, part))
     }
 
-    /// Bytes there are from earlier. More than the file has is of another one, and none of it is used.
+    /// Bytes of an earlier attempt. A part longer than the file belongs to another file and is ignored.
     async fn have(&self, part: &Path) -> u64 {
         let length = tokio::fs::metadata(part).await.map_or(0, |metadata| metadata.len());
         if length > self.file.size { 0 } else { length }
     }
 
-    /// One request's worth.
+    /// Makes one request and writes its response.
     async fn attempt(&mut self, part: &Path) -> Result<(), Failure> {
         let have = self.have(part).await;
         if have > 0 && have == self.file.size {
             return Ok(());
         }
         let response = self.client.open(self.commit, self.file, have).await?;
-        // A server may send all of it nevertheless.
+        // A server may send the whole file nevertheless.
         let have = if starts_at(&response, have) { have } else { 0 };
         let mut options = OpenOptions::new();
         let options = if have > 0 { options.append(true) } else { options.write(true).create(true).truncate(true) };
         let mut file = options.open(part).await.map_err(Error::write(self.file, part))?;
         self.watch.see(self.file, Step::Began { from: have });
         let received = self.receive(response, &mut file, part, have).await;
-        // Whatever ended it: the next attempt counts what is on the disk.
+        // Flushed even after an error: the next attempt resumes from the size on disk.
         file.flush().await.map_err(Error::write(self.file, part))?;
         match received? {
             have if have < self.file.size => {
@@ -92,7 +92,7 @@ impl<W: Watch> Transfer<'_, W> {
         }
     }
 
-    /// Writes what comes, up to the end or beyond the listed size; how much there is then.
+    /// Writes the response up to its end, or until it exceeds the listed size. Returns the bytes present.
     async fn receive(
         &mut self,
         mut response: Response,
@@ -110,7 +110,7 @@ impl<W: Watch> Transfer<'_, W> {
         Ok(have)
     }
 
-    /// Removes the part file, which is good for nothing.
+    /// Removes the unusable part file.
     async fn mismatch(&self, part: &Path, reason: String) -> Error {
         match tokio::fs::remove_file(part).await {
             Ok(()) => Error::Mismatch { file: self.file.path.clone(), reason },
@@ -119,7 +119,7 @@ impl<W: Watch> Transfer<'_, W> {
     }
 }
 
-/// Whether the answer goes on from this byte.
+/// Returns `true` if the response continues from this byte.
 fn starts_at(response: &Response, byte: u64) -> bool {
     let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
     response.status() == StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {byte}-"))

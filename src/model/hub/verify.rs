@@ -1,4 +1,4 @@
-//! Whether a file on disk is the one the hub lists.
+//! Comparison of a file on disk with the hub's listing.
 
 use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
@@ -8,18 +8,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::file::{Digest, File};
 
-/// How a file on disk stands to the listed one.
+/// Result of the comparison.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is the same.
+    /// The files are the same.
     Same,
-    /// It is another, for this reason.
+    /// The files differ, for this reason.
     Other(String),
-    /// There is none.
+    /// The file is missing.
     Missing,
 }
 
-/// Compares size and hash, on a thread where the work disturbs nobody.
+/// Compares size and hash on a blocking thread.
 pub(super) async fn verify(file: &File, path: PathBuf) -> io::Result<Verdict> {
     let file = file.clone();
     tokio::task::spawn_blocking(move || match compare(&file, &path) {
@@ -69,7 +69,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("hello");
         std::fs::write(&path, "hello\n").expect("a file");
-        // As `git hash-object` and `sha256sum` name it.
+        // Hashes from `git hash-object` and `sha256sum`.
         let git = Digest::GitBlob("ce013625030ba8dba906f756967f9e9ca394464a".into());
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         let cases = [

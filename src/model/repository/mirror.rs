@@ -1,9 +1,12 @@
-//! Copies the models of a bucket into a folder that any number of processes share.
+//! Copies the models of a bucket into a folder that several processes may share.
 //!
-//! Every version of a model is a folder of its own, named by what the bucket lists of its files:
-//! `<model>@<hash>/<model>/`. It is made aside and renamed when all of it is there, and never changed. A process locks the
-//! versions it uses (shared), the one that copies a version locks it alone while others wait, and a version that no process
-//! uses is removed once the bucket has another. So all processes that look at the same listing use the same files.
+//! Every version of a model is a folder of its own, named after the bucket's listing of its files:
+//! `<model>@<hash>/<model>/`. It
+//! is created in a temporary folder, renamed once complete, and never changed. A process holds a shared lock on the
+//! versions that
+//! it uses. The process that copies a version holds an exclusive lock while others wait. An unused version is removed once
+//! the
+//! bucket has another. As a result, all processes that read the same listing use the same files.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -24,27 +27,27 @@ use crate::store::bucket::list::Listed;
 /// Extensions of a model's files: graphs, their weights, labels and manifests.
 const FILES: [&str; 7] = ["onnx", "onnx_data", "data", "csv", "json", "txt", "toml"];
 
-/// The file that keeps what the files of a version were copied of.
+/// File that records the listed versions of the copied files.
 const VERSIONS: &str = ".versions.json";
 
-/// How often a version is looked at that another process copies.
+/// Interval for checking a version that another process copies.
 const AGAIN: Duration = Duration::from_millis(300);
 
-/// How long another process may take to copy a version.
+/// Time limit for another process to copy a version.
 const COPIED: Duration = Duration::from_hours(1);
 
-/// How long what a process left unfinished is kept.
+/// Age at which unfinished folders are removed.
 const LEFT_OVER: Duration = Duration::from_hours(24);
 
-/// The files of one model, by name.
+/// Files of one model, by name.
 type Files = BTreeMap<String, Listed>;
 
-/// Makes `cache` hold the models that the bucket holds; what is there is not read again.
+/// Copies the bucket's models to `cache`. Existing versions are not read again.
 ///
 /// # Errors
 /// If the bucket can't be read or has no models, or the folder can't be written.
 pub(super) async fn copy(bucket: &Bucket, cache: &Path) -> Result<Vec<Version>, Failure> {
-    // A bucket that is not there, or refuses, says so itself.
+    // Reports a missing or denied bucket.
     bucket.probe().await?;
     let mut models: BTreeMap<String, Files> = BTreeMap::new();
     for object in bucket.list().await? {
@@ -63,12 +66,12 @@ pub(super) async fn copy(bucket: &Bucket, cache: &Path) -> Result<Vec<Version>, 
     }
     let (cache, current) =
         (cache.to_owned(), versions.iter().map(|version| version.folder.clone()).collect::<Vec<_>>());
-    // What can't be removed now is removed by the next to look.
+    // Folders that cannot be removed now are removed by a later call.
     drop(spawn_blocking(move || prune(&cache, &current)).await);
     Ok(versions)
 }
 
-/// The model and the file's name, where an object is a file of a model; others may lie beside.
+/// Model and file name, if an object is a file of a model. Other objects are ignored.
 fn model_file(name: &str) -> Option<(String, String)> {
     let (model, file) = name.split_once('/')?;
     let plain = |part: &str| (1..=200).contains(&part.len()) && !part.starts_with('.') && !part.contains(['/', '\\']);
@@ -76,7 +79,7 @@ fn model_file(name: &str) -> Option<(String, String)> {
     (plain(model) && plain(file) && FILES.contains(&extension)).then(|| (model.to_owned(), file.to_owned()))
 }
 
-/// A version of a model, copied if it is not there, and locked against removal.
+/// Returns a version of a model, copied if it is missing, and locked against removal.
 async fn version(bucket: &Bucket, cache: &Path, model: &str, files: &Files) -> Result<Version, Failure> {
     let listed = listed_versions(files);
     let json = serde_json::to_vec(&listed).unwrap_or_default();
@@ -90,7 +93,7 @@ async fn version(bucket: &Bucket, cache: &Path, model: &str, files: &Files) -> R
         let is_there = is_complete(&place, model);
         let locked = if is_there { file.try_lock_shared() } else { file.try_lock() };
         match locked {
-            // Nothing removes it from here on, if it still is there.
+            // The lock prevents its removal from here on, so a second check suffices.
             Ok(()) if is_there && is_complete(&place, model) => {
                 return Ok(Version { folder: place.join(model), in_use: Arc::new(file) });
             }
@@ -113,7 +116,7 @@ async fn version(bucket: &Bucket, cache: &Path, model: &str, files: &Files) -> R
     }
 }
 
-/// Returns `true` if all of a version is there: the list of its files is written last.
+/// Returns `true` if a version is complete: the list of its files is written last.
 fn is_complete(place: &Path, model: &str) -> bool {
     place.join(model).join(VERSIONS).is_file()
 }
@@ -122,7 +125,8 @@ fn listed_versions(files: &Files) -> BTreeMap<String, String> {
     files.iter().map(|(name, object)| (name.clone(), format!("{} {}", object.size, object.version))).collect()
 }
 
-/// Makes a version aside and puts it in its place: files that have not changed from another version, the rest from the bucket.
+/// Creates a version in a temporary folder and renames it. Takes unchanged files from other versions, the rest from the
+/// bucket.
 async fn fill(
     bucket: &Bucket,
     cache: &Path,
@@ -148,14 +152,14 @@ async fn fill(
     }
     let json = serde_json::to_vec(listed).unwrap_or_default();
     tokio::fs::write(folder.join(VERSIONS), json).await.map_err(failed)?;
-    // What is left there of a version that was being removed.
+    // Moves away the remains of a version whose removal was interrupted.
     let _ = tokio::fs::rename(&place, aside.path().with_extension("old")).await;
     tokio::fs::rename(aside.path(), &place).await.map_err(failed)?;
     let _ = aside.keep();
     Ok(())
 }
 
-/// Other versions of a model, and what they were copied of.
+/// Other versions of a model, and the listed versions of their files.
 fn others(cache: &Path, model: &str) -> Vec<(PathBuf, BTreeMap<String, String>)> {
     let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
     let versions = entries.filter_map(|entry| {
@@ -166,7 +170,7 @@ fn others(cache: &Path, model: &str) -> Vec<(PathBuf, BTreeMap<String, String>)>
     versions.collect()
 }
 
-/// Removes versions that are not among the current ones and that no process uses.
+/// Removes versions that are not current and that no process uses.
 fn prune(cache: &Path, current: &[PathBuf]) {
     for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
         let (place, name) = (entry.path(), entry.file_name());
@@ -185,7 +189,7 @@ fn prune(cache: &Path, current: &[PathBuf]) {
         }
         let lock = cache.join(format!(".{}.lock", name.to_string_lossy()));
         let lock = File::options().create(true).truncate(false).write(true).open(lock);
-        // Renamed first, so that nobody takes half of it for all.
+        // Renamed first, so that a half-removed version never counts as complete.
         let old = cache.join(format!(".old-{:08x}", rand::random::<u32>()));
         if lock.is_ok_and(|lock| lock.try_lock().is_ok() && std::fs::rename(&place, &old).is_ok()) {
             let _ = std::fs::remove_dir_all(&old);
