@@ -1,4 +1,4 @@
-//! Compiles the part of the JPEG decoder that is in C, against the libjpeg-turbo that `turbojpeg-sys` has built.
+//! Compiles the C part of the JPEG decoder against the libjpeg-turbo that `turbojpeg-sys` has built.
 
 fn main() {
     let source = "src/pipeline/decode/picture/jpeg/libjpeg.c";

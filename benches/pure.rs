@@ -1,7 +1,7 @@
-//! The parts of the path of a job that take no clock and no network: what one of each costs.
+//! Cost of the parts of a job's path that use neither a clock nor the network.
 //!
-//! Reads the pictures that `benches/make_images.py` makes; `make bench` does both, and `cargo bench --bench pure -- decode`
-//! runs some once the pictures are there.
+//! Reads the pictures of `benches/make_images.py`. `make bench` creates them and runs everything; after that,
+//! `cargo bench --bench pure -- decode` runs a selection.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use tagmill::pipeline::decode::picture;
 use tagmill::pipeline::tag::onnx::tensor::Encoder;
 use tagmill::priority::Priority;
 
-/// What the WD taggers look at.
+/// Input of the WD taggers.
 const FRAME: Frame = Frame { side: 448, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
 
 const SETTINGS: picture::Settings = picture::Settings { max_pixels: 100_000_000, ignore_orientation: false };
@@ -28,7 +28,7 @@ fn main() {
     divan::main();
 }
 
-/// The pictures: one per format and size, named by both.
+/// Names of the pictures, one per format and size.
 fn pictures() -> Vec<String> {
     let folder = folder();
     let entries = std::fs::read_dir(&folder)
@@ -43,7 +43,7 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench/images/formats")
 }
 
-/// An image file as bytes becomes the pixels that its row is made of.
+/// Decodes an image file to the pixels of its row.
 #[divan::bench(args = pictures())]
 fn decode(bencher: Bencher<'_, '_>, name: &str) {
     let bytes = std::fs::read(folder().join(name)).expect("it was listed");
@@ -54,7 +54,7 @@ fn decode(bencher: Bencher<'_, '_>, name: &str) {
     });
 }
 
-/// Pixels become one row of the model's input.
+/// Fits pixels to one row of the model's input.
 #[divan::bench(args = pictures())]
 fn fit(bencher: Bencher<'_, '_>, name: &str) {
     let bytes = std::fs::read(folder().join(name)).expect("it was listed");
@@ -63,7 +63,7 @@ fn fit(bencher: Bencher<'_, '_>, name: &str) {
     bencher.bench_local(|| fitter.fit(black_box(&pixels.as_picture())));
 }
 
-/// Rows of bytes become the numbers of a batch.
+/// Encodes rows of bytes as the numbers of a batch.
 #[divan::bench(args = [Layout::Nhwc, Layout::Nchw])]
 fn encode_8_rows(bencher: Bencher<'_, '_>, layout: Layout) {
     let row: Vec<u8> = (0..=255).cycle().take((FRAME.side * FRAME.side * 3) as usize).collect();
@@ -74,7 +74,7 @@ fn encode_8_rows(bencher: Bencher<'_, '_>, layout: Layout) {
         .bench_local(|| encoder.encode(black_box(&[row.as_slice(); 8]), 8, &mut tensor));
 }
 
-/// 8,000 rows go through the window in batches, the question asked after every one.
+/// Pushes 8,000 rows through the window in batches, with a decision after each row.
 #[divan::bench(args = [1, 8, 64])]
 fn window_8000_rows(bencher: Bencher<'_, '_>, limit: usize) {
     let (now, arrivals) = (Instant::now(), Arrivals { interactive: 0, bulk: 1 });
@@ -91,11 +91,11 @@ fn window_8000_rows(bencher: Bencher<'_, '_>, limit: usize) {
     });
 }
 
-/// The scores of one image become its tags, of as many labels as the WD taggers of the third version have.
+/// Selects tags from the scores of one image, with the label count of the third WD taggers.
 #[divan::bench(args = ["over", "mcut"])]
 fn select(bencher: Bencher<'_, '_>, by: &str) {
     let labels = Labels::new((0..10_861).map(label).collect());
-    // About thirty over the threshold, as a picture has, and the rest falling off towards nothing.
+    // About thirty scores over the threshold, as for a typical picture. The rest falls towards zero.
     #[expect(clippy::cast_precision_loss, reason = "any number between 0 and 1 will do")]
     let scores: Vec<f32> =
         (0..10_861u32).map(|column| (column.wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32).powi(283)).collect();

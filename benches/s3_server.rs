@@ -1,6 +1,6 @@
-//! An S3 server for benchmarks: the real protocol with real signatures, over objects kept in memory, so that what is
-//! measured is the reader and not the server's disk. `--delay` holds every answer with an object back, as a distant
-//! bucket would.
+//! S3 server for benchmarks: the real protocol with real signatures, over objects in memory, so that the reader is measured
+//! and
+//! not the server's disk. `--delay` delays every answer with an object, like a distant bucket.
 //!
 //! Every folder in FOLDER is a bucket. Prints its address once it serves, and serves until it is killed.
 
@@ -25,15 +25,15 @@ use tokio::net::TcpListener;
 
 #[derive(Parser)]
 struct Arguments {
-    /// The folder with a folder for each bucket.
+    /// Folder that contains one folder per bucket.
     folder: PathBuf,
-    /// How long to wait before an object is sent.
+    /// Delay before an object is sent.
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     delay: Duration,
-    /// Who is let in.
+    /// Access key of clients.
     #[arg(long, env = "AWS_ACCESS_KEY_ID")]
     key: String,
-    /// With which secret.
+    /// Secret key of clients.
     #[arg(long, env = "AWS_SECRET_ACCESS_KEY", hide_env_values = true)]
     secret: String,
 }
@@ -44,7 +44,7 @@ struct Storage {
     delay: Duration,
 }
 
-// One thread: a second one would only compete with the programs measured.
+// One thread, because a second one would only compete with the measured programs.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let Arguments { folder, delay, key, secret } = Arguments::parse();
@@ -60,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
         socket.set_nodelay(true)?;
         let (service, builder) = (service.clone(), Arc::clone(&builder));
         tokio::spawn(async move {
-            // A client that goes away ends its own connection and nothing else.
+            // An error of one client ends only its own connection.
             let _ = builder.serve_connection(TokioIo::new(socket), service).await;
         });
     }

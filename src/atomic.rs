@@ -5,8 +5,9 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-/// Replaces or creates a file, whatever happens to the process meanwhile. It is not synced: a loss of power may undo it, but to
-/// sync each of a million sidecars takes longer than to tag their images.
+/// Atomically replaces or creates a file, even if the process ends meanwhile. The file is not synced, so that a power
+/// failure may
+/// undo the change: syncing each of a million sidecars would take longer than tagging their images.
 ///
 /// # Errors
 /// If the folder is missing or not writable.
@@ -14,10 +15,10 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     persist(temporary_file(path, content)?, path)
 }
 
-/// Replaces or creates a file with what `fill` writes; it is on the disk when this returns.
+/// Atomically replaces or creates a file with the output of `fill`. The file is synced when this returns.
 ///
 /// # Errors
-/// If the folder is missing or not writable; and those of `fill`.
+/// If the folder is missing or not writable; errors of `fill`.
 pub(crate) fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut buffered = io::BufWriter::new(temporary_file(path, b"")?);
     fill(&mut buffered)?;
@@ -26,7 +27,7 @@ pub(crate) fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::R
     persist(written, path)
 }
 
-/// Empty folder beside `place`, whose name starts with `prefix`. Dropped, it is removed with its content.
+/// Creates an empty folder beside `place` with a name that starts with `prefix`. It is removed with its content on drop.
 ///
 /// # Errors
 /// If the parent folder is missing or not writable.
@@ -34,7 +35,7 @@ pub(crate) fn folder_beside(place: &Path, prefix: &str) -> io::Result<TempDir> {
     builder(prefix, 0o777).tempdir_in(parent(place))
 }
 
-/// Its name is short: one with the target's name in it could be too long for the file system.
+/// Creates a temporary file. Its name is short: one that contains the target's name could be too long for the file system.
 fn temporary_file(path: &Path, content: &[u8]) -> io::Result<NamedTempFile> {
     let mut file = builder(".tagmill-", 0o666).suffix(".part").tempfile_in(parent(path))?;
     file.write_all(content)?;
@@ -45,8 +46,9 @@ fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.persist(path).map(drop).map_err(|error| error.error)
 }
 
-/// Temporary names with these permissions less the umask, as other files and folders have, and not the private ones that
-/// temporary files have by default.
+/// Builder of temporary names with these permissions less the umask, as for other files and folders. The default of
+/// temporary
+/// files is private.
 fn builder(prefix: &str, mode: u32) -> Builder<'_, 'static> {
     let mut builder = Builder::new();
     builder.prefix(prefix);

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Exponential backoff: doubles from the first delay up to a limit. A jitter of a fifth keeps processes that failed together
-/// from trying again together.
+/// Exponential backoff: doubles from the first delay up to a limit. A jitter of a fifth keeps processes that failed
+/// together from
+/// retrying together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -11,10 +12,10 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Delays between two attempts at a job.
+    /// Delays between attempts at a job.
     pub(crate) const OF_JOBS: Self = Self::new(Duration::from_secs(1), Duration::from_mins(1));
 
-    /// Delays from `first` up to `most`.
+    /// Creates delays from `first` up to `most`.
     pub(crate) const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most }
     }

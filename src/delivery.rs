@@ -1,8 +1,9 @@
-//! The guard that travels with a job and answers its source exactly once.
+//! Guard that travels with a job and answers its source exactly once.
 //!
 //! A [`Delivery`] that is dropped unanswered (a panic, an early return, a cancelled task) hands its job back, so no path
-//! through the pipeline can lose one. What an answer means is the source's business: the stream acknowledges, delays or
-//! writes a dead letter; a request is replied to.
+//! through
+//! the pipeline can lose one. The source decides the effect of an answer: the stream acknowledges, delays or writes a dead
+//! letter; a request receives a reply.
 
 pub(crate) mod answers;
 
@@ -18,35 +19,36 @@ use crate::telemetry::metrics;
 use crate::telemetry::span::JobIdentity;
 use answers::Answers;
 
-/// What became of a job.
+/// Outcome of a job for its source.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// It was tagged.
+    /// The job was tagged.
     Tagged(Box<TagResult>),
-    /// It was not.
+    /// The job failed.
     Failed(Failure),
 }
 
-/// A source's side of one job.
+/// Source's side of one job.
 pub(crate) trait Reply: Send + Sync {
-    /// Tells the client, or the queue, what became of the job with this id; ends when that is certain. It runs in the job's
-    /// span, so its log lines need not name the job.
+    /// Sends the outcome of the job with this id to the client or the queue; completes once it is certain. Runs in the
+    /// job's span, so
+    /// its log lines need not name the job.
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome>;
 
-    /// Whether anybody still waits for the answer; if not, the job is dropped before it costs anything more.
+    /// Returns `true` while a client waits for the answer; otherwise the job is dropped at the next stage.
     fn is_wanted(&self) -> bool {
         true
     }
 
-    /// The job waits for its store, or no longer does.
+    /// Notifies the source that the job starts or stops waiting for its store.
     fn set_parked(&self, _parked: bool) {}
 }
 
-/// One accepted job's claim on an answer.
+/// One accepted job, which must be answered.
 pub(crate) struct Delivery {
     /// The job's id: the source's until the job's own is known.
     pub id: String,
-    /// The span of the job, once its id and model are known.
+    /// Span of the job, once its id and model are known.
     span: Option<Span>,
     source: Source,
     attempt: u64,
@@ -57,7 +59,7 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// A job that came through `source` as its `attempt`th delivery, from 1.
+    /// Creates the `attempt`th delivery of a job from `source`, counted from 1.
     #[must_use]
     pub(crate) fn new(id: String, source: Source, attempt: u64, reply: Box<dyn Reply>, answers: Answers) -> Self {
         metrics::job_accepted();
@@ -72,39 +74,40 @@ impl Delivery {
         self
     }
 
-    /// Sets the span of a job whose id and model its source knows.
+    /// Sets the span of a job whose id and model are known to its source.
     #[must_use]
     pub(crate) fn in_span(mut self, span: Span) -> Self {
         self.span = Some(span);
         self
     }
 
-    /// How long ago its source accepted the job.
+    /// Time since the source accepted the job.
     #[must_use]
     pub(crate) fn age(&self) -> Duration {
         self.accepted.elapsed()
     }
 
-    /// How the job came in.
+    /// Source of the job.
     #[must_use]
     pub(crate) const fn source(&self) -> Source {
         self.source
     }
 
-    /// Whether anybody still waits for the answer.
+    /// Returns `true` while a client waits for the answer.
     #[must_use]
     pub(crate) fn is_wanted(&self) -> bool {
         self.reply.as_ref().is_some_and(|reply| reply.is_wanted())
     }
 
-    /// Tells the source that the job waits for its store, or no longer does: meanwhile it takes no slot from others.
+    /// Notifies the source that the job starts or stops waiting for its store. A waiting job does not count against
+    /// in-flight limits.
     pub(crate) fn set_parked(&self, parked: bool) {
         if let Some(reply) = &self.reply {
             reply.set_parked(parked);
         }
     }
 
-    /// Sets the job's own id, if it has one, and the model it names, if that is known: from here on they are in its span.
+    /// Sets the job's own id, if it has one, and the name of its model, if known. The span contains them from then on.
     pub(crate) fn identify(&mut self, id: Option<String>, model: Option<&str>) {
         if let Some(id) = id {
             self.id = id;
@@ -114,7 +117,7 @@ impl Delivery {
         }
     }
 
-    /// The span of the job: every log line about it is written in this.
+    /// Span of the job, for every log line about it.
     #[must_use]
     pub(crate) fn span(&self) -> Span {
         self.span.clone().unwrap_or_else(|| self.new_span(None))
@@ -124,7 +127,7 @@ impl Delivery {
         JobIdentity { id: &self.id, attempt: self.attempt, model, source: self.source, request_id: None }.span()
     }
 
-    /// Which delivery of the job this is, from 1.
+    /// Number of the delivery, from 1.
     #[must_use]
     pub(crate) const fn attempt(&self) -> u64 {
         self.attempt
@@ -136,12 +139,12 @@ impl Delivery {
         self.is_quarantined
     }
 
-    /// Answers the source; ends when the answer has arrived, and says what the source made of it.
+    /// Answers the source. Completes once the answer has arrived, with its outcome at the source.
     pub(crate) async fn answer(mut self, answer: Answer) -> Option<Outcome> {
         Some(self.answered(answer)?.await)
     }
 
-    /// Answers a job that does not come in, in the background.
+    /// Answers a job that is not accepted, in the background.
     pub(crate) fn refuse(mut self, failure: Failure) {
         if let Some(answered) = self.answered(Answer::Failed(failure)) {
             self.answers.spawn(answered);
@@ -166,7 +169,7 @@ impl Drop for Delivery {
         metrics::job_left();
         let dropped =
             Failure::new(Code::InferenceFailed, "the worker dropped the job without an answer; its log says why");
-        // A panic on the job's own path is evidence against it; a stage that ended is not.
+        // A panic on the job's own path is evidence against the job; the end of a stage is not.
         let dropped = if std::thread::panicking() { dropped } else { dropped.without_attempt() };
         if let Some(answered) = self.answered(Answer::Failed(dropped)) {
             self.answers.spawn(answered);
@@ -181,7 +184,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::telemetry::span::tests::Log;
 
-    /// A source that notes down what it is told.
+    /// Source that records its answers.
     struct Notebook(UnboundedSender<(String, Answer)>);
 
     impl Reply for Notebook {
@@ -192,12 +195,12 @@ pub(crate) mod tests {
         }
     }
 
-    /// A first delivery of the queue, and what its source is told.
+    /// A first delivery of the queue, and the answers to its source.
     pub(crate) fn noted(id: &str) -> (Delivery, UnboundedReceiver<(String, Answer)>) {
         noted_at(Source::Stream, id)
     }
 
-    /// A first delivery, and what its source is told.
+    /// A first delivery, and the answers to its source.
     pub(crate) fn noted_at(source: Source, id: &str) -> (Delivery, UnboundedReceiver<(String, Answer)>) {
         let (notes, told) = unbounded_channel();
         (Delivery::new(id.to_owned(), source, 1, Box::new(Notebook(notes)), Answers::new()), told)

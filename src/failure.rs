@@ -1,24 +1,24 @@
-//! What can go wrong with one job, as stable codes: whether it is tried again is a property of the code, never of a text.
+//! Failures of one job as stable codes. The code, never a text, decides about a retry.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// The stable name of a failure, as it stands in answers, dead letters and metrics.
+/// Stable name of a failure in answers, dead letters and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// The payload is not a job.
     BadJob,
-    /// The job names a model this worker does not have.
+    /// The worker does not have the job's model.
     UnknownModel,
-    /// The image lies outside every configured store.
+    /// The image is outside every configured store.
     ForbiddenLocation,
     /// The store has no such object.
     ImageNotFound,
-    /// More bytes or pixels than the operator allows.
+    /// The image has more bytes or pixels than the operator allows.
     ImageTooLarge,
-    /// Corrupt, truncated, or no image.
+    /// The image is corrupt, truncated, or of no supported format.
     ImageUndecodable,
     /// The result does not fit the server's payload limit.
     ResultTooLarge,
@@ -26,24 +26,24 @@ pub enum Code {
     StorageUnavailable,
     /// The store refused the credentials.
     StorageDenied,
-    /// One image alone does not fit the device.
+    /// A single image exceeds the device's memory.
     OutOfMemory,
     /// The runtime failed for another reason.
     InferenceFailed,
-    /// Its isolated decoder ended again and again.
+    /// The job's isolated decoder ended repeatedly without a result.
     AttemptsExhausted,
-    /// Handed back unstarted by a worker that stops.
+    /// A stopping worker handed the job back unstarted.
     ShuttingDown,
-    /// A request that came while the worker had too many, or that nobody waits for any more.
+    /// The request arrived while the worker had too many, or its client no longer waits.
     Overloaded,
-    /// A request without the token it needs.
+    /// The request lacks the required token.
     Unauthorized,
 }
 
-/// What follows from a failure.
+/// Consequence of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The same job would fail again: it becomes a dead letter.
+    /// The job would fail again. It becomes a dead letter.
     Reject,
     /// Another attempt may succeed.
     Retry,
@@ -69,7 +69,7 @@ impl Code {
         Self::Unauthorized,
     ];
 
-    /// The name on the wire.
+    /// Name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -91,7 +91,7 @@ impl Code {
         }
     }
 
-    /// Whether another attempt may succeed.
+    /// Class of the failures with this code.
     #[must_use]
     pub const fn class(self) -> Class {
         match self {
@@ -111,23 +111,23 @@ impl fmt::Display for Code {
     }
 }
 
-/// Bytes a failure's text has at most: it may quote the job, and must fit where the job did not.
+/// Maximum length of a failure's text in bytes: it may quote the job, and must fit where the job did not.
 const LONGEST: usize = 1000;
 
-/// Why a job was not tagged.
+/// Failure of a job, with its code and consequence.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// The stable code.
+    /// Stable code.
     pub code: Code,
-    /// What happened, to what, and what to do, for a person to read.
+    /// Message with cause, object and remedy, for a person.
     pub message: String,
     class: Class,
     spends_attempt: bool,
 }
 
 impl Failure {
-    /// A failure of the class its code has.
+    /// Creates a failure with its code's class.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > LONGEST {
@@ -137,37 +137,37 @@ impl Failure {
         Self { code, message, class: code.class(), spends_attempt: code != Code::ShuttingDown }
     }
 
-    /// The same failure, worth another attempt whatever its code says: our fault may be the worker's, not the job's.
+    /// Makes the failure retriable, whatever its code: the cause may be the worker, not the job.
     #[must_use]
     pub fn retriable(self) -> Self {
         Self { class: Class::Retry, ..self }
     }
 
-    /// The same failure, no fault of the job's: another attempt takes the place of this one.
+    /// Makes the failure retriable without spending an attempt, because the job is not the cause.
     #[must_use]
     pub fn without_attempt(self) -> Self {
         Self { class: Class::Retry, spends_attempt: false, ..self }
     }
 
-    /// Returns `true` if this counts among the attempts that a job has.
+    /// Returns `true` if the failure counts against the job's attempts.
     #[must_use]
     pub const fn spends_attempt(&self) -> bool {
         self.spends_attempt
     }
 
-    /// Whether another attempt may succeed.
+    /// Class of the failure.
     #[must_use]
     pub const fn class(&self) -> Class {
         self.class
     }
 }
 
-/// A failure on the wire: `{"code","message"}`.
+/// Failure on the wire: `{"code","message"}`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ErrorBody {
-    /// The stable code.
+    /// Stable code.
     pub code: Code,
-    /// For a person to read.
+    /// Message for a person.
     pub message: String,
 }
 

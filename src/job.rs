@@ -1,4 +1,4 @@
-//! The wire contract in: a job, as clients publish it.
+//! Input of the wire contract: a job as clients publish it.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -8,39 +8,39 @@ use crate::failure::{Code, Failure};
 use crate::json;
 use crate::model::threshold::Thresholds;
 
-/// Bytes an id has at most, so that every answer has room for it.
+/// Maximum length of an id in bytes, so that it fits into every answer.
 pub(crate) const LONGEST_ID: usize = 1024;
 
-/// A name for what came without one.
+/// Random id for a job or request without one.
 pub(crate) fn random_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// What to tag.
+/// Image to tag, with options.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
-    /// The client's name for the job, a text or an integer; where it gives none, the source has one.
+    /// Client's name for the job, a string or an integer; otherwise the source assigns one.
     #[serde(default, deserialize_with = "text_of_id")]
     pub id: Option<String>,
-    /// Where the image is: `s3://…`, `file://…`, `data:image/…;base64,…` or a key of the first store.
+    /// Location of the image: `s3://…`, `file://…`, `data:image/…;base64,…` or a key of the first store.
     pub image: String,
-    /// The model to use, by name or alias; the worker's own where absent.
+    /// Name or alias of the model [default: the worker's].
     #[serde(default)]
     pub model: Option<String>,
-    /// What counts as a tag, by category, where the job differs from the worker.
+    /// Thresholds of tags by category that differ from the worker's.
     #[serde(default, deserialize_with = "null_as_default")]
     pub thresholds: Thresholds,
-    /// Anything; it comes back unchanged.
+    /// Any JSON, returned unchanged.
     #[serde(default)]
     pub meta: Option<Box<RawValue>>,
-    /// Report every label whose score is not under this, besides the tags. Sources ask for it, messages can't.
+    /// Report every label with a score of at least this, besides the tags. Set by sources only, never by messages.
     #[serde(skip)]
     pub scores_from: Option<f32>,
 }
 
 impl Job {
-    /// The id alone, even of a message that is no job for another reason.
+    /// Reads the id alone, even from a message that is otherwise no valid job.
     #[must_use]
     pub fn id_in(payload: &[u8]) -> Option<String> {
         #[derive(Deserialize)]
@@ -52,10 +52,10 @@ impl Job {
         id.filter(|id| (1..=LONGEST_ID).contains(&id.len()))
     }
 
-    /// Reads a job from a message.
+    /// Parses a job from a message.
     ///
     /// # Errors
-    /// `bad_job`, naming the field that is wrong.
+    /// `bad_job`, with the name of the wrong field.
     pub fn parse(payload: &[u8]) -> Result<Self, Failure> {
         let job: Self = json::read(payload).map_err(bad_job)?;
         if job.image.is_empty() {
@@ -76,7 +76,7 @@ fn bad_job(reason: impl AsRef<str>) -> Failure {
     )
 }
 
-/// Databases have integers for ids: such a one is taken as its text, however many digits it has.
+/// Reads an id. Databases use integers, so an integer of any length is accepted as its text.
 fn text_of_id<'de, D: Deserializer<'de>>(json: D) -> Result<Option<String>, D::Error> {
     let Some(raw) = Option::<&RawValue>::deserialize(json)? else { return Ok(None) };
     let digits = raw.get().strip_prefix('-').unwrap_or(raw.get());
@@ -86,7 +86,7 @@ fn text_of_id<'de, D: Deserializer<'de>>(json: D) -> Result<Option<String>, D::E
     serde_json::from_str(raw.get()).map(Some).map_err(|_| D::Error::custom("expected a string or an integer"))
 }
 
-/// For fields that may be null.
+/// Reads a field that may be null.
 pub(crate) fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     json: D,
 ) -> Result<T, D::Error> {

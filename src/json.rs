@@ -1,4 +1,4 @@
-//! JSON from outside, with errors that name the field that is wrong.
+//! JSON input, with errors that name the wrong field.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Reads one value and nothing after it.
+/// Parses exactly one value.
 ///
 /// # Errors
-/// The field, if it is one, and what is wrong with it.
+/// The wrong field, if any, and the cause.
 pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json)
@@ -18,10 +18,10 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     Ok(value)
 }
 
-/// Names the field that is wrong, and of an unknown one the nearest that is known.
+/// Formats an error with the name of its field; for an unknown field, with the nearest known name.
 fn described(path: &str, error: &str) -> String {
     if let Some(listed) = error.strip_prefix("unknown field `") {
-        // What serde lists of a `deny_unknown_fields`: its own names, after that of the field.
+        // serde's error on a `deny_unknown_fields` type lists the known names after the wrong one.
         let known: Vec<_> = listed.rsplit_once("`, expected ").map_or("", |(_, known)| known).split('`').collect();
         let known: Vec<_> = known.into_iter().skip(1).step_by(2).collect();
         return unknown_field(path, &known);
@@ -32,7 +32,7 @@ fn described(path: &str, error: &str) -> String {
     }
 }
 
-/// Refuses a field, by its path, that is none of the `known` ones.
+/// Error for a field, named by its path, that is none of the `known` ones.
 #[must_use]
 pub(crate) fn unknown_field(path: &str, known: &[&str]) -> String {
     let name = path.rsplit('.').next().unwrap_or(path);
@@ -42,28 +42,29 @@ pub(crate) fn unknown_field(path: &str, known: &[&str]) -> String {
     format!("field `{shown}` is unknown; {nearest}known are {known}")
 }
 
-/// The one of `known` that looks most like `name`, if any does.
+/// Name in `known` most similar to `name`, if any is similar.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    // Names are short; one from outside may be of any length.
+    // Known names are short, but an input name may have any length.
     let name: String = name.chars().take(LONGEST_NAME).collect();
     let likeness = |other: &str| strsim::jaro_winkler(&name, other);
     let nearest = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
     (likeness(nearest) > LIKE).then_some(nearest)
 }
 
-/// Characters shown of a name from outside.
+/// Maximum characters shown of an input name.
 const LONGEST_NAME: usize = 64;
 
-/// How much alike two names are of which one may be meant by the other, from 0 to 1.
+/// Minimum similarity of two names, from 0 to 1, for a suggestion.
 const LIKE: f64 = 0.75;
 
-/// A list of at most `N` items. What comes after them is read over, so that a list from outside takes no more memory than
-/// it may, however short its items are.
+/// List of at most `N` items. Further items are skipped, which bounds the memory of a list from outside, however short its
+/// items
+/// are.
 #[derive(Debug)]
 pub(crate) struct AtMost<T, const N: usize> {
-    /// The first of them.
+    /// First items of the list.
     pub items: Vec<T>,
-    /// Whether there are more.
+    /// `true` if there were more items.
     pub more: bool,
 }
 

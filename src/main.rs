@@ -1,4 +1,4 @@
-//! Arguments, telemetry, settings, run, exit code; nothing else.
+//! Entry point: arguments, telemetry, settings, run, exit code.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use tagmill::pipeline::decode::isolated;
 use tagmill::telemetry::{self, LogFormat};
 
 fn main() -> ExitCode {
-    // Before anything else: a worker starts it for quarantined jobs, and it needs nothing of the rest.
+    // First of all: a worker starts this process for quarantined jobs, and it needs nothing of the rest.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == isolated::ARGUMENT) {
         return isolated::child::run();
     }
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     match format {
         LogFormat::Json if tracing::enabled!(tracing::Level::ERROR) => tracing::error!(exit_code, "{error}"),
         _ => {
-            // The reason comes last.
+            // Flush the log first, so that the reason comes last.
             drop(log);
             telemetry::say(format_args!("tagmill: {error}"));
         }
@@ -30,8 +30,9 @@ fn main() -> ExitCode {
     ExitCode::from(exit_code)
 }
 
-/// Sets what libraries read from the environment when they are loaded: ONNX Runtime reports the machine and each session to
-/// its maker unless told not to, and CUDA numbers devices by speed unless told to use the order of the bus, as NVML does.
+/// Sets variables that libraries read when they are loaded. By default, ONNX Runtime reports the machine and each session
+/// to its
+/// maker, and CUDA numbers devices by speed instead of bus order, which NVML uses.
 #[expect(unsafe_code, reason = "there is no other way to set a variable")]
 fn set_library_defaults() {
     let order = "CUDA_DEVICE_ORDER";

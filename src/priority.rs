@@ -1,6 +1,6 @@
-//! The two priorities of a job, and the rule that weighs them where both wait.
+//! The two priorities of a job, and the rule that weighs them while both wait.
 
-/// Bulk jobs get one slot in this many where interactive ones wait as well.
+/// Bulk jobs get one slot in this many while interactive ones also wait.
 const BULK_EVERY: usize = 4;
 
 /// Priority of a job: interactive if a client waits for its answer, else bulk.
@@ -12,22 +12,22 @@ pub enum Priority {
     Bulk,
 }
 
-/// Chooses which priority goes next while both wait: interactive, but for one slot in four.
+/// Chooses the priority of the next slot while both wait: interactive, except for one slot in four.
 #[derive(Debug, Default)]
 pub struct Weighted {
-    /// Slots given away since the last one for bulk.
+    /// Slots assigned since the last one for bulk.
     since_bulk: usize,
 }
 
 impl Weighted {
-    /// Gives away the next slot; returns the priority that it is for.
+    /// Assigns the next slot and returns its priority.
     pub fn next_slot(&mut self) -> Priority {
         let priority = self.upcoming();
         self.since_bulk = (self.since_bulk + 1) % BULK_EVERY;
         priority
     }
 
-    /// The priority that the next slot is for.
+    /// Priority of the next slot.
     #[must_use]
     pub const fn upcoming(&self) -> Priority {
         if self.since_bulk + 1 == BULK_EVERY { Priority::Bulk } else { Priority::Interactive }

@@ -1,4 +1,4 @@
-//! The wire contract out: a result and a dead letter, as clients read them.
+//! Output of the wire contract: a result and a dead letter as clients read them.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -6,39 +6,39 @@ use serde_json::value::RawValue;
 
 use crate::failure::ErrorBody;
 
-/// What a model says of one image.
+/// Rating and tags of one image.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tags {
-    /// The score of every rating, in the label file's order.
+    /// Score of every rating, in the label file's order.
     #[serde(serialize_with = "as_map")]
     pub rating: Vec<(String, f64)>,
-    /// Every tag over its category's threshold but ratings, highest score first.
+    /// Every tag over its category's threshold except ratings, highest score first.
     pub tags: Vec<Tag>,
-    /// The same names in the same order, as a caption.
+    /// Names of the same tags in the same order, as a caption.
     pub text: String,
 }
 
-/// One tag of an image.
+/// Tag of an image.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tag {
-    /// As in the label file.
+    /// Name as in the label file.
     pub name: String,
-    /// The name of its category.
+    /// Name of its category.
     pub category: String,
-    /// The model's own score, 0..=1, rounded to four decimals.
+    /// Score of the model, 0..=1, rounded to four decimals.
     pub score: f64,
 }
 
-/// Which model answered.
+/// Identity of the model that answered.
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelId {
-    /// The model folder's name.
+    /// Name of the model's folder.
     pub name: String,
-    /// Of the ONNX file, in hex.
+    /// Hash of the ONNX file, in hex.
     pub sha256: String,
 }
 
-/// Where the time of a job went, in seconds.
+/// Time a job spent in each part of its path, in seconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Seconds {
     /// From publication to acceptance by this worker.
@@ -58,62 +58,62 @@ pub struct Seconds {
     pub infer: f64,
 }
 
-/// The answer to a job that was tagged.
+/// Answer to a tagged job.
 #[derive(Clone, Debug, Serialize)]
 pub struct TagResult {
-    /// The job's.
+    /// Id of the job.
     pub id: String,
-    /// The job's image; a data URI comes back as its type and hash.
+    /// Image of the job; a data URI is replaced by its type and hash.
     pub image: String,
-    /// Which model answered.
+    /// Model that answered.
     pub model: ModelId,
-    /// What it said.
+    /// Rating and tags.
     #[serde(flatten)]
     pub tags: Tags,
-    /// The job's, unchanged.
+    /// `meta` of the job, unchanged.
     pub meta: Option<Box<RawValue>>,
-    /// The dead letter that the job was retried from, if it was.
+    /// Dead letter that the job was retried from, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<String>,
-    /// The worker that answered.
+    /// Worker that answered.
     pub worker: String,
-    /// What the model ran on there, such as `cuda:0`.
+    /// Device of the model, such as `cuda:0`.
     pub device: String,
-    /// Which delivery of the job this answers, from 1.
+    /// Number of the delivery, from 1.
     pub attempt: u64,
-    /// How many images ran together.
+    /// Number of images in the batch.
     pub batch: usize,
-    /// Where the time went.
+    /// Time spent.
     pub seconds: Seconds,
-    /// Labels by score, highest first, where the source asked for them; not part of the wire contract.
+    /// Labels by score, highest first, if the source requested them; not part of the wire contract.
     #[serde(skip)]
     pub scores: Vec<Tag>,
 }
 
-/// What becomes of a job that can't be tagged.
+/// Record of a job that can't be tagged.
 #[derive(Debug, Serialize)]
 pub struct DeadLetter {
-    /// The job's.
+    /// Id of the job.
     pub id: String,
-    /// The subject the job was published on.
+    /// Subject of the job.
     pub subject: String,
-    /// The original payload.
+    /// Original payload.
     #[serde(flatten)]
     pub job: OriginalJob,
-    /// Why.
+    /// Failure that ended the job.
     pub error: ErrorBody,
-    /// The dead letter that the job was retried from, if it was.
+    /// Dead letter that the job was retried from, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<String>,
-    /// How often the job was delivered.
+    /// Number of deliveries of the job.
     pub attempts: u64,
-    /// The worker that gave it up.
+    /// Worker that rejected the job.
     pub worker: String,
-    /// When, in RFC 3339.
+    /// Time of rejection, in RFC 3339.
     pub at: String,
 }
 
-/// A job's original payload, as much of it as fits.
+/// Original payload of a job, if it fits.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum OriginalJob {
@@ -127,18 +127,18 @@ pub enum OriginalJob {
         /// The payload.
         job: String,
     },
-    /// Neither.
+    /// Neither JSON nor text.
     Bytes {
         /// The payload.
         job: Base64,
     },
-    /// Too large for the server's payload limit.
+    /// Payload too large for the server's limit.
     Omitted {
         /// Always null.
         job: (),
-        /// The payload's length.
+        /// Length of the payload in bytes.
         job_bytes: usize,
-        /// The payload's hash, in hex.
+        /// Hash of the payload, in hex.
         job_sha256: String,
     },
 }
@@ -150,7 +150,7 @@ pub struct Base64 {
     pub base64: String,
 }
 
-/// A score as it is reported: four decimals.
+/// Rounds a score to the four decimals of reports.
 #[must_use]
 pub fn score(value: f32) -> f64 {
     (f64::from(value) * 1e4).round() / 1e4
@@ -164,7 +164,7 @@ fn as_map<S: Serializer>(pairs: &[(String, f64)], serializer: S) -> Result<S::Ok
     map.end()
 }
 
-/// Microseconds are as fine as the clocks here are worth.
+/// Rounds to microseconds, the useful precision of the clocks.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn rounded<S: Serializer>(seconds: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((seconds * 1e6).round() / 1e6)

@@ -1,9 +1,9 @@
-//! Answers that are on their way to their source.
+//! Answers in progress to their sources.
 
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-/// Runs answers in the background, so that a stop can wait for them before it closes the connection.
+/// Runs answers in the background, so that a shutdown can wait for them before it closes the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Answers {
     tasks: TaskTracker,
@@ -11,7 +11,7 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Answers on the current runtime.
+    /// Creates a tracker that runs answers on the current runtime.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -20,12 +20,12 @@ impl Answers {
         Self { tasks: TaskTracker::new(), runtime: Handle::current() }
     }
 
-    /// Runs an answer to its end, from any thread.
+    /// Runs an answer to completion, from any thread.
     pub(super) fn spawn(&self, answer: impl Future<Output: Send + 'static> + Send + 'static) {
         self.tasks.spawn_on(answer, &self.runtime);
     }
 
-    /// Ends when every answer given so far has arrived.
+    /// Completes when every answer given so far has arrived.
     pub(crate) async fn arrived(&self) {
         self.tasks.close();
         self.tasks.wait().await;
