@@ -1,6 +1,5 @@
 //! S3 server for benchmarks: the real protocol with real signatures, over objects in memory, so that the reader is measured
-//! and
-//! not the server's disk. `--delay` delays every answer with an object, like a distant bucket.
+//! and not the server's disk. `--delay` delays every answer with an object, like a distant bucket.
 //!
 //! Every folder in FOLDER is a bucket. Prints its address once it serves, and serves until it is killed.
 

@@ -6,8 +6,7 @@ use std::path::Path;
 use tempfile::{Builder, NamedTempFile, TempDir};
 
 /// Atomically replaces or creates a file, even if the process ends meanwhile. The file is not synced, so that a power
-/// failure may
-/// undo the change: syncing each of a million sidecars would take longer than tagging their images.
+/// failure may undo the change: syncing each of a million sidecars would take longer than tagging their images.
 ///
 /// # Errors
 /// If the folder is missing or not writable.
@@ -47,8 +46,7 @@ fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
 }
 
 /// Builder of temporary names with these permissions less the umask, as for other files and folders. The default of
-/// temporary
-/// files is private.
+/// temporary files is private.
 fn builder(prefix: &str, mode: u32) -> Builder<'_, 'static> {
     let mut builder = Builder::new();
     builder.prefix(prefix);

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-/// Exponential backoff: doubles from the first delay up to a limit. A jitter of a fifth keeps processes that failed
-/// together from
-/// retrying together.
+/// Exponential backoff: doubles from the first delay up to a limit. A jitter of a fifth keeps processes that failed together
+/// from retrying together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     first: Duration,

@@ -1,4 +1,4 @@
-//! What the program does: one file per subcommand.
+//! Subcommands of the program, one file each.
 
 mod bar;
 mod bench;
@@ -25,32 +25,32 @@ use crate::pipeline::tag::onnx::CannotLoad;
 use crate::settings::Invalid;
 use crate::telemetry::say;
 
-/// How long libraries may take to clean up after themselves.
+/// Time limit for the clean-up of libraries at exit.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// Why the program ends with an error.
+/// Error that ends the program, with its kind.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
-    /// Something in the settings, noticed before any connection was made.
+    /// An error in the settings, found before any connection is made.
     #[error("{}", said(.0))]
     Settings(anyhow::Error),
-    /// Something that happened.
+    /// An error at run time.
     #[error("{}", said(.0))]
     Running(anyhow::Error),
 }
 
-/// An error and its causes. Many an error, of libraries too, has its cause in its own text: nothing is said twice.
+/// Formats an error with its causes. Skips causes that an error's own text contains.
 fn said(error: &anyhow::Error) -> String {
     let causes = error.chain().skip(1).map(ToString::to_string);
     causes.fold(error.to_string(), |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
 }
 
-/// How many there are of what has an `s` where there are several.
+/// Formats a count with its noun, plural if necessary.
 fn how_many<N: Copy + fmt::Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     format!("{count} {noun}{}", if count == N::from(1) { "" } else { "s" })
 }
 
-/// A text from outside as it may stand in a line on a terminal.
+/// Escapes control characters in a text from outside, for display on one line of a terminal.
 fn plain(text: &str) -> String {
     text.chars().fold(String::new(), |mut plain, letter| {
         if letter.is_control() {
@@ -105,12 +105,12 @@ impl From<CannotLoad> for Failed {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command to completion.
 ///
 /// # Errors
-/// Where it failed; the error's exit code tells how.
+/// If the command fails; the error contains the exit code.
 pub fn run(command: Command) -> Result<(), Failed> {
-    // Two of the linked libraries could bring a TLS provider each; they share this one. It fails only where one is set.
+    // Two of the linked libraries could use a TLS provider each; they share this one. Fails only if one is already set.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failed::running)?;
     let result = runtime.block_on(async {
@@ -127,13 +127,13 @@ pub fn run(command: Command) -> Result<(), Failed> {
             Command::Man(args) => generate::man(&args),
         }
     });
-    // A run of the model, or a read of standard input, may still hold a thread: nobody waits for it.
+    // A run of the model or a read of standard input may still block a thread; do not wait for it.
     runtime.shutdown_background();
     std::thread::spawn(end_for_certain);
     result
 }
 
-/// Ends a process that does not end by itself: the libraries of a device that hangs wait for it in their last words, too.
+/// Aborts a process that does not end by itself: at exit, the libraries of a hung device wait for the device.
 fn end_for_certain() {
     std::thread::sleep(LAST_WORDS);
     say("tagmill: a library does not let the process end; ending it");
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// As an error of ours that names its cause.
+    /// An error whose text contains its cause, as ours do.
     #[derive(Debug, thiserror::Error)]
     #[error("can't connect: {source}")]
     struct Named {

@@ -1,9 +1,8 @@
 //! Guard that travels with a job and answers its source exactly once.
 //!
 //! A [`Delivery`] that is dropped unanswered (a panic, an early return, a cancelled task) hands its job back, so no path
-//! through
-//! the pipeline can lose one. The source decides the effect of an answer: the stream acknowledges, delays or writes a dead
-//! letter; a request receives a reply.
+//! through the pipeline can lose one. The source decides the effect of an answer: the stream acknowledges, delays or writes
+//! a dead letter; a request receives a reply.
 
 pub(crate) mod answers;
 
@@ -30,9 +29,8 @@ pub(crate) enum Answer {
 
 /// Source's side of one job.
 pub(crate) trait Reply: Send + Sync {
-    /// Sends the outcome of the job with this id to the client or the queue; completes once it is certain. Runs in the
-    /// job's span, so
-    /// its log lines need not name the job.
+    /// Sends the outcome of the job with this id to the client or the queue; completes once it is certain. Runs in the job's
+    /// span, so its log lines need not name the job.
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome>;
 
     /// Returns `true` while a client waits for the answer; otherwise the job is dropped at the next stage.

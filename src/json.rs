@@ -58,8 +58,7 @@ const LONGEST_NAME: usize = 64;
 const LIKE: f64 = 0.75;
 
 /// List of at most `N` items. Further items are skipped, which bounds the memory of a list from outside, however short its
-/// items
-/// are.
+/// items are.
 #[derive(Debug)]
 pub(crate) struct AtMost<T, const N: usize> {
     /// First items of the list.

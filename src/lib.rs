@@ -23,10 +23,8 @@
 //!    publishes the result, waits for its confirmation, and only then acknowledges the job.
 //!
 //! [`pipeline`] creates all stages and channels in this order. The queues before decode and batch serve interactive jobs
-//! before
-//! bulk ones ([`priority`]). A stage may fail a job with one of the codes in [`failure`]; the code decides whether the job
-//! is
-//! rejected with a dead letter or tried again.
+//! before bulk ones ([`priority`]). A stage may fail a job with one of the codes in [`failure`]; the code decides whether
+//! the job is rejected with a dead letter or tried again.
 //!
 //! # Around the path
 //!
@@ -37,8 +35,7 @@
 //! decodes text files.
 //!
 //! The public modules are the ones used by `main`, the benchmarks and the tests of the docs: the command line, and the
-//! contract's
-//! own types. `docs/architecture.md` explains the sizes of queues, the memory pools and the delivery guarantee.
+//! contract's own types. `docs/architecture.md` explains the sizes of queues, the memory pools and the delivery guarantee.
 
 #![deny(clippy::print_stderr, reason = "a line that nobody reads must not end the program: telemetry::say")]
 

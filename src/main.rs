@@ -30,9 +30,8 @@ fn main() -> ExitCode {
     ExitCode::from(exit_code)
 }
 
-/// Sets variables that libraries read when they are loaded. By default, ONNX Runtime reports the machine and each session
-/// to its
-/// maker, and CUDA numbers devices by speed instead of bus order, which NVML uses.
+/// Sets variables that libraries read when they are loaded. By default, ONNX Runtime reports the machine and each session to
+/// its maker, and CUDA numbers devices by speed instead of bus order, which NVML uses.
 #[expect(unsafe_code, reason = "there is no other way to set a variable")]
 fn set_library_defaults() {
     let order = "CUDA_DEVICE_ORDER";

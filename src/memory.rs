@@ -1,10 +1,8 @@
 //! Memory budget: the bytes of images in flight are reserved before they are allocated and returned when they are dropped.
 //!
 //! Encoded and decoded images have a pool each. A job that waits for the decoded pool holds a reservation in the encoded
-//! one,
-//! never the other way round, so there is no deadlock. A quarter of each pool is reserved for interactive jobs: bulk jobs
-//! never
-//! block an interactive one of up to that size.
+//! one, never the other way round, so there is no deadlock. A quarter of each pool is reserved for interactive jobs: bulk
+//! jobs never block an interactive one of up to that size.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,8 +36,7 @@ pub(crate) struct Budget {
     /// Pool for pixels.
     pub decoded: Pool,
     /// Pool for requests (HTTP bodies and NATS messages), outside the budget and its metrics. Nothing waits for it: a
-    /// request that
-    /// does not fit is refused.
+    /// request that does not fit is refused.
     pub bodies: Pool,
 }
 
@@ -113,9 +110,8 @@ pub(crate) struct Reservation {
 }
 
 impl Budget {
-    /// Budget of `bytes` bytes: a quarter for encoded images, the rest for decoded ones. Requests, which contain images,
-    /// may take
-    /// another quarter.
+    /// Budget of `bytes` bytes: a quarter for encoded images, the rest for decoded ones. Requests, which contain images, may
+    /// take another quarter.
     #[must_use]
     pub(crate) fn new(bytes: u64) -> Self {
         let encoded = bytes / 4;

@@ -88,8 +88,7 @@ impl Store {
     ///
     /// # Errors
     /// `image_not_found`, `image_too_large` (before anything is read), `forbidden_location` (a link that leads out of the
-    /// folder),
-    /// `storage_denied` or `storage_unavailable`.
+    /// folder), `storage_denied` or `storage_unavailable`.
     pub(crate) async fn read(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         match &self.place {
             Place::Bucket(bucket) => bucket.read(path, limit, room, &self.reads).await,

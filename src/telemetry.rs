@@ -35,8 +35,7 @@ fn has_colours() -> bool {
 }
 
 /// Default levels of libraries. A NATS server's errors reach the log through the event callback, and ONNX Runtime's are
-/// returned
-/// by its calls: a batch that exceeds the device's memory is no error but is run in parts.
+/// returned by its calls: a batch that exceeds the device's memory is no error but is run in parts.
 const LIBRARIES: [&str; 6] =
     ["ort=off", "async_nats=off", "object_store=warn", "hyper_util=warn", "reqwest=warn", "rustls=warn"];
 
@@ -60,9 +59,8 @@ pub(crate) fn dropped_lines() -> u64 {
     DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Writes a line to standard error for the person who started the program. A thread of its own writes it, and the call
-/// waits a
-/// second at most, so that an unread line is lost without stopping the program.
+/// Writes a line to standard error for the person who started the program. A thread of its own writes it, and the call waits
+/// a second at most, so that an unread line is lost without stopping the program.
 pub fn say(text: impl fmt::Display) {
     let line = format!("{text}\n");
     let (done, written) = mpsc::channel();

@@ -1,4 +1,4 @@
-//! Progress on a terminal: the one use of `indicatif`.
+//! Progress on a terminal; the only use of `indicatif`.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 /// Time between two redraws of a spinner and of the elapsed time.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Line on standard error that is redrawn as work proceeds. Draws nothing unless that is a terminal. Clones share the line.
+/// Line on standard error that is redrawn as work proceeds. Draws only on a terminal. Clones share the line.
 #[derive(Clone)]
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    /// Line of an `indicatif` template. Besides its keys there are `{rate}`, in `unit` per second, and `{left}`, the time until
-    /// the length is reached.
+    /// Line of an `indicatif` template. Additional keys: `{rate}`, in `unit` per second, and `{left}`, the time until the
+    /// length is reached.
     pub(super) fn new(template: &str, unit: &'static str) -> Self {
         let bar = ProgressBar::new(0).with_style(style(template, unit));
         bar.enable_steady_tick(TICK);
         Self(bar)
     }
 
-    /// Line of a file of `size` bytes, of which the first `from` are there already.
+    /// Line of a file of `size` bytes, of which the first `from` are present.
     pub(super) fn of_file(name: &str, size: u64, from: u64) -> Self {
         let template = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
         let bar = ProgressBar::new(size).with_style(style(template, "")).with_message(name.to_owned());
         let bar = bar.with_position(from);
-        // The rate and the remaining time are those of the bytes to come.
+        // Rate and remaining time count new bytes only.
         bar.reset_eta();
         Self(bar)
     }
@@ -60,7 +60,7 @@ impl Bar {
         self.0.set_message(message.into());
     }
 
-    /// Runs something that writes to the terminal, with the line out of its way.
+    /// Runs something that writes to the terminal while the line is hidden.
     pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         self.0.suspend(write)
     }
@@ -73,13 +73,13 @@ impl Bar {
 
 fn style(template: &str, unit: &'static str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
-    // A terminal that cannot be written to is not worth an error.
+    // Write errors of the terminal are ignored.
     style
         .with_key("rate", move |state: &ProgressState, text: &mut dyn Write| {
             let _ = write!(text, "{:.1}{unit}/s", state.per_sec());
         })
         .with_key("left", |state: &ProgressState, text: &mut dyn Write| {
-            // More may be found after all that is known of is done.
+            // More files may be found after all known ones are done.
             let _ = if state.pos() == 0 || state.len() == Some(state.pos()) {
                 write!(text, "? left")
             } else {

@@ -1,4 +1,4 @@
-//! `tagmill bench`: what this machine does with a model and images of the user's, part by part and together, and which flags
+//! `tagmill bench`: speed of a model on this machine with the user's images, part by part and as a whole, and the flags that
 //! follow from it.
 
 mod advice;
@@ -29,7 +29,7 @@ use crate::telemetry::say;
 use parts::Bench;
 use report::Report;
 
-/// Images that are used, and bytes of them that are kept in memory.
+/// Maximum number of images to use, and of their bytes in memory.
 const MOST: (usize, u64) = (256, 512 << 20);
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
@@ -82,7 +82,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     report.show(json).map_err(Failed::running)
 }
 
-/// The images to measure with, and what is in them.
+/// Images to measure with, and their bytes.
 async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Image>, Vec<Bytes>), Failed> {
     let stores = sources.stores();
     let limit = settings.pipeline.fetch.max_image_bytes;
@@ -123,7 +123,7 @@ async fn read(image: &Image, stores: &[Store], limit: u64) -> Result<Bytes, crat
     }
 }
 
-/// Display of the step under way: one line that changes on a terminal, else a line for each step.
+/// Display of the current step: one line that changes on a terminal, otherwise a line for each step.
 #[derive(Clone)]
 struct Steps(Bar);
 

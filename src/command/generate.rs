@@ -1,4 +1,4 @@
-//! `tagmill completions` and `tagmill man`: made of the same definitions as the command line itself.
+//! `tagmill completions` and `tagmill man`, generated from the definitions of the command line.
 
 use std::io::{Write, stdout};
 

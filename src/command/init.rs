@@ -1,4 +1,4 @@
-//! `tagmill init`: makes the streams and the consumers that are missing, so that jobs can be published before a worker runs.
+//! `tagmill init`: creates missing streams and consumers, so that jobs can be published before a worker runs.
 
 use super::Failed;
 use super::signals::Stopping;

@@ -1,4 +1,4 @@
-//! Files of JSON lines that are added to, and never overwritten.
+//! JSON Lines files that runs append to and never overwrite.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
@@ -7,21 +7,21 @@ use std::path::Path;
 use anyhow::bail;
 use serde::de::IgnoredAny;
 
-/// What results, dead letters and failures begin with.
+/// First bytes of results, dead letters and failures.
 const BEGINNINGS: [&[u8]; 2] = [b"{\"id\":", b"{\"image\":"];
 
-/// Opens a file for more lines, and shows `see` those that are there. A last line that was never finished goes. Nobody else
-/// adds to the file while it is open.
+/// Opens a file to append lines, passes its existing lines to `see`, and removes an incomplete last line. The file is locked
+/// against other runs while it is open.
 ///
 /// # Errors
-/// Where it can't be read and written, another run has it, or it holds something else; and what `see` says.
+/// If the file can't be read or written, another run holds its lock, or it contains something else; errors of `see`.
 pub(super) fn open(path: &Path, mut see: impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<File> {
     if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        // As a pipe: nothing that it held can be seen again.
+        // A pipe or device, whose earlier lines cannot be read again.
         return Ok(OpenOptions::new().write(true).open(path)?);
     }
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-    // A file system without locks goes without.
+    // File systems without locks are tolerated.
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
         bail!("another run writes to it");
     }
@@ -41,7 +41,7 @@ pub(super) fn open(path: &Path, mut see: impl FnMut(&[u8]) -> anyhow::Result<()>
         return Ok(file);
     }
     if is_ours(&line) && serde_json::from_slice::<IgnoredAny>(&line).is_ok() {
-        // Only its end is missing.
+        // Only its line break is missing.
         see(&line)?;
         file.write_all(b"\n")?;
     } else if is_begun(&line) {
@@ -52,14 +52,14 @@ pub(super) fn open(path: &Path, mut see: impl FnMut(&[u8]) -> anyhow::Result<()>
     Ok(file)
 }
 
-/// Why a file is left alone.
+/// Reason to reject a file.
 const FOREIGN: &str = "it holds something else than results, one line of JSON each";
 
 fn is_ours(line: &[u8]) -> bool {
     BEGINNINGS.iter().any(|beginning| line.starts_with(beginning))
 }
 
-/// Whether this may be a line of ours, as far as it goes; a machine that lost its power may have left zeros of it.
+/// Returns `true` if this may be the start of a line of ours. After a power failure, the file may end with zeros.
 fn is_begun(line: &[u8]) -> bool {
     is_ours(line) || BEGINNINGS.iter().any(|ours| ours.starts_with(line)) || line.iter().all(|byte| *byte == 0)
 }
@@ -68,7 +68,7 @@ fn is_begun(line: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// What was seen of a file with this text, and what it holds after one more line.
+    /// Lines passed to `see` for a file with this text, and the content of the file after one more line.
     fn added(text: &str) -> Result<(Vec<String>, String), String> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("written");

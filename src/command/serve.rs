@@ -1,4 +1,4 @@
-//! `tagmill serve`: the HTTP API alone; start in order, answer until told to stop, drain.
+//! `tagmill serve`: the HTTP API alone. Starts in order, answers until stopped, drains.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ async fn start(settings: &settings::Tagging, health: &Health) -> Result<(Sender<
     Ok(started)
 }
 
-/// Answers requests until told to stop or something breaks.
+/// Answers requests until a signal or a broken stage ends it.
 async fn serve(
     settings: settings::Tagging,
     server: Server,
@@ -67,7 +67,7 @@ async fn serve(
     drain(&settings, &server, &http, pipeline, &mut signals.stopping).await.map_err(Failed::running)
 }
 
-/// Finishes the requests in hand, as long as there is time.
+/// Finishes accepted requests within the time limit.
 async fn drain(
     settings: &settings::Tagging,
     server: &Server,

@@ -1,4 +1,4 @@
-//! The signals that a program hears which runs for a while.
+//! Signals that a long-running command handles.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::backoff::Backoff;
 use crate::pipeline::pool::ModelPool;
 
-/// The first and the longest wait before models that could not be read are read again.
+/// First and longest delay before a failed refresh of the models is repeated.
 const REFRESH: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
-/// The signals it hears.
+/// Handled signals.
 pub(super) struct Signals {
     pub(super) stopping: Stopping,
-    /// Look at the models again.
+    /// SIGHUP: refresh the models.
     hangup: Signal,
 }
 
-/// Those that stop it.
+/// Signals that stop the program.
 pub(super) struct Stopping {
     terminate: Signal,
     interrupt: Signal,
@@ -29,7 +29,7 @@ impl Signals {
         Ok(Self { stopping: Stopping::listen()?, hangup: signal(SignalKind::hangup())? })
     }
 
-    /// Ends when told to stop; meanwhile looks at the models again whenever told to.
+    /// Completes with a signal to stop. Meanwhile, refreshes the models on SIGHUP.
     pub(super) async fn stop(&mut self, pool: &ModelPool) {
         let Self { stopping, hangup } = self;
         tokio::select! {
@@ -44,7 +44,7 @@ impl Stopping {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Ends with the next SIGTERM or SIGINT.
+    /// Completes with the next SIGTERM or SIGINT.
     pub(super) async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -52,7 +52,7 @@ impl Stopping {
         }
     }
 
-    /// What comes of finishing what is in hand; `None` where that takes longer than this, or the next signal cuts it short.
+    /// Waits for a drain to complete; `None` if the timeout or the next signal ends the wait.
     pub(super) async fn in_time<T>(&mut self, drained: impl Future<Output = T>, timeout: Duration) -> Option<T> {
         tokio::select! {
             drained = drained => Some(drained),
@@ -68,7 +68,7 @@ impl Stopping {
     }
 }
 
-/// Reads the models again after each signal, and once more after a while where that fails.
+/// Refreshes the models on each signal. Retries with backoff after a failure.
 async fn refresh_on_hangup(pool: &ModelPool, hangup: &mut Signal) -> Infallible {
     loop {
         hangup.recv().await;

@@ -1,4 +1,4 @@
-//! What all that tag what others send have in common: how they start, and how long the end of a stop may take.
+//! Start and stop of all commands that tag images for clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,16 +26,16 @@ use crate::store::outage::State;
 use crate::telemetry::health::Health;
 use crate::telemetry::{dropped_lines, metrics, rate_limited};
 
-/// How long the end of a stop waits for what should take no time.
+/// Time limit of shutdown steps that should complete at once.
 pub(super) const CLOSING: Duration = Duration::from_secs(2);
 
-/// How often GPUs are asked what they do: they tell of a time of about that length.
+/// Interval of GPU measurements: drivers report averages of about this length.
 const DEVICES: Duration = Duration::from_secs(1);
 
-/// How long a store that does not answer yet is left alone.
+/// Delays between probes of a store that does not answer yet.
 const WAITING: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
 
-/// Serves health and metrics from here on.
+/// Starts to serve health and metrics.
 pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> Result<Server, Failed> {
     let collected = metrics::start().map_err(Failed::running)?;
     metrics::memory_budget(settings.memory_budget);
@@ -47,7 +47,7 @@ pub(super) async fn telemetry(settings: &settings::Tagging, health: &Health) -> 
     Server::start(&settings.http, health.clone(), collected).await.map_err(Failed::running)
 }
 
-/// Starts the pipeline and loads its default model: the one of this name, or the only one.
+/// Starts the pipeline and loads the default model: the one of this name, or the only one.
 pub(super) async fn start(
     settings: &pipeline::Settings,
     stores: Vec<Store>,
@@ -87,10 +87,10 @@ pub(super) async fn pipeline(
     Ok((to_accept, pipeline))
 }
 
-/// Looks at every store, and from then on keeps readiness up to date with them: one that does not exist or refuses is an
-/// error, one that can't be reached is waited for.
+/// Checks every store and keeps readiness up to date with them. A missing or denied store is an error; an unreachable one is
+/// waited for.
 pub(super) async fn stores(stores: &[Store], health: &Health) -> Result<(), Failed> {
-    // Beside each other: one that is waited for must not hide what is wrong with another.
+    // Concurrently, so that waiting for one store does not hide an error of another.
     try_join_all(stores.iter().map(usable)).await?;
     health.set_storage(true);
     tokio::spawn(watch_stores(stores.iter().map(Store::state).collect(), health.clone()));
@@ -104,7 +104,7 @@ async fn usable(store: &Store) -> Result<(), Failed> {
         if code != Code::StorageUnavailable {
             return Err(Failed::running(anyhow::anyhow!("a store can't be used (--store): {message}")));
         }
-        // Once, as later.
+        // Logged once, as during an outage.
         if !std::mem::replace(&mut said, true) {
             tracing::warn!(%store, error = message, "the store can't be read yet; waiting for it");
         }
@@ -117,7 +117,7 @@ async fn usable(store: &Store) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Says that a stop has begun; nothing waits for a store in trouble any more.
+/// Logs the start of a shutdown and ends the waits for stores that are down.
 pub(super) fn stopping(stores: &[Store], timeout: Duration) {
     tracing::info!(timeout = ?timeout, "stopping: finishing what is in hand");
     for store in stores {
@@ -125,7 +125,7 @@ pub(super) fn stopping(stores: &[Store], timeout: Duration) {
     }
 }
 
-/// Follows all of them in one task: of several, the one that looked first could have the last word.
+/// Follows all stores in one task: with several, a stale state of one could overwrite a newer one.
 async fn watch_stores(mut states: Vec<watch::Receiver<State>>, health: Health) {
     while !states.is_empty() {
         let changes = states.iter_mut().map(|state| state.changed().boxed());
@@ -136,13 +136,13 @@ async fn watch_stores(mut states: Vec<watch::Receiver<State>>, health: Health) {
     }
 }
 
-/// Keeps the gauges of GPUs up to date; there are none where there is no GPU, or no driver to ask.
+/// Updates the gauges of GPUs. Ends without a GPU or driver.
 async fn watch_devices(mut devices: Vec<String>) {
     let mut ticks = tokio::time::interval(DEVICES);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // A driver may take its time, or hang.
+        // A driver may block.
         let looked = tokio::task::spawn_blocking(move || {
             devices.retain(|device| gpu::memory(device).is_some());
             for device in &devices {
@@ -157,7 +157,7 @@ async fn watch_devices(mut devices: Vec<String>) {
     }
 }
 
-/// What is to be done now and then: histograms folded, repetitions told.
+/// Periodic work: merges histograms and reports repeated warnings.
 async fn fold(collected: metrics::Collected) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     loop {

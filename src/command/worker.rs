@@ -1,4 +1,4 @@
-//! `tagmill worker`: start in order, run until told to stop, drain.
+//! `tagmill worker`: starts in order, runs until stopped, drains.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,18 +41,18 @@ pub(super) async fn run(args: WorkerArgs) -> Result<(), Failed> {
     work(settings, server, started, health, signals).await
 }
 
-/// What a worker works with.
+/// Parts of a started worker.
 struct Started {
     to_accept: Sender<Incoming>,
     pipeline: Pipeline,
     nats: Nats,
     stream: Arc<Stream>,
     requests: Arc<NatsSource>,
-    /// Of interactive images, over NATS and HTTP together.
+    /// Limit of interactive images, over NATS and HTTP together.
     in_flight_limit: RequestLimit,
 }
 
-/// Everything that can fail before the first job is taken, in the order in which an operator would look.
+/// Everything that can fail before the first job is accepted, in the order in which an operator would check it.
 async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, Failed> {
     let (to_accept, pipeline) = tagging::pipeline(&settings.tagging, health).await?;
     let name = format!("tagmill {}", settings.tagging.name);
@@ -68,7 +68,7 @@ async fn start(settings: &settings::Worker, health: &Health) -> Result<Started, 
     Ok(Started { to_accept, pipeline, nats, stream, requests, in_flight_limit })
 }
 
-/// Takes jobs until told to stop or something breaks.
+/// Accepts jobs until a signal or a broken part ends it.
 async fn work(
     settings: settings::Worker,
     server: Server,
@@ -101,7 +101,7 @@ async fn work(
         ended = &mut pulling => Some(closed("the source of the stream", ended)),
         ended = &mut answering => Some(closed("the source of requests over NATS", ended)),
     };
-    // Held until now, so that a source reports why it closed and not the stages after it.
+    // Held until now, so that a source reports its own error before the stages after it end.
     drop(to_accept);
     health.set_draining();
     stop.cancel();
@@ -116,7 +116,7 @@ async fn work(
     }
 }
 
-/// Why a source closed, though the worker was not told to stop.
+/// Error of a source that closed although the worker was not stopped.
 fn closed<E: Into<anyhow::Error>>(source: &str, ended: Result<Result<(), E>, JoinError>) -> anyhow::Error {
     match ended {
         Ok(Ok(())) => anyhow::anyhow!("{source} closed by itself"),
@@ -125,7 +125,7 @@ fn closed<E: Into<anyhow::Error>>(source: &str, ended: Result<Result<(), E>, Joi
     }
 }
 
-/// What a worker has to bring to an end.
+/// Parts of a worker that end in order.
 struct Ending {
     pulling: JoinHandle<Result<(), Gone>>,
     answering: JoinHandle<Result<(), nats::Closed>>,
@@ -139,11 +139,11 @@ struct Ending {
 }
 
 impl Ending {
-    /// Hands back everything: something is broken.
+    /// Hands back all jobs after a failure.
     async fn hand_back(self) {
         self.http.give_up();
         self.stream.leave_unexplained();
-        // At once what is held, and then what the last requests for jobs still bring.
+        // First the jobs held now, then those that outstanding pull requests still deliver.
         self.stream.hand_back().await;
         if !self.pulling.is_finished() {
             let _ = tokio::time::timeout(CLOSING, self.pulling).await;
@@ -159,7 +159,7 @@ impl Ending {
         let _ = tokio::time::timeout(CLOSING, self.server.close()).await;
     }
 
-    /// Finishes the jobs held, as long as there is time.
+    /// Finishes accepted jobs within the time limit.
     async fn drain(self, stores: &[Store], timeout: Duration, stopping: &mut Stopping) -> Result<(), StageEnded> {
         let Self { pulling, answering, http, server, pipeline, answers, stream, requests, nats } = self;
         tagging::stopping(stores, timeout);
@@ -173,7 +173,7 @@ impl Ending {
         tokio::pin!(drained);
         let in_time = stopping.in_time(&mut drained, timeout).await;
         http.give_up();
-        // Whatever is still held goes back now, not after the ack wait.
+        // Jobs still held are handed back at once instead of after the ack wait.
         stream.hand_back().await;
         requests.hand_back().await;
         stream.flush().await;

@@ -1,8 +1,7 @@
 //! Memory limit of the process's control groups.
 //!
 //! A walk of our own over the output of `procfs-core`: `sysinfo` 0.40, the only crate that also reads the parent groups,
-//! needs
-//! Rust 1.95 and reports no limit at all if one file of one group is missing.
+//! needs Rust 1.95 and reports no limit at all if one file of one group is missing.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Component, Path, PathBuf};

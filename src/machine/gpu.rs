@@ -73,8 +73,7 @@ fn find(device: &str) -> Option<Device<'static>> {
 }
 
 /// GPU with this CUDA number. CUDA and NVML both count in bus order, because `main` sets `CUDA_DEVICE_ORDER` unless the
-/// operator
-/// has; CUDA counts only the GPUs in `CUDA_VISIBLE_DEVICES`.
+/// operator has; CUDA counts only the GPUs in `CUDA_VISIBLE_DEVICES`.
 fn numbered<'a>(driver: &'a Nvml, number: usize, visible: Option<&str>) -> Option<Device<'a>> {
     let Some(visible) = visible.filter(|visible| !visible.is_empty()) else {
         return driver.device_by_index(u32::try_from(number).ok()?).ok();

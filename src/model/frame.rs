@@ -16,8 +16,7 @@ pub struct Frame {
 
 impl Frame {
     /// Returns `true` if a picture of this size, reduced from a larger one, keeps all detail visible in the frame: at least
-    /// twice the
-    /// pixels along each side, so that the last and largest step of resizing is the reference's.
+    /// twice the pixels along each side, so that the last and largest step of resizing is the reference's.
     #[must_use]
     pub fn is_enough(&self, width: u32, height: u32) -> bool {
         let decisive = match self.fit {
@@ -27,9 +26,8 @@ impl Frame {
         decisive >= self.side.saturating_mul(2)
     }
 
-    /// Maximum working memory in bytes for fitting a picture of this size in either orientation, besides the picture and
-    /// the row: a
-    /// picture as wide as the row, with the padding above and below that the filter reads.
+    /// Maximum working memory in bytes for fitting a picture of this size in either orientation, besides the picture and the
+    /// row: a picture as wide as the row, with the padding above and below that the filter reads.
     #[must_use]
     pub fn work_bytes(&self, width: u32, height: u32) -> u64 {
         let [short, long] = [width.min(height), width.max(height)].map(u64::from);

@@ -2,10 +2,9 @@
 //!
 //! Two requests are enough: `GET /api/models/{repository}/revision/{revision}?blobs=true` lists files with sizes and hashes,
 //! `GET /{repository}/resolve/{commit}/{file}` returns the file or redirects to its storage. The crate `hf-hub` does not
-//! fit,
-//! because a download must be resumable, verified and complete before the file gets its name: `hf-hub` 1.0 writes a folder's
-//! files under their names from the first byte on, restarts after an interruption, checks neither sizes nor hashes, ignores
-//! `HF_HUB_OFFLINE`, and adds a second TLS provider.
+//! fit, because a download must be resumable, verified and complete before the file gets its name: `hf-hub` 1.0 writes a
+//! folder's files under their names from the first byte on, restarts after an interruption, checks neither sizes nor hashes,
+//! ignores `HF_HUB_OFFLINE`, and adds a second TLS provider.
 
 mod client;
 mod error;

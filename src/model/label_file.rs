@@ -110,8 +110,7 @@ fn lines(text: &str) -> Vec<Row> {
 }
 
 /// Reads one of the shapes in use: a list of names or of objects; an object from index to name or object; or `idx_to_tag`
-/// with
-/// `tag_to_category`, possibly some levels deep.
+/// with `tag_to_category`, possibly some levels deep.
 fn json_rows(json: &str) -> Result<Vec<Row>, InvalidLabels> {
     let json: Value = serde_json::from_str(json).map_err(|error| InvalidLabels::Json(error.to_string()))?;
     let (names, categories) = match mapping(&json) {

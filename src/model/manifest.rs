@@ -1,6 +1,5 @@
 //! `tagmill.toml` beside a model: its differences from the WD taggers. Properties of the graph (names, layout, size, batch)
-//! need
-//! not be written; everything else defaults to the WD taggers' value.
+//! need not be written; everything else defaults to the WD taggers' value.
 
 use std::collections::BTreeMap;
 
@@ -199,8 +198,7 @@ pub struct LabelRules {
     /// Format [default: from the file's extension].
     pub format: Option<Format>,
     /// Names of the file's categories (numbers or names), where they differ from 0 general, 1 artist, 3 copyright, 4
-    /// character,
-    /// 5 meta, 9 rating.
+    /// character, 5 meta, 9 rating.
     pub categories: BTreeMap<String, String>,
     /// Prefix that marks names as ratings, in files without categories.
     pub rating_prefix: Option<String>,

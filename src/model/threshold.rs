@@ -13,8 +13,7 @@ const DEFAULT_GENERAL: Threshold = Threshold::Over(0.35);
 /// Default for characters, where errors are worse.
 const DEFAULT_CHARACTER: Threshold = Threshold::Over(0.85);
 /// Minimum for the score cut at a gap, except for general tags, as for characters in the WD taggers' demo: most pictures
-/// show no
-/// label of other categories.
+/// show no label of other categories.
 const LOWEST_GAP: f32 = 0.15;
 
 /// Threshold of one category.
@@ -23,8 +22,7 @@ pub enum Threshold {
     /// Scores strictly over this, in 0..=1.
     Over(f32),
     /// Scores over the middle of the largest gap between two consecutive ones (maximum cut, Largeron et al., "`MCut`: a
-    /// thresholding
-    /// strategy for multi-label classification", 2012).
+    /// thresholding strategy for multi-label classification", 2012).
     MCut,
 }
 

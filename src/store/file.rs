@@ -50,8 +50,7 @@ pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// Reads a whole file of at most `limit` bytes, after it has reserved memory for it. The file may be outside the stores: a
-/// user
-/// who may read it has named it.
+/// user who may read it has named it.
 ///
 /// # Errors
 /// `image_not_found`, `image_too_large` (before anything is read), `storage_denied` or `storage_unavailable`.

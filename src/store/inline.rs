@@ -54,8 +54,7 @@ impl Inline {
     }
 
     /// Decodes the image, up to `limit` bytes. Accepts missing padding, line breaks, the URL alphabet, and percent- or
-    /// form-encoded
-    /// base64.
+    /// form-encoded base64.
     ///
     /// # Errors
     /// `image_too_large` (before anything is decoded); `bad_job` if the data is not base64.

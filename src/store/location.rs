@@ -31,8 +31,7 @@ pub(crate) enum Location {
 
 impl Location {
     /// Resolves `image` against the stores by name alone, without reading anything. Takes a data URI out of `image` instead
-    /// of
-    /// copying it, because no memory is reserved for a copy.
+    /// of copying it, because no memory is reserved for a copy.
     ///
     /// # Errors
     /// `forbidden_location` if no store holds it, `bad_job` if a data URI is malformed or a key of a store can't be read.

@@ -1,6 +1,5 @@
 //! Attributes a failed read to its object or to its store: an outage must not use up the attempts of jobs, and one bad
-//! object
-//! must not count as an outage.
+//! object must not count as an outage.
 //!
 //! When a read fails with a storage code, the store is probed. The verdict:
 //!
@@ -153,8 +152,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::read`], without an attempt spent if the cause is unknown; `shutting_down` if the worker stops while the
-    /// store is
-    /// down.
+    /// store is down.
     pub(crate) async fn read_through_outage(&self, path: &Path, limit: u64, room: &Pool) -> Result<Read, Failure> {
         loop {
             self.readable().await?;
@@ -227,9 +225,8 @@ impl Store {
         }
     }
 
-    /// Attributes the failed read of an object to the object or to the store; `began` is the start of the read. If the
-    /// store is down,
-    /// starts a task that probes it.
+    /// Attributes the failed read of an object to the object or to the store; `began` is the start of the read. If the store
+    /// is down, starts a task that probes it.
     async fn verdict(&self, path: &Path, began: Instant, failure: &Failure) -> Verdict {
         if !self.state().borrow().is_readable() {
             return Verdict::Store;

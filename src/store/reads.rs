@@ -135,8 +135,7 @@ impl Measured {
 }
 
 /// Limit of concurrent bulk reads. By Little's law, `rate · latency` reads wait for their first byte; twice as many let the
-/// rate
-/// grow. `BASE` more are allowed, fewer the longer a transfer takes: two transfers use a link as well as eight.
+/// rate grow. `BASE` more are allowed, fewer the longer a transfer takes: two transfers use a link as well as eight.
 fn limit((rate, first_byte, transfer): (f64, f64, f64)) -> usize {
     let reads = 2.0 * rate * first_byte + BASE / (1.0 + transfer);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number, not negative")]

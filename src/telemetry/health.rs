@@ -40,8 +40,7 @@ pub(crate) struct Readiness {
     /// Inference succeeds: an image of the last batch was tagged, or a blank one after it.
     pub inference: bool,
     /// No result or dead letter waits to be stored; absent if NATS is not used. `ready` does not depend on it: requests are
-    /// answered
-    /// in the meantime.
+    /// answered in the meantime.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<bool>,
     /// The worker is stopping.

@@ -54,8 +54,7 @@ impl Collected {
     pub(crate) fn render(&self) -> String {
         metrics_process::Collector::default().collect();
         // The `metrics` crate's counters are integers. This one counts fractions of a second, so it is stored as a gauge
-        // that only
-        // grows and rendered as a counter.
+        // that only grows and rendered as a counter.
         let (gauge, counter) = (format!("# TYPE {BACKPRESSURE} gauge"), format!("# TYPE {BACKPRESSURE} counter"));
         self.0.render().replace(&gauge, &counter)
     }

@@ -1,6 +1,5 @@
 //! Rate limit for warnings that may repeat for every job or request. A warning is logged once, then counted and reported
-//! once a
-//! minute, so that a million of its kind do not hide the rest. Every repetition is logged at the level `debug`.
+//! once a minute, so that a million of its kind do not hide the rest. Every repetition is logged at the level `debug`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

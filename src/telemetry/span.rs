@@ -23,10 +23,8 @@ impl JobIdentity<'_> {
     /// Creates the job's span.
     ///
     /// Sets all fields at once: a field recorded later would be written twice in text and parse the first ones again in
-    /// JSON. The
-    /// level is `ERROR`, so that the span exists at every level with a line. The span has no parent, so that one JSON
-    /// object has all
-    /// of its fields.
+    /// JSON. The level is `ERROR`, so that the span exists at every level with a line. The span has no parent, so that one
+    /// JSON object has all of its fields.
     #[must_use]
     pub(crate) fn span(self) -> Span {
         let Self { id, attempt, model, source, request_id } = self;

@@ -1,4 +1,4 @@
-//! What follows from the figures: what the machine is bound by, and which flags suit it. Rules without a clock.
+//! Conclusions from the measurements: the bottleneck of the machine, and flags that suit it. Rules without a clock.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,30 +7,30 @@ use serde::Serialize;
 
 use crate::command::how_many;
 
-/// A batch size is as good as the best one from this share of its rate on.
+/// Share of the best rate from which a batch size counts as equally good.
 const AS_GOOD: f64 = 0.95;
 
-/// A part is what bounds the whole where that is at least this share of what the part does alone.
+/// Share of a part's own rate from which it counts as the bottleneck of the whole.
 const BOUND: f64 = 0.8;
 
-/// The window that is recommended at least, and at most.
+/// Minimum and maximum of the recommended window.
 const WINDOW: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
 
-/// The most sessions that are tried on a processor: each has the model's weights for itself.
+/// Maximum number of CPU sessions to try. Each holds its own copy of the model's weights.
 const SESSIONS: usize = 8;
 
-/// How a processor is shared out: a session with all threads runs one batch at a time, and its threads wait for each other
-/// at every step of the graph; sessions beside each other do not, and each takes memory of its own.
+/// Division of a processor into sessions. A single session with all threads runs one batch at a time, and its threads wait
+/// for each other at every step of the graph. Several sessions avoid that, but each takes memory of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Split {
-    /// Sessions, or devices.
+    /// Number of sessions, or of devices.
     pub(super) sessions: usize,
-    /// Threads of each.
+    /// Threads of each session.
     pub(super) threads: usize,
 }
 
 impl Split {
-    /// As many sessions as that many cores are good for.
+    /// As many sessions as are useful on `cores` cores.
     pub(super) fn apart(cores: usize) -> Self {
         let threads = cores.div_ceil(SESSIONS).max(1);
         Self { sessions: cores / threads, threads }
@@ -43,13 +43,13 @@ impl fmt::Display for Split {
     }
 }
 
-/// The split with the best rate; of those that are about as good, the first.
+/// Best split by rate: the first of those that are about equally good.
 pub(super) fn split(measured: impl Iterator<Item = (Split, f64)> + Clone) -> Option<Split> {
     let best = measured.clone().map(|(_, rate)| rate).max_by(f64::total_cmp)?;
     measured.into_iter().find(|(_, rate)| *rate >= AS_GOOD * best).map(|(split, _)| split)
 }
 
-/// What keeps the worker from being faster.
+/// Bottleneck of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Bound {
@@ -57,9 +57,9 @@ pub(super) enum Bound {
     Model,
     /// Decoding.
     Decoding,
-    /// The processor, which both share.
+    /// The processor, shared by both.
     Processor,
-    /// Reading images from where they are.
+    /// Reading images from their source.
     Storage,
 }
 
@@ -76,23 +76,23 @@ impl fmt::Display for Bound {
     }
 }
 
-/// Figures in images a second.
+/// Rates in images a second.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rates {
-    /// Of the model alone.
+    /// Model alone.
     pub(super) model: f64,
-    /// Of the decoders alone, on as many threads as the worker has.
+    /// Decoders alone, on the worker's number of threads.
     pub(super) decoding: f64,
-    /// Of everything together.
+    /// Everything together.
     pub(super) whole: f64,
-    /// The model runs on the processor.
+    /// `true` if the model runs on the processor.
     pub(super) shared: bool,
 }
 
 impl Rates {
-    /// What bounds the whole.
+    /// Bottleneck of the whole.
     pub(super) fn bound(&self) -> Bound {
-        // Work that shares one processor takes the sum of the times.
+        // The times of work that shares one processor add up.
         let together = 1.0 / (1.0 / self.model + 1.0 / self.decoding);
         if self.whole >= BOUND * self.model {
             Bound::Model
@@ -106,13 +106,13 @@ impl Rates {
     }
 }
 
-/// The smallest batch size that is as good as the best one, and its rate, of sizes and their rates.
+/// Smallest batch size that is about as good as the best one, and its rate.
 pub(super) fn batch_size(measured: &[(usize, f64)]) -> Option<(usize, f64)> {
     let best = measured.iter().map(|(_, rate)| *rate).max_by(f64::total_cmp)?;
     measured.iter().filter(|(_, rate)| *rate >= AS_GOOD * best).min_by_key(|(size, _)| *size).copied()
 }
 
-/// As long as a batch takes to fill at this rate, in whole milliseconds; but no longer than it takes to run.
+/// Time for a batch to fill at this rate, in whole milliseconds, but at most its run time.
 pub(super) fn window(batch: usize, whole: f64, run: f64) -> Duration {
     #[expect(clippy::cast_precision_loss, reason = "batches are small")]
     let fill = batch as f64 / whole.max(f64::MIN_POSITIVE);
@@ -120,7 +120,8 @@ pub(super) fn window(batch: usize, whole: f64, run: f64) -> Duration {
     Duration::from_secs_f64((seconds * 1e3).ceil() / 1e3)
 }
 
-/// Threads that decode a quarter faster than the model tags, of what one does; all cores where the model shares them.
+/// Number of threads that decode a quarter faster than the model tags, from the rate of one; all cores if the model shares
+/// them.
 pub(super) fn decode_threads(one: f64, model: f64, shared: bool, cores: usize) -> usize {
     if shared {
         return cores;

@@ -1,4 +1,4 @@
-//! The decoders alone: images that are in memory become rows, on some threads.
+//! Decoders alone: images in memory become rows, on a number of threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,21 +12,21 @@ use crate::model::frame::Frame;
 use crate::pipeline::decode::decoder::Decoder;
 use crate::pipeline::decode::picture;
 
-/// What decoding on some threads came to.
+/// Measurement of decoding.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Measured {
-    /// Threads that decode.
+    /// Number of decoding threads.
     pub(super) threads: usize,
     /// Images a second.
     pub(super) rate: f64,
-    /// Of an image.
+    /// Time per image.
     pub(super) seconds: Spread,
 }
 
-/// The place of an image among those to measure with, and why it can't be decoded.
+/// Index of an image that can't be decoded, and the failure.
 pub(super) type Broken = (usize, Failure);
 
-/// One row of the model's input from each image that can be decoded; and the others.
+/// Rows of the images that can be decoded, and the failures of the others.
 pub(super) fn rows(images: &[Bytes], settings: &picture::Settings, frame: Frame) -> (Vec<Box<[u8]>>, Vec<Broken>) {
     let mut decoder = Decoder::new(settings.clone(), frame);
     let (mut rows, mut broken) = (Vec::new(), Vec::new());
@@ -39,7 +39,7 @@ pub(super) fn rows(images: &[Bytes], settings: &picture::Settings, frame: Frame)
     (rows, broken)
 }
 
-/// Decodes the images again and again, for so long.
+/// Decodes the images repeatedly for `time`.
 pub(super) fn measure(
     images: &[Bytes],
     settings: &picture::Settings,
@@ -53,7 +53,7 @@ pub(super) fn measure(
         while began.elapsed() < time || each.is_empty() {
             let image = &images[next.fetch_add(1, Ordering::Relaxed) % images.len()];
             let began = Instant::now();
-            // One that can't be read costs what it costs.
+            // Failures count as well, with their time.
             let _ = decoder.row(image, &mut |_| Ok(()));
             each.push(began.elapsed());
         }

@@ -1,4 +1,4 @@
-//! The model and the decoders, each alone, and what follows from them and the whole.
+//! The model and the decoders alone, and conclusions from them and the whole.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -18,46 +18,46 @@ use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::{Loaded, onnx};
 use crate::settings;
 
-/// Larger batches are not tried after one with less than this share of the best rate.
+/// Share of the best rate below which larger batches are not tried.
 const WORTH: f64 = 0.8;
 
-/// What is measured, and with what.
+/// Parameters of the measurement.
 pub(super) struct Bench {
     pub(super) files: ModelFiles,
     pub(super) settings: settings::Local,
     pub(super) names: Vec<String>,
     pub(super) encoded: Vec<Bytes>,
-    /// In order.
+    /// In ascending order.
     pub(super) batch_sizes: Vec<usize>,
     pub(super) time: Duration,
     pub(super) steps: Steps,
 }
 
-/// What the model and the decoders come to, each alone.
+/// Measurements of the model and the decoders alone.
 pub(super) struct Parts {
     pub(super) model: String,
     pub(super) device: String,
-    /// Images that can't be decoded, each with the reason.
+    /// Images that can't be decoded, with the failure.
     pub(super) unreadable: Vec<String>,
     pub(super) session: Vec<session::Measured>,
     /// On one thread, and on all.
     pub(super) decoding: Vec<decoding::Measured>,
     cores: usize,
-    /// Rows of the batch that the model was loaded for.
+    /// Batch size that the model was loaded for.
     loaded_for: usize,
 }
 
-/// A model, what its runs came to, and images that can't be read.
+/// A model, measurements of its runs, and unreadable images.
 type Alone = (Arc<LoadedModel>, Vec<session::Measured>, Vec<String>);
 
 impl Bench {
-    /// Measures both; it blocks.
+    /// Measures both parts. Blocks the thread.
     ///
     /// # Errors
-    /// Where the model can't be loaded or run, or not one image can be read.
+    /// If the model can't be loaded or run, or no image can be read.
     pub(super) fn parts(&self) -> Result<Parts, Failed> {
-        // On the CPU the warm-up runs the smallest size: the others are what is measured. A GPU is prepared for all sizes it
-        // will be given, and TensorRT builds for them.
+        // On the CPU, the warm-up runs only the smallest size, because the others are measured later. A GPU is prepared for
+        // all sizes, and TensorRT builds engines for them.
         let gpu = self.settings.pipeline.pool.onnx.devices.iter().any(|device| device.may_be_a_gpu());
         let (smallest, largest) = (self.batch_sizes.first(), self.batch_sizes.last());
         let loaded_for = if gpu { largest } else { smallest }.copied().unwrap_or(1);
@@ -70,7 +70,7 @@ impl Bench {
         if cpu && given.threads == cores && apart.sessions > 1 && has_room_for(apart.sessions) {
             onnx.devices = vec![Device::Cpu; apart.sessions];
             onnx.threads = apart.threads;
-            // What does not work is not recommended.
+            // A split that fails is not recommended.
             match self.alone(&onnx, apart) {
                 Ok((_, beside, _)) => session.extend(beside),
                 Err(error) => tracing::warn!(%error, split = %apart, "the model can't be run in several sessions"),
@@ -87,8 +87,8 @@ impl Bench {
         Ok(Parts { model: model.id.name.clone(), device, unreadable, session, decoding, cores, loaded_for })
     }
 
-    /// The model in batches of every size, up to the first that does not fit or is not worth it. The figures are of one device; the whole uses
-    /// all of them.
+    /// Measures the model in batches of every size, up to the first that does not fit or is not worthwhile. Uses one device,
+    /// while the measurement of the whole uses all of them.
     fn alone(&self, onnx: &onnx::Settings, split: Split) -> Result<Alone, Failed> {
         let Loaded { model, mut runners, .. } = onnx::load(&self.files, onnx)?;
         let Some(device) = runners.first().map(|runner| Arc::clone(&runner.device)) else {
@@ -117,31 +117,32 @@ impl Bench {
     }
 }
 
-/// Whether there is memory for so many sessions, of which one is loaded: each has the model's weights for itself.
+/// Returns `true` if memory suffices for `sessions` sessions, one of them already loaded. Each holds its own copy of the
+/// weights.
 fn has_room_for(sessions: usize) -> bool {
     machine::resident_memory().is_some_and(|one| one.saturating_mul(sessions as u64) < machine::available_memory())
 }
 
 impl Parts {
-    /// Whether the model runs on the processor, in however many sessions.
+    /// Returns `true` if the model runs on the processor, in any number of sessions.
     pub(super) fn is_on_cpu(&self) -> bool {
         self.device.split(',').all(|device| device == "cpu")
     }
 
-    /// How the processor is best shared out.
+    /// Best split of the processor.
     pub(super) fn split(&self) -> Result<Split, Failed> {
         let fitting = self.session.iter().filter_map(|measured| Some((measured.split, measured.rate?)));
         advice::split(fitting).ok_or_else(|| Failed::running(anyhow::anyhow!("no batch size fits the device's memory")))
     }
 
-    /// The batch sizes that fit the device's memory, in order.
+    /// Batch sizes that fit the device's memory, in ascending order.
     pub(super) fn fitting(&self, split: Split) -> Vec<usize> {
         let fitting = self.session.iter().filter(|measured| measured.split == split && measured.rate.is_some());
         fitting.map(|measured| measured.batch).collect()
     }
 
-    /// The batch to load the model for where it is to run so many images at once: TensorRT has engines for the largest, and
-    /// would build others.
+    /// Batch size to load the model for if it is to run `batch` images at once. TensorRT has engines for the largest size
+    /// and would build others.
     pub(super) fn prepared(&self, batch: usize, devices: &[Device]) -> usize {
         let tensorrt = devices.iter().any(|device| matches!(device, Device::TensorRt(_)));
         if tensorrt { self.loaded_for } else { batch }

@@ -1,4 +1,4 @@
-//! What `tagmill bench` shows: tables for people, JSON for programs.
+//! Output of `tagmill bench`: tables for people, JSON for programs.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,31 +10,31 @@ use super::advice::Bound;
 use super::{decoding, session, whole};
 use crate::command::how_many;
 
-/// All figures, and what follows from them.
+/// All measurements, and the conclusions.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    /// The model's name.
+    /// Name of the model.
     pub(super) model: String,
-    /// What it ran on.
+    /// Device of the model.
     pub(super) device: String,
-    /// Images that were used.
+    /// Number of images used.
     pub(super) images: usize,
-    /// Of them, those that can't be decoded.
+    /// Number of images that can't be decoded.
     pub(super) unreadable: usize,
-    /// The model alone, by batch size.
+    /// Model alone, by batch size.
     pub(super) session: Vec<session::Measured>,
-    /// The decoders alone, by threads.
+    /// Decoders alone, by threads.
     pub(super) decoding: Vec<decoding::Measured>,
     /// Everything together, by batch size.
     pub(super) whole: Vec<whole::Measured>,
-    /// What follows.
+    /// Conclusions.
     pub(super) advice: Advice,
 }
 
-/// What suits the machine.
+/// Recommended flags for the machine.
 #[derive(Debug, Serialize)]
 pub(super) struct Advice {
-    /// What keeps it from being faster.
+    /// Bottleneck.
     pub(super) bound: Bound,
     /// `--batch-size`.
     pub(super) batch_size: usize,
@@ -43,9 +43,9 @@ pub(super) struct Advice {
     pub(super) window: Duration,
     /// `--decode-threads`.
     pub(super) decode_threads: usize,
-    /// How often `--device` names the processor, where the model runs on it.
+    /// Number of sessions on the processor: how often `--device` names it.
     pub(super) sessions: usize,
-    /// `--infer-threads`, where the model runs on the processor.
+    /// `--infer-threads`, if the model runs on the processor.
     pub(super) infer_threads: Option<usize>,
 }
 
@@ -54,10 +54,10 @@ fn as_flag<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 }
 
 impl Advice {
-    /// As it is written on a command line.
+    /// Flags as on a command line.
     fn flags(&self) -> String {
         let Self { batch_size, window, decode_threads, sessions, .. } = self;
-        // One image has none to wait for.
+        // A batch of one image never waits.
         let window =
             if *batch_size > 1 { format!(" --window {}", humantime::format_duration(*window)) } else { String::new() };
         let devices =
@@ -69,10 +69,10 @@ impl Advice {
 }
 
 impl Report {
-    /// On standard output.
+    /// Writes the report to standard output.
     ///
     /// # Errors
-    /// Where that can't be written to.
+    /// If standard output can't be written to.
     pub(super) fn show(&self, json: bool) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if json {

@@ -1,4 +1,4 @@
-//! The model alone: batches of rows that are ready, in every session one after the other.
+//! The model alone: batches of prepared rows, one after the other in every session.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -12,32 +12,32 @@ use crate::failure::{Code, Failure};
 use crate::machine::{self, gpu};
 use crate::pipeline::tag::Runner;
 
-/// Runs of each size at least, however long they take.
+/// Minimum runs of each size, however long they take.
 const LEAST: usize = 3;
 
-/// What batches of one size came to.
+/// Measurement of one batch size.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Measured {
-    /// Sessions beside each other, and threads of each, where that is the processor's.
+    /// Number of concurrent sessions, and threads of each on a processor.
     #[serde(flatten)]
     pub(super) split: Split,
-    /// Images of a batch.
+    /// Images per batch.
     pub(super) batch: usize,
-    /// Images a second; `None` where a batch of this size does not fit the device's memory.
+    /// Images a second; `None` if a batch of this size exceeds the device's memory.
     pub(super) rate: Option<f64>,
-    /// Of a batch.
+    /// Time per batch.
     pub(super) seconds: Option<Spread>,
-    /// Bytes the process has resident afterwards.
+    /// Resident bytes of the process afterwards.
     pub(super) resident: Option<u64>,
-    /// Bytes of the GPU's memory that are taken afterwards, by whomever.
+    /// Bytes of the GPU's memory in use afterwards, by all processes.
     pub(super) device_memory: Option<u64>,
 }
 
-/// Measures batches of this size over the rows, again and again, for so long: by all runners beside each other for the rate,
-/// and for the time of a batch; of runners that share a GPU one alone is timed.
+/// Measures batches of one size over the rows repeatedly for `time`. All runners run concurrently for the rate and the time
+/// of a batch; of runners that share a GPU, one alone is timed.
 ///
 /// # Errors
-/// Where the runtime fails for another reason than memory.
+/// If the runtime fails for another reason than memory.
 pub(super) fn measure(
     runners: &mut [Runner],
     rows: &[Box<[u8]>],
@@ -45,7 +45,7 @@ pub(super) fn measure(
     time: Duration,
 ) -> Result<Measured, Failure> {
     let device = runners.first().map(|runner| Arc::clone(&runner.device)).unwrap_or_default();
-    // The first run of a size pays for what the runtime allocates for it.
+    // The first run of a size includes the runtime's allocations.
     match beside(runners, |runner| repeat(runner, rows, batch, 1, Duration::ZERO)) {
         Ok(_) => {}
         Err(failure) if failure.code == Code::OutOfMemory => {
@@ -64,7 +64,7 @@ pub(super) fn measure(
     Ok(Measured::new((split, batch), &device, Some((rate, Spread::of(runs)))))
 }
 
-/// What every runner makes of it, all at once.
+/// Runs all runners concurrently and collects their times.
 fn beside(
     runners: &mut [Runner],
     run: impl Fn(&mut Runner) -> Result<Vec<Duration>, Failure> + Sync,
@@ -78,7 +78,7 @@ fn beside(
     Ok(runs.concat())
 }
 
-/// Runs batches for so long, and at least so many; how long each took.
+/// Runs batches for `time`, at least `least` of them. Returns the time of each.
 fn repeat(
     runner: &mut Runner,
     rows: &[Box<[u8]>],

@@ -1,22 +1,23 @@
-//! How durations are spread.
+//! Distribution of durations.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Percentiles, in seconds.
+/// Percentiles in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Spread {
-    /// Half are shorter.
+    /// 50th percentile.
     pub(super) p50: f64,
-    /// 95 of 100 are.
+    /// 95th percentile.
     pub(super) p95: f64,
-    /// 99 of 100 are.
+    /// 99th percentile.
     pub(super) p99: f64,
 }
 
 impl Spread {
-    /// Of these durations, in any order; zero where there are none. By the nearest rank: each is one that occurred.
+    /// Percentiles of durations in any order, by the nearest rank, so that each is one that occurred. Zero without
+    /// durations.
     pub(super) fn of(mut durations: Vec<Duration>) -> Self {
         durations.sort_unstable();
         let percentile = |of_hundred: usize| {

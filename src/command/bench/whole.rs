@@ -1,4 +1,4 @@
-//! Everything together: images are read, decoded, gathered and tagged by the pipeline that all sources share.
+//! Everything together: the pipeline that all sources share reads, decodes, batches and tags images.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,28 +17,28 @@ use crate::source::local::{Done, Image, Local};
 use crate::store::Store;
 use crate::tags::{Seconds, TagResult};
 
-/// What the whole came to.
+/// Measurement of the whole.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Measured {
-    /// Images a batch had at most, and on average.
+    /// Maximum and average number of images per batch.
     pub(super) batch: usize,
     pub(super) filled: f64,
     /// Images a second.
     pub(super) rate: f64,
-    /// From the moment an image is asked for to its tags.
+    /// Time from the request of an image to its tags.
     pub(super) seconds: Spread,
-    /// Where the time of an image went, on average.
+    /// Average time of an image in each part.
     pub(super) parts: Seconds,
-    /// Bytes the process has resident at the end.
+    /// Resident bytes of the process at the end.
     pub(super) resident: Option<u64>,
-    /// Bytes of the GPU's memory that are taken at the end, by whomever.
+    /// Bytes of the GPU's memory in use at the end, by all processes.
     pub(super) device_memory: Option<u64>,
 }
 
-/// Tags the images again and again, for so long.
+/// Tags the images repeatedly for `time`.
 ///
 /// # Errors
-/// Where the model can't be loaded, a stage breaks, or not one image can be tagged.
+/// If the model can't be loaded, a stage breaks, or no image can be tagged.
 pub(super) async fn measure(
     settings: &settings::Local,
     catalog: Catalog,
@@ -51,7 +51,7 @@ pub(super) async fn measure(
     let device = model.devices.first().cloned().unwrap_or_default();
     let (done, mut dones) = mpsc::channel(settings.in_flight);
     let stop = CancellationToken::new();
-    // Held until all is through, so that the pipeline ends after what it is for and not before.
+    // Held until all images are through, so that the pipeline does not end before them.
     let open = to_accept.clone();
     let local = Local::new(to_accept, done, stop.clone());
     tokio::spawn(feed(local, images.to_vec(), settings.in_flight, stop.clone()));
@@ -62,7 +62,7 @@ pub(super) async fn measure(
             done = dones.recv() => {
                 let Some(Done { result, .. }) = done else { break };
                 passed += 1;
-                // The first ones find everything idle.
+                // The first images are excluded, because they find everything idle.
                 let began = (passed > settings.in_flight).then(|| *tally.began.get_or_insert_with(Instant::now));
                 if let (Some(began), Ok(result)) = (began, result) {
                     tally.add(&result);
@@ -86,7 +86,7 @@ pub(super) async fn measure(
     Ok(tally.measured(settings.pipeline.pool.batch.limit, memory))
 }
 
-/// Asks for one image after another, as many at once as there are places.
+/// Requests one image after another, up to `places` concurrently.
 async fn feed(local: Arc<Local>, images: Vec<Image>, places: usize, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(places));
     for image in images.iter().cycle() {

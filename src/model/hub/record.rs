@@ -1,6 +1,5 @@
 //! Record of a download, stored in the model's folder. It distinguishes downloaded files from others, and identifies a
-//! complete
-//! download without a request to the hub.
+//! complete download without a request to the hub.
 
 use std::io;
 use std::path::Path;

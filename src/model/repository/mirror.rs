@@ -1,12 +1,10 @@
 //! Copies the models of a bucket into a folder that several processes may share.
 //!
 //! Every version of a model is a folder of its own, named after the bucket's listing of its files:
-//! `<model>@<hash>/<model>/`. It
-//! is created in a temporary folder, renamed once complete, and never changed. A process holds a shared lock on the
-//! versions that
-//! it uses. The process that copies a version holds an exclusive lock while others wait. An unused version is removed once
-//! the
-//! bucket has another. As a result, all processes that read the same listing use the same files.
+//! `<model>@<hash>/<model>/`. It is created in a temporary folder, renamed once complete, and never changed. A process holds
+//! a shared lock on the versions that it uses. The process that copies a version holds an exclusive lock while others wait.
+//! An unused version is removed once the bucket has another. As a result, all processes that read the same listing use the
+//! same files.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};

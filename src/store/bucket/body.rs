@@ -1,6 +1,5 @@
 //! Reads the body of an object. The time limit is on silence, not on length: a body that is cut is resumed where it ended,
-//! if the
-//! object has not changed; one that arrives too slowly is given up.
+//! if the object has not changed; one that arrives too slowly is given up.
 
 use std::time::{Duration, Instant};
 
