@@ -1,7 +1,7 @@
-//! The stages and the channels between them, in the order of a job's path; and how they end.
+//! The stages and the channels between them, in the order of a job's path, and their ends.
 //!
-//! [`Pipeline::start`] creates all of them but those of a model, which [`start_model`] creates for each model that the pool
-//! loads. The stages' files follow the same path; `handoff` has the types that they share.
+//! [`Pipeline::start`] creates all of them except the stages of a model, which [`start_model`] creates for each model that
+//! the pool loads. The stages' files follow the same path; `handoff` has the types that they share.
 
 pub(crate) mod accept;
 pub mod batch;
@@ -40,10 +40,10 @@ use stage::{Ended, guarded};
 use tag::Loaded;
 use tag::health::InferenceHealth;
 
-/// Answers that wait for **publish**. Only they get room, a few kB each, so that no stage waits for the broker.
+/// Capacity for answers that wait for **publish**, a few kB each. It is large, so that no stage waits for the broker.
 const ANSWERS: usize = 256;
 
-/// A stage ended while the others still ran: the worker can't go on.
+/// Error of a stage that ended while the others still ran: the worker cannot continue.
 #[derive(Debug, thiserror::Error)]
 #[error("the {stage} stage ended: {reason}")]
 pub(crate) struct StageEnded {
@@ -54,13 +54,13 @@ pub(crate) struct StageEnded {
 /// Settings of every stage.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Of `fetch`.
+    /// Settings of `fetch`.
     pub(crate) fetch: fetch::Settings,
-    /// Of `decode`.
+    /// Settings of `decode`.
     pub(crate) decode: decode::Settings,
-    /// Of the models, `batch` and `tag`.
+    /// Settings of the models, `batch` and `tag`.
     pub(crate) pool: pool::Settings,
-    /// Of `publish`.
+    /// Settings of `publish`.
     pub(crate) publish: publish::Settings,
 }
 
@@ -72,8 +72,8 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts every stage, with no model loaded yet. Jobs come in through the sender returned, and the pipeline ends after all
-    /// copies of it were dropped.
+    /// Starts every stage, without a loaded model. Jobs come in through the returned sender, and the pipeline ends once all
+    /// copies of it are dropped.
     #[must_use]
     pub(crate) fn start(
         settings: Settings,
@@ -83,13 +83,13 @@ impl Pipeline {
     ) -> (Sender<Incoming>, Self) {
         let Settings { fetch, decode, pool, publish } = settings;
         let estimator = Arc::new(Estimator::default());
-        // Short: what waits in a channel is held from other workers, and gains nothing by waiting there.
+        // Short, because a job that waits in a channel is held from other workers and gains nothing.
         let (to_accept, incoming) = mpsc::channel(1);
         let (to_fetch, accepted) = mpsc::channel(1);
         let (to_decode, fetched) = queue::bounded(1);
         let (to_quarantine, quarantined) = mpsc::channel(1);
         let (to_publish, finished) = mpsc::channel(ANSWERS);
-        // decode → batch → tag: a queue, a channel and both stages for each model, made by `start_model`.
+        // decode → batch → tag: a queue, a channel and both stages for each model, created by `start_model`.
         let (pool, broken) = ModelPool::new(pool, catalog, default, to_publish.clone());
 
         let mut stages = JoinSet::new();
@@ -111,19 +111,19 @@ impl Pipeline {
         (to_accept, Self { stages, pool, estimator })
     }
 
-    /// The models.
+    /// Pool of the models.
     #[must_use]
     pub(crate) const fn pool(&self) -> &Arc<ModelPool> {
         &self.pool
     }
 
-    /// The estimate of how many jobs must be in flight to keep the models busy.
+    /// Estimator of the jobs that must be in flight to keep the models busy.
     #[must_use]
     pub(crate) fn estimator(&self) -> Arc<Estimator> {
         Arc::clone(&self.estimator)
     }
 
-    /// Waits for the next stage to end while jobs still come in, which none should.
+    /// Waits for a stage to end while jobs still come in, which is an error.
     ///
     /// Cancel safe.
     pub(crate) async fn broken(&mut self) -> StageEnded {
@@ -138,10 +138,10 @@ impl Pipeline {
         }
     }
 
-    /// Waits until every stage has ended, after all senders were dropped.
+    /// Waits until every stage has ended, after all senders are dropped.
     ///
     /// # Errors
-    /// If a stage ended for another reason than that its input closed.
+    /// If a stage ended for another reason than its closed input.
     pub(crate) async fn drained(mut self) -> Result<(), StageEnded> {
         while let Some(ended) = self.stages.join_next().await {
             match ended {
@@ -154,7 +154,7 @@ impl Pipeline {
     }
 }
 
-/// The stages of one model, to be run until the queue's last sender is dropped.
+/// Stages of one model, to be run until the queue's last sender is dropped.
 struct ModelStages {
     queue: Arc<ModelQueue>,
     batch: BoxFuture<'static, Result<(), Ended>>,
@@ -170,7 +170,7 @@ fn start_model(
 ) -> ModelStages {
     let limit = Limit::new(batch.limit, loaded.fits);
     let (to_batch, ready) = queue::bounded(1);
-    // Room for a batch for every runner: the next one is ready the moment a device is.
+    // Capacity of a batch for every runner, so that the next one is ready as soon as a device is.
     let (to_tag, work) = mpsc::channel(loaded.runners.len().max(1));
     let queue = ModelQueue::new(Arc::clone(&loaded.model), limit, to_batch, to_tag.clone());
     let batch = batch::run(batch, loaded.model.id.name.clone(), ready, queue.state(), to_tag).boxed();
@@ -178,7 +178,7 @@ fn start_model(
     ModelStages { queue, batch, tag }
 }
 
-/// Runs a stage as a task of its own; returns its name with its end.
+/// Runs a stage as a task of its own. Returns its name with its end.
 async fn named(
     stage: Stage,
     run: impl Future<Output = Result<(), Ended>> + Send + 'static,

@@ -1,4 +1,4 @@
-//! **accept**: [`Incoming`] messages become [`Accepted`] jobs: the payload is read, the image located, the model found.
+//! **accept**: [`Incoming`] messages become [`Accepted`] jobs: parses the payload, locates the image and finds the model.
 //! Fails with `bad_job`, `unknown_model` or `forbidden_location`.
 
 use std::sync::Arc;
@@ -22,42 +22,42 @@ use crate::telemetry::metrics;
 
 /// A message from a source.
 pub(crate) struct Incoming {
-    /// What is asked for.
+    /// Requested job.
     pub request: Request,
-    /// How long it waited before it came.
+    /// Time it waited before acceptance.
     pub queued: Duration,
-    /// The claim on an answer.
+    /// Guard that answers the source.
     pub delivery: Delivery,
 }
 
 /// Request of a source.
 pub(crate) enum Request {
-    /// A job as a message has it: JSON.
+    /// A job as JSON, from a message.
     Message(Bytes),
-    /// A job that the source has read.
+    /// A job that the source has parsed.
     Job {
         /// The job.
         job: Box<Job>,
-        /// The image, where the source brings it along or may read it wherever it is; else it is where the job says.
+        /// Image, if the source provides it or may read it outside the stores; otherwise the job's location applies.
         image: Option<Location>,
     },
 }
 
-/// A job that can be worked on.
+/// Validated job.
 pub(crate) struct Accepted {
     /// The job.
     pub context: JobContext,
-    /// The own name of its model.
+    /// Own name of the job's model.
     pub model: Arc<str>,
-    /// Where its image is.
+    /// Location of the image.
     pub location: Location,
 }
 
-/// What jobs are checked against.
+/// Stores and models that jobs refer to.
 pub(crate) struct Accept {
-    /// The stores, default first.
+    /// Stores, the default one first.
     pub stores: Vec<Store>,
-    /// The models.
+    /// Pool of the models.
     pub pool: Arc<ModelPool>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) async fn run(
 ) -> Result<(), Ended> {
     while let Some(Incoming { request, queued, mut delivery }) = incoming.recv().await {
         metrics::stage_seconds("queue", queued);
-        // Time it waited to be admitted.
+        // Time the job waited to be admitted.
         metrics::waited(Stage::Accept, delivery.age());
         match accept.check(request, &mut delivery) {
             Ok((mut job, model, location)) => {
@@ -97,7 +97,7 @@ impl Accept {
     fn check(&self, request: Request, delivery: &mut Delivery) -> Result<(Job, Arc<str>, Location), Failure> {
         let (mut job, image) = match request {
             Request::Message(payload) => {
-                // A job that is wrong elsewhere is still answered under its own name.
+                // A job that is invalid otherwise is still answered under its own id.
                 let job = Job::parse(&payload).inspect_err(|_| delivery.identify(Job::id_in(&payload), None))?;
                 (job, None)
             }

@@ -1,5 +1,5 @@
-//! **batch**: [`Ready`] rows of one model become [`Batch`]es. The rule is [`window`]'s; this is the shell around it that
-//! has the clock and the channels. Fails no job.
+//! **batch**: [`Ready`] rows of one model become [`Batch`]es. [`window`] has the rule; this module adds the clock and the
+//! channels. Fails no job.
 
 pub(crate) mod limit;
 pub mod window;
@@ -18,7 +18,7 @@ use crate::telemetry::labels::Flush;
 use crate::telemetry::metrics;
 use window::{Decision, Window};
 
-/// How rows are gathered.
+/// Settings of batching.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     /// Maximum rows per batch.
@@ -27,10 +27,10 @@ pub(crate) struct Settings {
     pub(crate) window: Duration,
 }
 
-/// Batches until `ready` closes, then flushes what is left.
+/// Batches until `ready` closes, then flushes the remaining rows.
 ///
 /// # Errors
-/// Where the tag stage is gone.
+/// If the tag stage is gone.
 pub(crate) async fn run(
     settings: Settings,
     model: String,
@@ -55,8 +55,8 @@ pub(crate) async fn run(
             Decision::Wait => None,
         };
         tokio::select! {
-            // Rows are taken in as they come, so that bulk never keeps an interactive one out: what is in flight, and
-            // the memory that rows hold of the budget, is what bounds them.
+            // Every row is received at once, so that bulk rows never block an interactive one. The in-flight limit and the
+            // memory budget bound their number.
             row = ready.recv() => match row {
                 Some(ready) => {
                     let priority = ready.priority();
@@ -95,6 +95,6 @@ async fn flush(
     let rows: Vec<Row> = rows.into_iter().map(row).collect();
     metrics::batch(model, reason, rows.len());
     state.batch_closed();
-    // There is room, or soon will be after a trial: the window was told so.
+    // The window flushes only with capacity, so the channel has room, at the latest after a trial.
     tag.send(Work::Batch(Batch { rows })).await.map_err(|_| Ended::NextGone)
 }

@@ -1,30 +1,31 @@
-//! Concurrency estimator: how many jobs must be in flight so that the models never wait for storage or for the broker. A rule
+//! Concurrency estimator: the number of jobs in flight that keeps the models from waiting for storage or the broker. A rule
 //! without a clock.
 //!
-//! By Little's law a rate of `r` jobs a second that each spend `t` seconds outside this machine's own work keeps `r · t` of them
-//! in flight. Twice as many are allowed: while that makes the rate grow, the estimate grows; once something else is the limit,
-//! it stays.
+//! By Little's law, a rate of `r` jobs a second that each spend `t` seconds outside this machine's own work keeps `r · t` of
+//! them in flight. Twice as many are allowed: the estimate grows as long as that increases the rate, and stays once
+//! something else is the limit.
 //!
-//! The latency is the least of the medians of the last few periods: what an outage or a pause delayed is no latency.
+//! The latency is the minimum of the medians of the last few periods, because delays by an outage or a pause are not
+//! latency.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// From a request for jobs to the job, on a broker nearby, in seconds.
+/// Time from a pull request to its job on a broker nearby, in seconds.
 const PULL: f64 = 0.01;
 
-/// The weight of the last period in the average rate.
+/// Weight of the last period in the average rate.
 const LAST: f64 = 0.5;
 
-/// Periods whose least latency counts.
+/// Number of periods over which the minimum latency is taken.
 const PERIODS: usize = 5;
 
-/// Samples kept of one period.
+/// Maximum samples kept of one period.
 const SAMPLES: usize = 256;
 
-/// Measurements of jobs as they pass.
+/// Measurements of passing jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Estimator {
     measured: Mutex<Measured>,
@@ -39,7 +40,7 @@ struct Measured {
     rate: f64,
 }
 
-/// Latencies of this period, and the medians of those before.
+/// Latencies of this period, and medians of the periods before.
 #[derive(Debug, Default)]
 struct Latency {
     samples: Vec<Duration>,
@@ -53,7 +54,7 @@ impl Latency {
         }
     }
 
-    /// Ends a period. Without samples nothing is learnt of it.
+    /// Ends a period. A period without samples is ignored.
     fn end_period(&mut self) {
         if self.samples.is_empty() {
             return;
@@ -67,27 +68,27 @@ impl Latency {
         }
     }
 
-    /// In seconds; zero while nothing is known.
+    /// Minimum latency in seconds; zero without measurements.
     fn least(&self) -> f64 {
         self.medians.iter().copied().reduce(f64::min).unwrap_or_default()
     }
 }
 
 impl Estimator {
-    /// A store began to answer after this long. The time of the rest does not count: where bandwidth is the limit, more reads
-    /// at once only make each slower.
+    /// Records the time to a store's first byte. The time of the rest does not count: if bandwidth is the limit, more
+    /// concurrent reads only slow each other down.
     pub(crate) fn first_byte(&self, after: Duration) {
         self.measured.lock().first_byte.add(after);
     }
 
-    /// An answer was confirmed after this long.
+    /// Records the time to the confirmation of an answer.
     pub(crate) fn published(&self, after: Duration) {
         let mut measured = self.measured.lock();
         measured.publish.add(after);
         measured.published += 1;
     }
 
-    /// Jobs to have in flight from now on, between `least` and `most`; to be called after every `period`.
+    /// Estimates the jobs to have in flight, between `least` and `most`. To be called after every `period`.
     pub(crate) fn estimate(&self, period: Duration, least: usize, most: usize) -> usize {
         let mut measured = self.measured.lock();
         let now = f64::from(std::mem::take(&mut measured.published)) / period.as_secs_f64();
@@ -119,10 +120,10 @@ mod tests {
             Self { estimator: Estimator::default(), fastest, in_flight: 24 }
         }
 
-        /// Runs for so many seconds with a store this far away.
+        /// Runs for `seconds` seconds with a store of this latency.
         fn run(&mut self, seconds: u32, latency: Duration) -> u32 {
             for _ in 0..seconds {
-                // What the jobs in flight allow, if each takes the latency and a bit.
+                // Rate allowed by the jobs in flight, if each takes the latency and a little more.
                 let job = latency + Duration::from_millis(20);
                 let rate = self.fastest.min(self.in_flight * 1000 / u32::try_from(job.as_millis()).expect("small"));
                 for _ in 0..rate {
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_store_far_away_needs_as_many_as_hide_it() {
-        // A hundred a second, a tenth of a second each: ten in flight, and as many again.
+        // A hundred jobs a second of a tenth of a second each: ten in flight, and as many again.
         assert!((44..=48).contains(&Worker::new(100).run(30, Duration::from_millis(100))));
         assert!(Worker::new(1000).run(30, Duration::from_millis(100)) >= 200);
     }
@@ -167,7 +168,7 @@ mod tests {
         for _ in 0..8 {
             worker.estimator.estimate(SECOND, 24, 1024);
         }
-        // Then all that stood still answers at once.
+        // Then all delayed reads answer at once.
         for _ in 0..before {
             worker.estimator.first_byte(8 * SECOND);
             worker.estimator.published(Duration::from_millis(1));

@@ -8,30 +8,31 @@ use crate::tags::Seconds;
 
 /// A job in the pipeline.
 pub(crate) struct JobContext {
-    /// The job as it came, but for its image and its id.
+    /// The job as received, except its image and its id.
     pub(crate) job: Job,
-    /// The image as answers name it; of an inline image its hash, once it is read.
+    /// Name of the image in answers; for an inline image its hash, once it is read.
     pub(crate) image: String,
     /// Time spent in each stage so far.
     pub(crate) seconds: Seconds,
-    /// The guard that answers the source.
+    /// Guard that answers the source.
     pub(crate) delivery: Delivery,
 }
 
 impl JobContext {
-    /// The job's priority, by its source.
+    /// Priority of the job, from its source.
     #[must_use]
     pub(crate) const fn priority(&self) -> Priority {
         self.delivery.source().priority()
     }
 
-    /// Whether the job may have ended a worker: it is decoded in a process of its own and runs in a batch of its own.
+    /// Returns `true` if the job may have ended a worker. It is decoded in a process of its own and runs in a batch of its
+    /// own.
     #[must_use]
     pub(crate) const fn is_quarantined(&self) -> bool {
         self.delivery.is_quarantined()
     }
 
-    /// Fails a job whose client has stopped waiting, before it costs anything.
+    /// Fails a job whose client no longer waits, before it costs anything.
     ///
     /// # Errors
     /// `overloaded`.

@@ -1,11 +1,11 @@
-//! **fetch**: [`Accepted`] jobs become [`Fetched`] ones: the image's bytes are read from their store, several jobs at once, and
-//! the job gets its route to the queue of its model, which is loaded if it is not. Fails with `image_not_found`,
-//! `image_too_large`, `forbidden_location`, `storage_denied`, `storage_unavailable`, `bad_job` for an inline image that is not
-//! base64, `inference_failed` where the model can't be loaded, `overloaded` where nobody waits for the answer any more, or
-//! `shutting_down` where the job is to go back to the queue.
+//! **fetch**: [`Accepted`] jobs become [`Fetched`] ones. Reads the bytes of images from their stores, several jobs
+//! concurrently, and routes the job to the queue of its model, which is loaded if necessary. Fails with `image_not_found`,
+//! `image_too_large`, `forbidden_location`, `storage_denied`, `storage_unavailable`, `bad_job` if an inline image is not
+//! base64, `inference_failed` if the model can't be loaded, `overloaded` if the client no longer waits, or `shutting_down`
+//! if the job goes back to the queue.
 //!
 //! A job that waits here holds nothing that others need: no model while it waits for its store, no read of a store while it
-//! waits for its model, and no slot of its source while it waits for long.
+//! waits for its model, and no in-flight slot of its source during a long wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,18 +36,18 @@ use crate::store::{Read, Store, file, too_large};
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
 
-/// How often a wait that takes long checks whether somebody still waits for the answer.
+/// Interval at which a long wait checks that the client still waits for the answer.
 const CHECK: Duration = Duration::from_millis(250);
 
-/// How long a job waits before it leaves its source's slot to others.
+/// Time a job waits before it leaves its source's slot to others.
 const PARK: Duration = Duration::from_secs(1);
 
-/// How images are read.
+/// Settings of reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Bytes an encoded image may have.
+    /// Maximum bytes of an encoded image.
     pub max_image_bytes: u64,
-    /// Room for encoded images.
+    /// Memory for encoded images.
     pub memory: Pool,
 }
 
@@ -55,13 +55,13 @@ pub(crate) struct Settings {
 pub(crate) struct Fetched {
     /// The job.
     pub context: JobContext,
-    /// Its route to the queue of its model.
+    /// Route to the queue of its model.
     pub route: Route,
-    /// The image, encoded.
+    /// Encoded image.
     pub bytes: Bytes,
-    /// Room for it.
+    /// Memory reserved for the image.
     pub reserved: Reservation,
-    /// Its place among quarantined jobs, until it is decoded.
+    /// Slot among quarantined jobs, until the image is decoded.
     pub quarantine: Option<OwnedSemaphorePermit>,
 }
 
@@ -71,33 +71,33 @@ impl Queued for Fetched {
     }
 }
 
-/// An image's bytes, and room for them.
+/// Bytes of an image, and memory reserved for them.
 struct Image {
     bytes: Bytes,
     reserved: Reservation,
-    /// What answers call it, where the job did not say so.
+    /// Name of the image in answers, if it differs from the job's.
     name: Option<String>,
 }
 
-/// What every fetch works with.
+/// Resources of every fetch.
 pub(crate) struct Fetch {
-    /// How images are read.
+    /// Settings of reads.
     pub settings: Settings,
-    /// The models.
+    /// Pool of the models.
     pub pool: Arc<ModelPool>,
-    /// Learns how far away the stores are.
+    /// Receives latencies of the stores.
     pub estimator: Arc<Estimator>,
-    /// Takes images that are read.
+    /// Receives fetched images.
     pub decode: queue::Sender<Fetched>,
-    /// Takes those of quarantined jobs.
+    /// Receives fetched images of quarantined jobs.
     pub quarantine: Sender<Fetched>,
-    /// Quarantined jobs that may be read and decoded at a time.
+    /// Limit of quarantined jobs that are read and decoded concurrently.
     pub quarantined: Arc<Semaphore>,
-    /// Takes jobs that failed.
+    /// Receives failed jobs.
     pub publish: Sender<Finished>,
 }
 
-/// Fetches until `accepted` closes, then finishes what it has begun.
+/// Fetches until `accepted` closes, then completes the fetches in progress.
 ///
 /// # Errors
 /// None of its own.
@@ -105,7 +105,7 @@ pub(crate) async fn run(fetch: Fetch, mut accepted: Receiver<Accepted>) -> Resul
     let fetch = Arc::new(fetch);
     let mut fetches = JoinSet::new();
     while let Some(job) = accepted.recv().await {
-        // The one concurrent point of this stage, bounded by what sources admit. A fetch that panics drops its delivery,
+        // The only concurrent part of this stage, bounded by the limits of sources. A fetch that panics drops its delivery,
         // which hands the job back.
         let fetch = Arc::clone(&fetch);
         let span = job.context.delivery.span();
@@ -113,14 +113,14 @@ pub(crate) async fn run(fetch: Fetch, mut accepted: Receiver<Accepted>) -> Resul
         while fetches.try_join_next().is_some() {}
     }
     while fetches.join_next().await.is_some() {}
-    // No job wants a model any more.
+    // No job needs a model any more.
     fetch.pool.close();
     Ok(())
 }
 
 impl Fetch {
     async fn one(&self, Accepted { mut context, model, location }: Accepted) {
-        // Before it is read, so that those that wait for an isolated decoder hold no memory.
+        // Before the read, so that jobs that wait for an isolated decoder hold no memory.
         let quarantine = if context.is_quarantined() {
             let _waiting = metrics::backpressure(Stage::Accept);
             parked_after(PARK, &context, Arc::clone(&self.quarantined).acquire_owned()).await.ok()
@@ -139,7 +139,7 @@ impl Fetch {
                 } else {
                     pass_by_priority(Stage::Fetch, &self.decode, fetched).await
                 };
-                // Refused only where the stage after this one is gone: the delivery inside hands its job back.
+                // Fails only if the next stage is gone: the delivery inside hands its job back.
                 drop(passed);
             }
             Err(failure) => {
@@ -155,9 +155,9 @@ impl Fetch {
         location: Location,
         context: &mut JobContext,
     ) -> Result<(Route, Image), Failure> {
-        // A model that is not loaded comes first, so that a job that waits for it holds no memory meanwhile; but not while its
-        // store keeps jobs waiting, for it would evict another that is needed now. Only what counts the job as pending is
-        // kept: the model may be evicted while the image is read.
+        // Loads the model before the read, so that the job holds no memory during the load. But while the store keeps jobs
+        // waiting, the load is put off, because it would evict a model that is needed now. Only the pending count is kept:
+        // the model may be evicted during the read.
         let mut pending = match self.pool.route(model, context.priority()) {
             Some(route) => Some(route.pending),
             None if is_slow(&location) => None,
@@ -176,11 +176,11 @@ impl Fetch {
         Ok((route, image))
     }
 
-    /// The route to a job's model, which is loaded.
+    /// Route to a job's model, after it is loaded.
     async fn loaded(&self, model: &Arc<str>, context: &JobContext) -> Result<Route, Failure> {
-        // Not fetching: it waits to begin, as for admission.
+        // Counts as waiting for admission, not as fetching.
         let _waiting = metrics::backpressure(Stage::Accept);
-        // A task of its own: a client that leaves must not cut a load short that others wait for.
+        // A task of its own, so that a client that leaves does not cancel a load that others wait for.
         let (pool, name, wanted) = (Arc::clone(&self.pool), Arc::clone(model), Wanted::default());
         let is_wanted = wanted.0.clone();
         let loading = tokio::spawn(async move { pool.load(&name, || Wanted::check(&is_wanted)).await });
@@ -193,7 +193,7 @@ impl Fetch {
         Ok(Route::new(&queue, context.priority()))
     }
 
-    /// Reads an image. An interactive job does not wait for a store that is down, nor longer than its client.
+    /// Reads an image. An interactive job waits neither for a store that is down nor longer than its client.
     async fn image(
         &self,
         location: Location,
@@ -229,8 +229,8 @@ impl Fetch {
         }
     }
 
-    /// Waits for a read of a bulk job. One that its store keeps waiting leaves its slot to jobs of other stores and its batch to
-    /// other rows, or where too many wait for this store goes back to the queue.
+    /// Waits for the read of a bulk job. During an outage, the job leaves its slot to jobs of other stores and its batch to
+    /// other rows; if too many wait for the store already, it goes back to the queue.
     async fn through_outage(
         &self,
         (store, memory): (&Store, &Pool),
@@ -243,7 +243,7 @@ impl Fetch {
             if let Ok(read) = tokio::time::timeout(PARK, &mut read).await {
                 return read;
             }
-            // It is no store that keeps a job waiting for memory.
+            // A job that waits for memory does not wait for its store.
             if !memory.is_waited_for() {
                 break;
             }
@@ -258,7 +258,7 @@ impl Fetch {
     }
 }
 
-/// Marks a wait as wanted, until dropped.
+/// Marks a load as wanted, until dropped.
 struct Wanted(Arc<AtomicBool>);
 
 impl Default for Wanted {
@@ -287,7 +287,7 @@ fn is_slow(location: &Location) -> bool {
     matches!(location, Location::Stored { store, .. } if store.keeps_waiting())
 }
 
-/// Parks a job once it has waited for so long.
+/// Parks a job once it has waited for this time.
 async fn parked_after<T>(time: Duration, context: &JobContext, waiting: impl Future<Output = T>) -> T {
     tokio::pin!(waiting);
     if let Ok(ended) = tokio::time::timeout(time, &mut waiting).await {
@@ -297,7 +297,7 @@ async fn parked_after<T>(time: Duration, context: &JobContext, waiting: impl Fut
     waiting.await
 }
 
-/// A job that takes no slot of its source, until dropped.
+/// Frees the job's slot at its source, until dropped.
 struct Parked<'a>(&'a JobContext);
 
 impl<'a> Parked<'a> {
@@ -319,7 +319,7 @@ impl From<Read> for Image {
     }
 }
 
-/// Ends when nobody waits for the answer any more.
+/// Completes once the client no longer waits for the answer.
 async fn unwanted(context: &JobContext) -> Failure {
     loop {
         tokio::time::sleep(CHECK).await;
@@ -329,11 +329,11 @@ async fn unwanted(context: &JobContext) -> Failure {
     }
 }
 
-/// Decodes an image that came as text, and names it by its hash so that answers do not carry the image back.
+/// Decodes an image that arrived as text. Names it by its hash, so that answers do not contain the image.
 async fn inline(image: Inline, limit: u64, memory: &Pool) -> Result<Image, Failure> {
     let mut reserved = memory.reserve(image.size()).await?;
     let span = Span::current();
-    // The memory with it: nobody may wait for it any more, and it goes on.
+    // The task owns the reservation, because it continues after its caller is cancelled.
     let decoded = tokio::task::spawn_blocking(move || {
         let _span = span.entered();
         let media_type = image.media_type.clone();

@@ -1,4 +1,4 @@
-//! The types that stages hand to one another where more than two of them know them: rows, batches and finished jobs.
+//! Types that pass through more than two stages: rows, batches and finished jobs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// A row, and the memory reserved for it.
+    /// Creates a row with the memory reserved for it.
     pub(crate) const fn new(bytes: Box<[u8]>, reserved: Reservation) -> Self {
         Self { bytes, _reserved: reserved }
     }
@@ -33,9 +33,9 @@ impl Input {
 pub(crate) struct Ready {
     /// The job.
     pub(crate) context: JobContext,
-    /// Counts it as pending until the batcher has it.
+    /// Counts the job as pending until the batcher receives it.
     pub(crate) pending: Pending,
-    /// Its row.
+    /// Row of the job.
     pub(crate) input: Input,
 }
 
@@ -49,9 +49,9 @@ impl Queued for Ready {
 pub(crate) struct Row {
     /// The job.
     pub(crate) context: JobContext,
-    /// Its row.
+    /// Row of the job.
     pub(crate) input: Input,
-    /// When it was ready.
+    /// Time at which the row was ready.
     pub(crate) ready: Instant,
 }
 
@@ -69,11 +69,11 @@ pub(crate) enum Work {
     Trial(Trial),
 }
 
-/// Blank images to run at once.
+/// Blank images to run as one batch.
 pub(crate) struct Trial {
     /// Number of images.
     pub(crate) rows: usize,
-    /// Receives how long the run took, or why it failed.
+    /// Receives the time of the run, or its failure.
     pub(crate) answer: oneshot::Sender<Result<Duration, Failure>>,
 }
 
@@ -81,17 +81,17 @@ pub(crate) struct Trial {
 pub(crate) struct Scored {
     /// The job.
     pub(crate) context: JobContext,
-    /// The model that scored it.
+    /// Model that scored it.
     pub(crate) model: Arc<LoadedModel>,
-    /// The device it ran on.
+    /// Device of the run.
     pub(crate) device: Arc<str>,
-    /// One per label, 0..=1.
+    /// Scores, one per label, 0..=1.
     pub(crate) scores: Vec<f32>,
-    /// Images that ran together.
+    /// Number of images in the batch.
     pub(crate) batch: usize,
 }
 
-/// A job that has been through, from any stage to **publish**.
+/// Completed job, from any stage to **publish**.
 pub(crate) enum Finished {
     /// The model has scored it.
     Tagged(Box<Scored>),
@@ -100,7 +100,7 @@ pub(crate) enum Finished {
 }
 
 impl Finished {
-    /// A job that a stage failed.
+    /// Creates the end of a job that a stage failed.
     #[must_use]
     pub(crate) fn failed(delivery: Delivery, failure: Failure) -> Self {
         Self::Failed(Box::new((delivery, failure)))

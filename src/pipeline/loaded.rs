@@ -1,4 +1,4 @@
-//! A model that is loaded, as the stages know it.
+//! A loaded model as the stages see it.
 
 use crate::failure::{Code, Failure};
 use crate::json;
@@ -8,34 +8,34 @@ use crate::model::labels::Labels;
 use crate::model::threshold::Thresholds;
 use crate::tags::ModelId;
 
-/// Everything about a loaded model but the sessions that run it.
+/// Properties of a loaded model, without the sessions that run it.
 #[derive(Debug)]
 pub(crate) struct LoadedModel {
-    /// Its name and hash, as answers have them.
+    /// Name and hash in answers.
     pub(crate) id: ModelId,
-    /// The square it takes.
+    /// Square that is its input.
     pub(crate) frame: Frame,
-    /// The meaning of its output.
+    /// Meaning of its output.
     pub(crate) labels: Labels,
     /// Thresholds of jobs that set none: the operator's, else the model's own.
     pub(crate) thresholds: Thresholds,
-    /// The devices it runs on, one per session.
+    /// Devices it runs on, one per session.
     pub(crate) devices: Vec<String>,
 }
 
 impl LoadedModel {
-    /// Refuses thresholds that would have no effect: of a category that no label has, or of ratings, which are reported
-    /// whole. Those of general tags and characters are everybody's.
+    /// Rejects thresholds without effect: of a category that no label has, or of ratings, which are always reported in full.
+    /// Thresholds of general tags and characters are valid for every model.
     ///
     /// # Errors
-    /// `bad_job`, naming the category and the nearest that there is.
+    /// `bad_job`, with the category and the nearest valid one.
     pub(crate) fn check_thresholds(&self, thresholds: &Thresholds) -> Result<(), Failure> {
         let refused =
             |unknown| Failure::new(Code::BadJob, format!("not a job for the model `{}`: {unknown}", self.id.name));
         self.without_effect(thresholds).map_or(Ok(()), |unknown| Err(refused(unknown)))
     }
 
-    /// The first of these thresholds that would have no effect, and the nearest that would, if there is one.
+    /// Error for the first threshold without effect, with the nearest valid category, if any.
     pub(crate) fn without_effect(&self, thresholds: &Thresholds) -> Option<String> {
         let is_own = |category: &str| self.labels.categories().any(|(name, _)| name == category);
         let has_effect = |name: &str| name == GENERAL || name == CHARACTER || (name != RATING && is_own(name));
@@ -46,14 +46,14 @@ impl LoadedModel {
         Some(json::unknown_field(&format!("thresholds.{wrong}"), &known))
     }
 
-    /// Its devices, joined with commas.
+    /// Devices, joined with commas.
     #[must_use]
     pub(crate) fn device(&self) -> String {
         self.devices.join(",")
     }
 
-    /// Whether one of its devices prefetches: it copies the next batch while one runs. The CPU has nothing to copy, and an
-    /// interactive row can still join a batch that is closed later.
+    /// Returns `true` if one of its devices prefetches: it copies the next batch while one runs. The CPU has nothing to
+    /// copy, and an interactive row can still join a batch that closes later.
     #[must_use]
     pub(crate) fn prefetches(&self) -> bool {
         self.devices.iter().any(|device| device != "cpu")

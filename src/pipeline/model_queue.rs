@@ -1,4 +1,4 @@
-//! The queue of one loaded model: where ready rows go, and the way there.
+//! Queue of one loaded model for ready rows, and the routes to it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::failure::{Code, Failure};
 use crate::priority::Priority;
 use crate::telemetry::metrics;
 
-/// The queue of a loaded model.
+/// Queue of a loaded model.
 pub(crate) struct ModelQueue {
     /// The model.
     pub(crate) model: Arc<LoadedModel>,
-    /// Takes ready rows.
+    /// Receives ready rows.
     pub(crate) rows: queue::Sender<Ready>,
-    /// Takes work for the runners.
+    /// Receives work for the runners.
     work: Sender<Work>,
     state: Arc<QueueState>,
 }
 
-/// A job's way to the queue of its model.
+/// Route of a job to the queue of its model.
 pub(crate) struct Route {
     /// The queue.
     pub(crate) queue: Arc<ModelQueue>,
@@ -35,7 +35,7 @@ pub(crate) struct Route {
 }
 
 impl ModelQueue {
-    /// A queue whose rows go to `rows` and whose trials go to `work`.
+    /// Creates a queue that sends its rows to `rows` and its trials to `work`.
     #[must_use]
     pub(crate) fn new(
         model: Arc<LoadedModel>,
@@ -48,10 +48,10 @@ impl ModelQueue {
         Arc::new(Self { model, rows, work, state })
     }
 
-    /// Runs so many blank images at once, between two batches; returns how long that took.
+    /// Runs `rows` blank images as one batch, between two others. Returns the time of the run.
     ///
     /// # Errors
-    /// The runtime's, or `shutting_down`.
+    /// The runtime's failure, or `shutting_down`.
     pub(crate) async fn try_out(&self, rows: usize) -> Result<Duration, Failure> {
         let gone = || Failure::new(Code::ShuttingDown, "the model is being unloaded");
         let (answer, answered) = oneshot::channel();
@@ -59,7 +59,7 @@ impl ModelQueue {
         answered.await.map_err(|_| gone())?
     }
 
-    /// The state that its batcher decides by.
+    /// State that its batcher decides by.
     #[must_use]
     pub(crate) fn state(&self) -> Arc<QueueState> {
         Arc::clone(&self.state)
@@ -67,13 +67,13 @@ impl ModelQueue {
 }
 
 impl Route {
-    /// A route to this queue for a job of this priority.
+    /// Creates a route to this queue for a job of this priority.
     #[must_use]
     pub(crate) fn new(queue: &Arc<ModelQueue>, priority: Priority) -> Self {
         Self { queue: Arc::clone(queue), pending: Pending::begin(&queue.state, priority) }
     }
 
-    /// A route for a job that is pending already: for this queue, or for one that it has replaced.
+    /// Creates a route for a job that is already pending at this queue, or at one that it replaces.
     #[must_use]
     pub(crate) fn with_pending(queue: &Arc<ModelQueue>, pending: Pending) -> Self {
         let pending =

@@ -1,7 +1,7 @@
-//! The pool of models: which there are, which are loaded, and the queue and runners of each.
+//! Pool of models: the catalog, the loaded models, and the queue and runners of each.
 //!
-//! A model is loaded when the first job names it, and kept; at most so many are loaded at a time, and the least recently used
-//! one makes room. A job is tagged by the model it names or by none.
+//! A model is loaded when the first job names it, and kept. The number of loaded models is limited; the least recently used
+//! one is evicted for another. A job is tagged by the model it names or not at all.
 
 mod loader;
 mod state;
@@ -30,57 +30,58 @@ use crate::priority::Priority;
 use state::State;
 use timed::Load;
 
-/// How models are loaded and run.
+/// Settings of loading and running models.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Source of models.
     pub(crate) repository: Repository,
-    /// The operator's aliases.
+    /// Aliases from the operator.
     pub(crate) aliases: Vec<Alias>,
-    /// How a session is made.
+    /// Settings of sessions.
     pub(crate) onnx: onnx::Settings,
-    /// How rows are gathered.
+    /// Settings of batching.
     pub(crate) batch: batch::Settings,
     /// Maximum models loaded at a time.
     pub(crate) max_models: usize,
 }
 
-/// The models that jobs can name, and the stages of those that are loaded.
+/// Models that jobs can name, and the stages of the loaded ones.
 pub(crate) struct ModelPool {
     settings: Settings,
-    /// The model of jobs that name none.
+    /// Model of jobs that name none.
     default: Arc<str>,
     health: InferenceHealth,
     state: Mutex<State>,
     load: Load,
-    /// Slots for loaded models; each keeps one until it is unloaded.
+    /// Slots of loaded models. A model holds one until it is unloaded.
     slots: Arc<Semaphore>,
-    /// Notified when a model can be evicted that could not before.
+    /// Notified when another model can be evicted.
     changed: Arc<Notify>,
-    /// Held while the repository is read: one at a time.
+    /// Held while the repository is read, once at a time.
     refreshing: tokio::sync::Mutex<()>,
-    /// The running stages of models.
+    /// Running stages of models.
     stages: TaskTracker,
-    /// Receives the reason of a stage that failed.
+    /// Receives the reason of a failed stage.
     broken: Sender<String>,
 }
 
 /// A model that jobs can name.
 pub(crate) struct Listed {
-    /// Its own name.
+    /// Own name.
     pub(crate) name: Arc<str>,
-    /// Its aliases.
+    /// Aliases.
     pub(crate) aliases: Vec<String>,
     /// `true` if it is the model of jobs that name none.
     pub(crate) is_default: bool,
-    /// Its thresholds.
+    /// Thresholds.
     pub(crate) thresholds: Thresholds,
-    /// Facts known once it is loaded.
+    /// Properties known once it is loaded.
     pub(crate) loaded: Option<Arc<LoadedModel>>,
 }
 
 impl ModelPool {
-    /// A pool with no model loaded yet, whose jobs end in `finished`; and the reasons of stages that fail, for [`Self::run`].
+    /// Creates a pool without a loaded model. Its jobs end in `finished`; the receiver of failed stages' reasons is for
+    /// [`Self::run`].
     #[must_use]
     pub(super) fn new(
         settings: Settings,
@@ -115,7 +116,7 @@ impl ModelPool {
         (Arc::new(pool), reasons)
     }
 
-    /// Runs the stages of models until the pool is closed and all have ended.
+    /// Runs the stages of models until the pool is closed and all of them have ended.
     ///
     /// # Errors
     /// If one of them failed.
@@ -130,9 +131,9 @@ impl ModelPool {
     fn spawn(&self, stage: impl Future<Output = Result<(), Ended>> + Send + 'static) {
         let broken = self.broken.clone();
         self.stages.spawn(async move {
-            // A stage whose next is gone leaves the reason to that one.
+            // A stage whose next stage is gone leaves the reason to that stage.
             if let Err(Ended::Broken(reason)) = guarded(stage).await {
-                // Refused only where another reason came first.
+                // Fails only if another reason came first.
                 let _ = broken.send(reason).await;
             }
         });
@@ -144,17 +145,17 @@ impl ModelPool {
         &self.health
     }
 
-    /// The own name of the model with this name or alias, or of the default one.
+    /// Own name of the model with this name or alias, or of the default model.
     ///
     /// # Errors
-    /// `unknown_model`, naming those there are.
+    /// `unknown_model`, with the names that exist.
     pub(crate) fn own_name(&self, name: Option<&str>) -> Result<Arc<str>, Failure> {
         let Some(name) = name else { return Ok(Arc::clone(&self.default)) };
         let state = self.state.lock();
         state.catalog.find(name).cloned().ok_or_else(|| unknown(name, &state.catalog))
     }
 
-    /// The models that jobs can name, loaded or not. Reads memory alone, no folder.
+    /// Models that jobs can name, loaded or not. Reads only memory, no folder.
     #[must_use]
     pub(crate) fn list(&self) -> Vec<Listed> {
         let state = self.state.lock();
@@ -174,19 +175,19 @@ impl ModelPool {
         }
     }
 
-    /// The queue of the model of this own name, if it is loaded.
+    /// Queue of the model with this own name, if it is loaded.
     #[must_use]
     pub(crate) fn queue(&self, name: &str) -> Option<Arc<ModelQueue>> {
         self.state.lock().use_queue(name)
     }
 
-    /// A route to it for a job of this priority.
+    /// Route to the model for a job of this priority, if it is loaded.
     #[must_use]
     pub(crate) fn route(&self, name: &str, priority: Priority) -> Option<Route> {
         self.queue(name).map(|queue| Route::new(&queue, priority))
     }
 
-    /// Loads no more models, and lets those there are end after their last job.
+    /// Stops loading models, and ends the loaded ones after their last job.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.finished = None;
@@ -198,7 +199,7 @@ impl ModelPool {
         self.changed.notify_waiters();
     }
 
-    /// Ends the runs in progress, and loads no more models.
+    /// Ends the runs in progress, and stops loading models.
     pub(crate) fn stop(&self) {
         let mut state = self.state.lock();
         state.finished = None;

@@ -1,5 +1,5 @@
-//! **publish**: makes a result of a job's scores, or an error of its failure, and answers its source. Fails a job only with
-//! what its source reports (`result_too_large`).
+//! **publish**: makes a result from a job's scores, or an error from its failure, and answers its source. Fails a job only
+//! with a code from its source (`result_too_large`).
 
 pub(crate) mod caption;
 
@@ -19,12 +19,12 @@ use crate::tags::{TagResult, Tags};
 use crate::telemetry::labels::Outcome;
 use crate::telemetry::metrics;
 
-/// What answers say.
+/// Settings of answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The worker's name.
+    /// Name of the worker.
     pub worker: Arc<str>,
-    /// How tags are written.
+    /// Format of tags.
     pub caption: caption::Settings,
 }
 
@@ -41,7 +41,7 @@ pub(crate) async fn run(
     let mut answers = JoinSet::new();
     while let Some(finished) = finished.recv().await {
         let (settings, estimator) = (Arc::clone(&settings), Arc::clone(&estimator));
-        // Answers wait for the broker's confirmation side by side; jobs in flight are what bounds them.
+        // Answers wait for the broker's confirmation concurrently, bounded by the jobs in flight.
         answers.spawn(async move {
             let began = Instant::now();
             match finished {

@@ -4,26 +4,26 @@ use tokio::sync::mpsc;
 
 use crate::priority::{Priority, Weighted};
 
-/// An item of a queue.
+/// Item of a queue.
 pub(crate) trait Queued {
-    /// Its priority.
+    /// Priority of the item.
     fn priority(&self) -> Priority;
 }
 
-/// The sending end.
+/// Sending end of a queue.
 pub(crate) struct Sender<T> {
     interactive: mpsc::Sender<T>,
     bulk: mpsc::Sender<T>,
 }
 
-/// The receiving end.
+/// Receiving end of a queue.
 pub(crate) struct Receiver<T> {
     interactive: mpsc::Receiver<T>,
     bulk: mpsc::Receiver<T>,
     weighted: Weighted,
 }
 
-/// A queue with room for `size` items of each priority.
+/// Creates a queue with capacity for `size` items of each priority.
 #[must_use]
 pub(crate) fn bounded<T: Queued>(size: usize) -> (Sender<T>, Receiver<T>) {
     let (to_interactive, interactive) = mpsc::channel(size);
@@ -33,7 +33,7 @@ pub(crate) fn bounded<T: Queued>(size: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 impl<T: Queued> Sender<T> {
-    /// The channel for items of this one's priority.
+    /// Channel for items of this one's priority.
     pub(crate) fn end_for(&self, item: &T) -> &mpsc::Sender<T> {
         match item.priority() {
             Priority::Interactive => &self.interactive,
@@ -49,13 +49,13 @@ impl<T> Clone for Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The channels of interactive and of bulk items, for receivers that serve one each.
+    /// Channels of interactive and of bulk items, for receivers that serve one each.
     #[must_use]
     pub(crate) fn split(self) -> (mpsc::Receiver<T>, mpsc::Receiver<T>) {
         (self.interactive, self.bulk)
     }
 
-    /// The next item: the oldest interactive one, but for bulk's slots. `None` once all senders are gone.
+    /// Receives the next item: the oldest interactive one, except in bulk's slots. `None` once all senders are dropped.
     ///
     /// Cancel safe.
     pub(crate) async fn recv(&mut self) -> Option<T> {

@@ -1,4 +1,4 @@
-//! State of a model's queue that decides when a batch closes: rows pending, batches running, and the batch limit.
+//! State of a model's queue that decides about closing a batch: pending rows, running batches, and the batch limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,14 +10,14 @@ use super::batch::limit::Limit;
 use super::batch::window::{Arrivals, Capacity};
 use crate::priority::Priority;
 
-/// State of one model's queue, shared by the stages that change it and the batcher that decides by it.
+/// State of one model's queue, shared by the stages that change it and the batcher that reads it.
 #[derive(Debug)]
 pub(crate) struct QueueState {
     interactive: AtomicUsize,
     bulk: AtomicUsize,
     running: AtomicUsize,
     limit: Mutex<Limit>,
-    /// Batches that can run at once: one per device.
+    /// Batches that can run at once, one per device.
     devices: usize,
     /// `true` if the devices take a second batch while one runs.
     prefetch: bool,
@@ -43,7 +43,7 @@ impl Pending {
         Arc::ptr_eq(&self.state, state)
     }
 
-    /// The job's priority.
+    /// Priority of the job.
     pub(crate) const fn priority(&self) -> Priority {
         self.priority
     }
@@ -57,7 +57,7 @@ impl Drop for Pending {
 }
 
 impl QueueState {
-    /// State of an empty queue with this batch limit for so many devices, which may `prefetch`.
+    /// State of an empty queue with this batch limit for this many devices, which may `prefetch`.
     pub(crate) fn new(limit: Limit, devices: usize, prefetch: bool) -> Self {
         let [interactive, bulk, running] = [const { AtomicUsize::new(0) }; 3];
         Self { interactive, bulk, running, limit: Mutex::new(limit), devices, prefetch, changed: Notify::new() }
@@ -70,7 +70,7 @@ impl QueueState {
         }
     }
 
-    /// Rows on their way to the queue.
+    /// Number of rows on their way to the queue.
     pub(crate) fn arrivals(&self) -> Arrivals {
         let load = |priority| self.pending(priority).load(Ordering::Acquire);
         Arrivals { interactive: load(Priority::Interactive), bulk: load(Priority::Bulk) }
@@ -85,7 +85,7 @@ impl QueueState {
         }
     }
 
-    /// Adapts the limit to what a device made of a batch; returns the new limit where it changed.
+    /// Adapts the limit after a batch. Returns the new limit if it changed.
     pub(crate) fn adapt_limit(&self, adapt: impl FnOnce(&mut Limit)) -> Option<usize> {
         let mut limit = self.limit.lock();
         let before = limit.rows();
@@ -93,12 +93,12 @@ impl QueueState {
         (limit.rows() != before).then_some(limit.rows())
     }
 
-    /// Rows a batch may have now.
+    /// Maximum rows of a batch now.
     pub(crate) fn limit(&self) -> usize {
         self.limit.lock().rows()
     }
 
-    /// Ends when the state has changed since the last call.
+    /// Completes once the state has changed since the last call.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }

@@ -1,4 +1,4 @@
-//! What all stages have in common: how they end, and how they pass their output on.
+//! Common parts of all stages: their ends, and the transfer of their output.
 
 use std::any::Any;
 
@@ -10,17 +10,17 @@ use crate::failure::{Code, Failure};
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
 
-/// Why a stage ended before its input did.
+/// Reason for a stage to end before its input.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The stage after it is gone, and reports the reason.
+    /// The next stage is gone, and reports the reason.
     NextGone,
     /// The stage itself failed.
     Broken(String),
 }
 
 impl Ended {
-    /// The end of a stage whose task panicked or was cancelled.
+    /// End of a stage whose task panicked or was cancelled.
     pub(super) fn of_task(error: JoinError) -> Self {
         Self::Broken(match error.try_into_panic() {
             Ok(panic) => format!("it panicked: {}", panic_message(&*panic)),
@@ -34,24 +34,24 @@ pub(super) async fn guarded(run: impl Future<Output = Result<(), Ended>> + Send 
     tokio::spawn(run).await.unwrap_or_else(|error| Err(Ended::of_task(error)))
 }
 
-/// The message of a panic.
+/// Message of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
 }
 
-/// The failure of a job whose stage panicked. It is worth another attempt, for the fault may be the worker's.
+/// Failure of a job whose stage panicked. It is retriable, because the fault may be the worker's.
 pub(crate) fn panicked(code: Code, doing: &str, panic: &(dyn Any + Send)) -> Failure {
     let message = panic_message(panic);
     tracing::error!(doing, message, "panicked over one job; the worker goes on");
     Failure::new(code, format!("the worker panicked while {doing}: {message}")).retriable()
 }
 
-/// Sends to the next stage and counts the time until that has room; `Err` gives back what the stage did not take.
+/// Sends an item to the next stage and counts the time until it has capacity. `Err` returns an item that could not be sent.
 pub(super) async fn pass<T>(stage: Stage, next: &mpsc::Sender<T>, item: T) -> Result<(), T> {
     let waiting = metrics::backpressure(stage);
     let room = next.reserve().await;
-    // Before the next stage has it, from when on time counts there.
+    // Dropped before the next stage receives the item, because time counts there from then on.
     drop(waiting);
     match room {
         Ok(room) => {
@@ -62,7 +62,7 @@ pub(super) async fn pass<T>(stage: Stage, next: &mpsc::Sender<T>, item: T) -> Re
     }
 }
 
-/// The same through a queue of two priorities.
+/// Sends an item like [`pass`], through a queue of two priorities.
 pub(super) async fn pass_by_priority<T: Queued>(stage: Stage, next: &queue::Sender<T>, item: T) -> Result<(), T> {
     pass(stage, next.end_for(&item), item).await
 }

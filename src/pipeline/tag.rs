@@ -1,5 +1,5 @@
-//! **tag**: [`Batch`](super::handoff::Batch)es become scores, on threads of their own: one for a session on the CPU, on other
-//! devices several that pipeline. A batch that fails as a whole is split until the culprit stands alone. Fails with
+//! **tag**: [`Batch`](super::handoff::Batch)es become scores, on dedicated threads: one for a session on the CPU, several
+//! that pipeline on other devices. A batch that fails as a whole is split until the culprit is alone. Fails with
 //! `out_of_memory` or `inference_failed`.
 
 pub(crate) mod device;
@@ -30,7 +30,7 @@ use watchdog::Watched;
 /// Tags until `work` closes.
 ///
 /// # Errors
-/// Where the thread can't be started, or batch after batch failed.
+/// If a thread can't be started, a device hangs or is lost, or consecutive batches fail.
 pub(crate) async fn run(
     loaded: Loaded,
     work: Receiver<Work>,

@@ -1,29 +1,29 @@
-//! How many rows a batch may have: as many as configured, until the device runs out of memory. Then half as many, and after
-//! a while carefully more again.
+//! Limit on the rows of a batch: the configured size until the device runs out of memory, then half as many, and after a
+//! while cautiously more again.
 //!
-//! It is one of a few [`sizes`]: the configured one, its half, its quarter and so on. A device whose memory pool keeps room for
-//! every size it has seen is given no others.
+//! The limit is one of a few [`sizes`]: the configured one, its half, its quarter and so on. A device may keep memory for
+//! every size it has run, so it gets no others.
 
 /// Full batches that must fit before the next larger size is tried.
 const FITS_BEFORE_GROWTH: u32 = 64;
 
-/// Maximum of that number, which doubles where larger sizes fail again and again.
+/// Maximum of that number, which doubles after each failed attempt to grow.
 const MAX_FITS_BEFORE_GROWTH: u32 = 16 * 1024;
 
-/// The limit in force, and what it follows from.
+/// Current limit and its history.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
-    /// From the configured size down to one.
+    /// Sizes from the configured one down to one.
     sizes: Vec<usize>,
-    /// Which of them is in force.
+    /// Index of the current size.
     current: usize,
-    /// Full batches in a row that fitted.
+    /// Number of consecutive full batches that fitted.
     fitted: u32,
     fits_before_growth: u32,
 }
 
 impl Limit {
-    /// Starts from the configured size, or from the largest one not over what is known to fit.
+    /// Starts with the configured size, or the largest one of at most `fits`, the rows known to fit.
     #[must_use]
     pub(crate) fn new(configured: usize, fits: usize) -> Self {
         let mut limit =
@@ -32,13 +32,13 @@ impl Limit {
         limit
     }
 
-    /// Rows a batch may have now.
+    /// Maximum rows of a batch now.
     #[must_use]
     pub(crate) fn rows(&self) -> usize {
         self.sizes[self.current]
     }
 
-    /// A batch of this many rows fitted the device.
+    /// Records that a batch of this many rows fitted the device.
     pub(crate) fn fitted(&mut self, rows: usize) {
         if self.current == 0 || rows < self.rows() {
             return;
@@ -50,12 +50,12 @@ impl Limit {
         }
     }
 
-    /// A batch of this many rows did not fit.
+    /// Records that a batch of this many rows did not fit.
     pub(crate) fn too_large(&mut self, rows: usize) {
         self.fitted = 0;
-        // What did not fit was filled up.
+        // The batch was padded to the next size.
         let rows = filled_up(self.sizes[0], rows);
-        // Nothing is learnt from what was assembled before the limit fell.
+        // Batches assembled before the limit fell do not count.
         if rows < self.rows() * 2 {
             self.fits_before_growth = (self.fits_before_growth * 2).min(MAX_FITS_BEFORE_GROWTH);
         }
@@ -69,12 +69,12 @@ impl Limit {
     }
 }
 
-/// The sizes, largest first.
+/// Possible sizes, largest first.
 pub(crate) fn sizes(configured: usize) -> Vec<usize> {
     std::iter::successors(Some(configured.max(1)), |size| (*size > 1).then_some(size / 2)).collect()
 }
 
-/// The smallest of them that holds so many rows, or all of them where none does: batches are filled up with blanks.
+/// Size that a batch of this many rows is padded to: the smallest sufficient one, or `rows` if none is.
 pub(crate) fn filled_up(configured: usize, rows: usize) -> usize {
     sizes(configured).into_iter().rev().find(|size| *size >= rows).unwrap_or(rows)
 }
@@ -131,8 +131,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, the limit is one of the few sizes, and a device that takes `capacity` rows fails ever more
-        /// rarely.
+        /// The limit is always one of the few sizes, and a device with a capacity of `capacity` rows fails ever more rarely.
         #[test]
         fn settles_at_what_fits(configured in 1usize..300, capacity in 1usize..300) {
             let mut limit = Limit::new(configured, configured);

@@ -1,19 +1,19 @@
-//! The batching rule, without a clock: from the time and the state of a model's queue it makes a [`Decision`].
+//! Batching rule, without a clock: makes a [`Decision`] from the time and the state of a model's queue.
 //!
 //! | device | flushes |
 //! |---|---|
-//! | idle | a full batch; one whose oldest row has waited for the window; any, when nothing else is on its way |
-//! | prefetching | a full batch, so that it is ready the moment the device is |
+//! | idle | a full batch; one whose oldest row has waited for the window; any, if nothing else is on its way |
+//! | prefetching | a full batch, so that it is ready as soon as the device is |
 //! | busy | nothing |
 //!
-//! While the device is busy, closing a partial batch gains nothing: rows that arrive meanwhile still join it.
+//! While the device is busy, closing a partial batch gains nothing, because later rows can still join it.
 //!
-//! Interactive rows go first. Where both priorities wait, bulk gets one slot in four, over time. An interactive row waits for
-//! other interactive rows alone: while the device is idle, it never waits for a bulk one.
+//! Interactive rows go first. While both priorities wait, bulk gets one slot in four, over time. An interactive row waits
+//! only for other interactive rows: while the device is idle, it never waits for a bulk one.
 //!
-//! A quarantined row is a batch of its own, which is full from the start. Such rows wait apart from the others, so that they
-//! split no batch; they overtake neither an older bulk row whose batch may leave nor one that has waited for the window. While
-//! interactive rows wait, they get one batch in four.
+//! A quarantined row is a batch of its own, which is full from the start. Quarantined rows wait apart from the others, so
+//! that they split no batch. They overtake neither an older bulk row whose batch may leave nor one that has waited for the
+//! window. While interactive rows wait, quarantined rows get one batch in four.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -26,9 +26,9 @@ use crate::telemetry::labels::Flush;
 pub enum Capacity {
     /// A device is idle.
     Idle,
-    /// All run a batch, and one can take the next in advance.
+    /// All devices run a batch, and one can prefetch the next.
     Prefetch,
-    /// All hold as many batches as they can.
+    /// All devices hold as many batches as they can.
     Busy,
 }
 
@@ -41,20 +41,20 @@ pub struct Arrivals {
     pub bulk: usize,
 }
 
-/// What to do now.
+/// Next step of the batcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Take a batch, for this reason.
     Flush(Flush),
     /// Take a quarantined row.
     FlushQuarantined,
-    /// Ask again at this time, or earlier if anything changes.
+    /// Decide again at this time, or earlier if anything changes.
     Until(Instant),
-    /// Ask again when something changes.
+    /// Decide again when anything changes.
     Wait,
 }
 
-/// The ready rows of a queue, each priority in order of arrival.
+/// Ready rows of a queue, in order of arrival within each priority.
 #[derive(Debug)]
 pub struct Window<T> {
     length: Duration,
@@ -64,12 +64,12 @@ pub struct Window<T> {
     /// Quarantined rows, which are bulk.
     quarantined: VecDeque<(Instant, T)>,
     weighted: Weighted,
-    /// The same for whole batches, while quarantined and interactive rows wait.
+    /// Weights of whole batches, while quarantined and interactive rows wait.
     weighted_batches: Weighted,
 }
 
 impl<T> Window<T> {
-    /// Batches of at most `limit` rows, none waiting longer than `length` for company.
+    /// Creates a window for batches of at most `limit` rows, none of which waits longer than `length` for others.
     #[must_use]
     pub fn new(length: Duration, limit: usize) -> Self {
         let [interactive, bulk, quarantined] = [const { VecDeque::new() }; 3];
@@ -77,7 +77,7 @@ impl<T> Window<T> {
         Self { length, limit: limit.max(1), interactive, bulk, quarantined, weighted, weighted_batches }
     }
 
-    /// From now on, batches of at most `limit` rows.
+    /// Sets the maximum number of rows of later batches.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.max(1);
     }
@@ -96,19 +96,19 @@ impl<T> Window<T> {
         self.quarantined.push_back((now, row));
     }
 
-    /// Whether no row waits.
+    /// Returns `true` if no row waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.interactive.is_empty() && self.bulk.is_empty() && self.quarantined.is_empty()
     }
 
-    /// When the oldest row arrived that shares its batch.
+    /// Arrival of the oldest row that shares its batch.
     fn oldest(&self) -> Option<Instant> {
         let fronts = [self.interactive.front(), self.bulk.front()];
         fronts.into_iter().flatten().map(|(arrived, _)| *arrived).min()
     }
 
-    /// What to do at `now`, with devices of this capacity and so many rows on their way to this queue.
+    /// Decides at `now`, from the devices' capacity and the number of rows on their way to this queue.
     #[must_use]
     pub fn decide(&self, now: Instant, capacity: Capacity, arrivals: Arrivals) -> Decision {
         if capacity == Capacity::Busy {
@@ -118,7 +118,7 @@ impl<T> Window<T> {
         if self.is_turn_of_quarantined(now, shared) { Decision::FlushQuarantined } else { shared }
     }
 
-    /// Returns `true` if a quarantined row leaves now, where `shared` is to be done with the others.
+    /// Returns `true` if a quarantined row leaves now, given the decision `shared` on the others.
     fn is_turn_of_quarantined(&self, now: Instant, shared: Decision) -> bool {
         let Some((arrived, _)) = self.quarantined.front() else { return false };
         let flushes = matches!(shared, Decision::Flush(_));
@@ -129,7 +129,7 @@ impl<T> Window<T> {
         arrived < oldest || !flushes && now < *oldest + self.length
     }
 
-    /// What to do with the rows that share batches, while a device has capacity.
+    /// Decides about the rows that share batches, while a device has capacity.
     fn decide_shared(&self, now: Instant, capacity: Capacity, arrivals: Arrivals) -> Decision {
         let Some(oldest) = self.oldest() else { return Decision::Wait };
         if self.interactive.len() + self.bulk.len() >= self.limit {
@@ -149,19 +149,19 @@ impl<T> Window<T> {
         }
     }
 
-    /// The next batch: at most the limit, with the time each row arrived. No quarantined row is in it.
+    /// Takes the next batch of at most `limit` rows, with their arrival times. It contains no quarantined row.
     pub fn take(&mut self) -> Vec<(Instant, T)> {
         self.count_batch();
         (0..self.limit).map_while(|_| self.next()).collect()
     }
 
-    /// The next quarantined row, with the time it arrived.
+    /// Takes the next quarantined row, with its arrival time.
     pub fn take_alone(&mut self) -> Option<(Instant, T)> {
         self.count_batch();
         self.quarantined.pop_front()
     }
 
-    /// Gives away a batch where interactive and quarantined rows wait for it.
+    /// Counts a batch for the weights if interactive and quarantined rows wait.
     fn count_batch(&mut self) {
         if !self.interactive.is_empty() && !self.quarantined.is_empty() {
             self.weighted_batches.next_slot();

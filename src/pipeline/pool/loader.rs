@@ -18,19 +18,19 @@ use crate::pipeline::tag::onnx::CannotLoad;
 use crate::pipeline::{ModelStages, start_model};
 use crate::telemetry::metrics;
 
-/// How long a model that could not be loaded is not tried again.
+/// Time before a failed load is tried again.
 const BROKEN: Duration = Duration::from_secs(10);
 
-/// Maximum time for which a model that was just loaded is kept. It is kept for as long as its load took, so that jobs of more
-/// models than there are slots spend at most half of the time on loads.
+/// Maximum time for which a newly loaded model is kept. It is kept for as long as its load took, so that jobs of more models
+/// than there are slots spend at most half of the time on loads.
 const KEPT: Duration = Duration::from_secs(30);
 
 impl ModelPool {
-    /// The queue of a model. Loads the model if it is not loaded and, once its turn has come, still `is_wanted`. Models are
-    /// loaded beside one another.
+    /// Returns the queue of a model. Loads the model if it is not loaded and `is_wanted` still succeeds when the load can
+    /// begin. Different models load concurrently.
     ///
     /// # Errors
-    /// Why it is not wanted; `inference_failed` where it can't be loaded, `shutting_down` where no more models are.
+    /// Error of `is_wanted`; `inference_failed` if the model can't be loaded, `shutting_down` if loading has stopped.
     pub(crate) async fn load(
         &self,
         name: &Arc<str>,
@@ -71,7 +71,7 @@ impl ModelPool {
             Some(Err(broken)) => return Err(broken.clone().into()),
             None => return Err(Unusable { name: name.to_string(), reason: "it is gone".into() }.into()),
         };
-        // Before another model is evicted for one that does not work.
+        // Checked before another model is evicted for it.
         timed::check(&files).await?;
         let slot = self.slot().await?;
         let began = Instant::now();
@@ -79,8 +79,8 @@ impl ModelPool {
         self.insert(name, &files, loaded, Some(slot), began.elapsed().min(KEPT))
     }
 
-    /// A slot for one more model. Where there is none the least recently used model is evicted: it ends after the rows that
-    /// are in its queue.
+    /// Acquires a slot for one more model. If none is free, evicts the least recently used model, which ends after the rows
+    /// in its queue.
     async fn slot(&self) -> Result<ModelSlot, CannotLoad> {
         loop {
             let changed = self.changed.notified();
@@ -113,20 +113,20 @@ impl ModelPool {
         loaded
     }
 
-    /// Ends the pipeline, for a fault that only another process can recover from.
+    /// Ends the pipeline after a fault that only another process can recover from.
     fn break_off(&self, reason: &CannotLoad) {
         self.health.set(false);
-        // No other model is loaded meanwhile.
+        // No other model is loaded from here on.
         if self.state.lock().finished.take().is_some() {
-            // Refused only where another reason came first.
+            // Fails only if another reason came first.
             let _ = self.broken.try_send(reason.to_string());
         }
     }
 
-    /// Starts the stages of a loaded model; those of the one it replaces finish what they have.
+    /// Starts the stages of a loaded model. The stages of the one it replaces finish their jobs.
     ///
     /// # Errors
-    /// `Stopped` where no more models are loaded.
+    /// `Stopped` if loading has stopped.
     fn insert(
         &self,
         name: &Arc<str>,
@@ -138,7 +138,7 @@ impl ModelPool {
         let (stop, gone, model) = (Arc::clone(&loaded.stop), CancellationToken::new(), Arc::clone(&loaded.model));
         let mut state = self.state.lock();
         let finished = state.finished.clone().ok_or(CannotLoad::Stopped)?;
-        // One that takes another's place takes its slot as well; that may have been evicted meanwhile.
+        // A replacement takes over the slot of the old model, unless that was evicted in the meantime.
         let replaced = || state.loaded.get(name).and_then(|running| running.slot.lock().take());
         let Some(slot) = slot.or_else(replaced) else {
             return Err(files.unusable("it was unloaded meanwhile; the next job loads it").into());
@@ -171,17 +171,17 @@ impl ModelPool {
         Ok(queue)
     }
 
-    /// Reads the model repository again. A loaded model whose files have changed is replaced once its successor has warmed
-    /// up; where that is broken the old one stays.
+    /// Reads the model repository again. Replaces a loaded model with changed files once its successor is warmed up. If the
+    /// successor is broken, the old one stays.
     ///
     /// # Errors
-    /// If the repository can't be read; everything stays as it is.
+    /// If the repository can't be read; then nothing changes.
     pub(crate) async fn refresh(&self) -> Result<(), NoModel> {
         let _one_at_a_time = self.refreshing.lock().await;
         let catalog = Arc::new(self.settings.repository.catalog(&self.settings.aliases).await?);
         let loaded: Vec<(Arc<str>, Stamp)> = {
             let mut state = self.state.lock();
-            // From here on models are loaded as they are now.
+            // From here on, models are loaded from the new catalog.
             state.catalog = Arc::clone(&catalog);
             state.broken.clear();
             state.loaded.iter().map(|(name, running)| (Arc::clone(name), running.stamp.clone())).collect()
@@ -190,7 +190,7 @@ impl ModelPool {
             match catalog.get(&name) {
                 Some(Ok(files)) if files.stamp == stamp => {}
                 Some(Ok(files)) => match self.replace(&name, files).await {
-                    // The worker ends, and has logged why.
+                    // The worker ends, and the reason is logged.
                     Err(CannotLoad::Hung { .. }) => return Ok(()),
                     Err(error) => {
                         tracing::error!(%error, "a model that has changed can't be loaded; the old one stays");
@@ -219,7 +219,7 @@ impl ModelPool {
     }
 }
 
-/// Tells that a model is unloaded, when dropped.
+/// Reports that a model is unloaded, on drop.
 struct Unloaded {
     gone: CancellationToken,
     slot: Arc<Mutex<Option<ModelSlot>>>,

@@ -15,35 +15,35 @@ use crate::pipeline::handoff::Finished;
 use crate::pipeline::model_queue::ModelQueue;
 use crate::pipeline::tag::Stopper;
 
-/// The models, by their state.
+/// Models by their state.
 pub(super) struct State {
     pub(super) catalog: Arc<Catalog>,
-    /// Where jobs of new models end; `None` once no more models are loaded.
+    /// Receives the jobs of new models; `None` once loading has stopped.
     pub(super) finished: Option<Sender<Finished>>,
     pub(super) loaded: HashMap<Arc<str>, Running>,
     /// Models that get no more jobs, until their last job is through.
     pub(super) retired: Vec<Running>,
     pub(super) broken: HashMap<Arc<str>, (Instant, String)>,
-    /// Locks of models that are being loaded: a model is loaded once, and beside others.
+    /// Locks of models being loaded: each is loaded once, concurrently with others.
     loading: HashMap<Arc<str>, Weak<tokio::sync::Mutex<()>>>,
 }
 
 /// A loaded model.
 pub(super) struct Running {
-    /// `None` where it gets no more jobs.
+    /// `None` if it gets no more jobs.
     pub(super) queue: Option<Arc<ModelQueue>>,
     pub(super) stamp: Stamp,
     pub(super) used: Instant,
-    /// Until then it is not evicted.
+    /// Earliest time of its eviction.
     pub(super) kept_until: Instant,
     pub(super) stop: Stopper,
     /// Cancelled once the model is unloaded.
     pub(super) gone: CancellationToken,
-    /// Its slot among the loaded models, until it is unloaded or another takes its place.
+    /// Slot among the loaded models, until it is unloaded or replaced.
     pub(super) slot: Arc<Mutex<Option<ModelSlot>>>,
 }
 
-/// A slot among the models that may be loaded at a time. Dropped, it wakes those who wait for one.
+/// Slot among the models that can be loaded at a time. On drop, wakes those who wait for one.
 pub(super) struct ModelSlot {
     pub(super) permit: Option<OwnedSemaphorePermit>,
     pub(super) changed: Arc<Notify>,
@@ -57,7 +57,7 @@ impl Drop for ModelSlot {
 }
 
 impl State {
-    /// With no model loaded yet.
+    /// Creates the state without a loaded model.
     pub(super) fn new(catalog: Catalog, finished: Sender<Finished>) -> Self {
         Self {
             catalog: Arc::new(catalog),
@@ -69,21 +69,21 @@ impl State {
         }
     }
 
-    /// The queue of a model, if it is loaded.
+    /// Returns the queue of a model, if it is loaded, and marks it as used.
     pub(super) fn use_queue(&mut self, name: &str) -> Option<Arc<ModelQueue>> {
         let running = self.loaded.get_mut(name)?;
         running.used = Instant::now();
         running.queue.clone()
     }
 
-    /// Gives a model no more jobs.
+    /// Ends the flow of jobs to a model.
     pub(super) fn retire(&mut self, name: &str) {
         let Some(running) = self.loaded.remove(name) else { return };
         self.retired.retain(|running| !running.gone.is_cancelled());
         self.retired.push(Running { queue: None, ..running });
     }
 
-    /// The lock to hold while this model is loaded.
+    /// Lock to hold while this model is loaded.
     pub(super) fn lock_of(&mut self, name: &Arc<str>) -> Arc<tokio::sync::Mutex<()>> {
         self.loading.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = self.loading.get(name).and_then(Weak::upgrade) {
@@ -94,7 +94,7 @@ impl State {
         lock
     }
 
-    /// Retires the least recently used model that need not be kept. Where each must be, returns when the first need not.
+    /// Retires the least recently used evictable model. If none is evictable, returns the earliest time at which one is.
     pub(super) fn evict(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let evictable = self.loaded.iter().filter(|(_, running)| running.kept_until <= now);

@@ -1,4 +1,4 @@
-//! Loads a model on a blocking thread within a bound in time: a large one takes a while, a device that hangs takes for ever.
+//! Loads a model on a blocking thread within a time limit: a large model takes a while, and a hung device never returns.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use crate::pipeline::stage::panic_message;
 use crate::pipeline::tag::Loaded;
 use crate::pipeline::tag::onnx::{CannotLoad, Settings};
 
-/// Loads a model; blocks.
+/// Function that loads a model. Blocks the thread.
 pub(super) type Load = fn(&ModelFiles, &Settings) -> Result<Loaded, CannotLoad>;
 
 /// Checks that a model's labels can be read.
 ///
 /// # Errors
-/// Where they can't.
+/// If they can't.
 pub(super) async fn check(files: &ModelFiles) -> Result<(), CannotLoad> {
     let own = files.clone();
     let read = tokio::task::spawn_blocking(move || own.labels().map(drop)).await;
     read.unwrap_or_else(|error| Err(files.unusable(error))).map_err(Into::into)
 }
 
-/// Loads a model within the time limits of its devices. One that hangs keeps its thread: the process must end.
+/// Loads a model within the time limits of its devices. A hung load keeps its thread, so that the process must end.
 ///
 /// # Errors
-/// Where it can't be loaded, `Hung` where the time is over.
+/// If it can't be loaded; `Hung` after the time limit.
 pub(super) async fn load(load: Load, files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
     let (own, with) = (files.clone(), settings.clone());
     let loading = tokio::task::spawn_blocking(move || {
@@ -36,7 +36,7 @@ pub(super) async fn load(load: Load, files: &ModelFiles, settings: &Settings) ->
         Err(own.unusable("its files changed while it was loaded; look again (SIGHUP)").into())
     });
     let gpus = settings.devices.iter().any(|device| device.load_timeout().is_some());
-    // They are opened one after the other.
+    // Devices are opened one after the other.
     let timeout = settings.devices.iter().filter_map(|device| device.load_timeout()).sum();
     let Some(ended) = within(gpus.then_some(timeout), loading).await else {
         return Err(hung(files, settings, timeout));
@@ -47,8 +47,8 @@ pub(super) async fn load(load: Load, files: &ModelFiles, settings: &Settings) ->
     })
 }
 
-/// What comes of it within this time. A process that was stopped for a while finds the time over, and what is healthy ends in
-/// a moment.
+/// Waits for a load up to the time limit, and then for a little longer: a process that was suspended finds the time over,
+/// but a healthy load completes in a moment.
 async fn within<T>(timeout: Option<Duration>, mut loading: JoinHandle<T>) -> Option<Result<T, JoinError>> {
     let Some(timeout) = timeout else { return Some(loading.await) };
     match tokio::time::timeout(timeout, &mut loading).await {
@@ -72,7 +72,7 @@ mod tests {
     use crate::pipeline::stage::Ended;
     use crate::pipeline::tag::device::Device;
 
-    /// As a driver that never answers.
+    /// Stands for a driver that never answers.
     fn forever(_: &ModelFiles, _: &Settings) -> Result<Loaded, CannotLoad> {
         loop {
             std::thread::park();
@@ -100,7 +100,7 @@ mod tests {
             let Err(Ended::Broken(reason)) = broken.await.expect("no panic") else { panic!("it goes on") };
             assert!(reason.contains("demo") && reason.contains("cuda:0") && reason.contains("10m"), "{reason}");
         });
-        // The thread that hangs is not waited for.
+        // Does not wait for the hung thread.
         runtime.shutdown_background();
     }
 }

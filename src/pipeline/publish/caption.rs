@@ -1,4 +1,4 @@
-//! How tags are written as one line of text, and which are left out.
+//! Captions: tags as one line of text, without excluded ones.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -6,13 +6,13 @@ use crate::model::category::{CHARACTER, RATING};
 use crate::model::labels::Labels;
 use crate::tags::Tag;
 
-/// Names that are faces, not words: their underscores stay.
+/// Names that are faces, not words, and keep their underscores.
 const EMOTICONS: [&str; 19] = [
     "0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9", ">_o", "@_@", "^_^",
     "o_o", "u_u", "x_x", "|_|", "||_||",
 ];
 
-/// What the operator wants of tags.
+/// Settings of captions and of excluded tags.
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Settings {
@@ -20,48 +20,48 @@ pub(crate) struct Settings {
     pub exclude: HashSet<String>,
     /// Categories whose tags are never reported.
     pub exclude_categories: HashSet<String>,
-    /// What captions say instead of a tag, by its spaced name.
+    /// Text in captions instead of a tag, by its spaced name.
     pub replace: HashMap<String, String>,
-    /// Whether captions have a backslash before parentheses, as prompts need it.
+    /// `true` if captions escape parentheses with a backslash, as prompts require.
     pub escape_parentheses: bool,
-    /// Whether underscores stay underscores.
+    /// `true` if underscores are kept.
     pub underscores: bool,
-    /// Whether characters come before everything else.
+    /// `true` if characters precede all other tags.
     pub characters_first: bool,
-    /// What every caption begins with.
+    /// Start of every caption.
     pub prepend: Vec<String>,
-    /// Tags that come next where an image has them, by their spaced names.
+    /// Tags that follow the start if an image has them, by their spaced names.
     pub first: Vec<String>,
     /// Position of the rating, if it is shown.
     pub rating: Option<Place>,
-    /// `true` if characters that are named with their series become two tags.
+    /// `true` if characters named with their series become two tags.
     pub expand_characters: bool,
-    /// Tags a caption has at most, if any: those with the highest scores.
+    /// Maximum number of tags in a caption, if limited: the ones with the highest scores.
     pub max_tags: Option<usize>,
-    /// What stands between two tags, where that is not [`SEPARATOR`].
+    /// Separator of tags, if it is not [`SEPARATOR`].
     pub separator: Option<String>,
 }
 
 /// Position of a rating in a caption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Before the tags, but for those that come first.
+    /// Before the tags, except those of `first`.
     First,
-    /// After them.
+    /// After the tags.
     Last,
 }
 
 /// Separator of tags.
 const SEPARATOR: &str = ", ";
 
-/// A tag's name as captions have it, and as people write it: with spaces for underscores.
+/// Name of a tag as people write it: with spaces instead of underscores.
 #[must_use]
 pub(crate) fn spaced(name: &str) -> String {
     name.replace('_', " ")
 }
 
 impl Settings {
-    /// Leaves out what is excluded.
+    /// Removes excluded tags.
     pub(crate) fn filter(&self, tags: &mut Vec<Tag>) {
         if !self.exclude.is_empty() || !self.exclude_categories.is_empty() {
             tags.retain(|tag| !self.excludes(&tag.name, &tag.category));
@@ -77,7 +77,7 @@ impl Settings {
         self.separator.as_deref().unwrap_or(SEPARATOR)
     }
 
-    /// Warns of names that no label of the model has, and that therefore change nothing.
+    /// Warns of names that no label of the model has, and that therefore have no effect.
     pub(crate) fn check(&self, model: &str, labels: &Labels) {
         let lists: [(&str, BTreeSet<&String>); 3] = [
             ("--exclude-tag", self.exclude.iter().collect()),
@@ -100,7 +100,7 @@ impl Settings {
         }
     }
 
-    /// The tags' names in their order, joined with `, `: underscores as spaces, except in faces.
+    /// Caption of the tags in their order, joined with the separator. Underscores become spaces, except in faces.
     #[must_use]
     pub(crate) fn caption(&self, tags: &[Tag], rating: &[(String, f64)]) -> String {
         let some = tags.iter().take(self.max_tags.unwrap_or(usize::MAX));
@@ -115,7 +115,7 @@ impl Settings {
         ranked.sort_by_key(|(rank, _)| *rank);
         let mut caption: Vec<String> = self.prepend.clone();
         for word in ranked.into_iter().flat_map(|(_, words)| words) {
-            // What stands in front need not be said again.
+            // Words already in the caption are not repeated.
             if !word.is_empty() && !caption.contains(&word) {
                 caption.push(word);
             }
@@ -123,7 +123,7 @@ impl Settings {
         caption.join(self.separator())
     }
 
-    /// Which tags come before others: those that come first, in their order; the rating; characters; the rest.
+    /// Rank of a tag in a caption: first tags in their order, then the rating, characters, the rest.
     fn rank(&self, tag: &Tag) -> usize {
         let first = || {
             let name = spaced(&tag.name);
@@ -135,13 +135,13 @@ impl Settings {
         }
     }
 
-    /// The rating with the highest score, unless it is excluded.
+    /// Rating with the highest score, unless it is excluded.
     fn top<'a>(&self, rating: &'a [(String, f64)]) -> Option<&'a str> {
         let (name, _) = rating.iter().max_by(|(_, one), (_, other)| one.total_cmp(other))?;
         (!self.excludes(name, RATING)).then_some(name.as_str())
     }
 
-    /// A tag as captions have it; of a character with its series in parentheses, where that is wanted, the two.
+    /// Words of a tag in a caption; two for a character with its series in parentheses, if they are expanded.
     fn words(&self, tag: &Tag) -> Vec<String> {
         let split = || {
             let (name, series) = tag.name.strip_suffix(')')?.rsplit_once('(')?;
@@ -156,7 +156,7 @@ impl Settings {
     }
 
     fn word(&self, name: &str) -> String {
-        // The operator's own words are written as they are.
+        // Replacements are written as the operator gave them.
         let spaced = spaced(name);
         if let Some(replacement) = self.replace.get(&spaced) {
             return replacement.clone();

@@ -1,4 +1,4 @@
-//! Which device a model is asked to run on.
+//! Device that a model is to run on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::machine::gpu;
 
-/// A device as `--device` names it.
+/// Device as in `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Device {
-    /// A GPU where one can be used, else the CPU; the choice is logged.
+    /// A GPU if one is usable, otherwise the CPU; the choice is logged.
     #[default]
     Auto,
     /// The CPU.
@@ -21,7 +21,7 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    /// The number of a GPU.
+    /// Number of a GPU.
     #[must_use]
     pub(crate) const fn number(self) -> Option<i32> {
         match self {
@@ -30,7 +30,7 @@ impl Device {
         }
     }
 
-    /// Whether it is a GPU, or may turn out to be one.
+    /// Returns `true` if it is a GPU, or `auto` on a machine with one.
     #[must_use]
     pub(crate) fn may_be_a_gpu(self) -> bool {
         match self {
@@ -40,8 +40,8 @@ impl Device {
         }
     }
 
-    /// Time limit for loading a model on it, after which it counts as hung; any time on the CPU, which is only ever busy. No driver
-    /// is asked: it may be what hangs.
+    /// Time limit for loading a model on it, after which it counts as hung; `None` on the CPU, which cannot hang. Does not
+    /// query the driver, because that may be the part that hangs.
     #[must_use]
     pub(crate) const fn load_timeout(self) -> Option<Duration> {
         match self {
@@ -52,11 +52,11 @@ impl Device {
     }
 }
 
-/// Time limits for a model to be loaded and warmed up: CUDA is ready within a minute or two, TensorRT builds engines for
-/// as long as half an hour.
+/// Time limits for loading and warming up a model, for CUDA and TensorRT. CUDA is ready within a minute or two; TensorRT
+/// builds engines for up to half an hour.
 const LOAD_TIMEOUTS: (Duration, Duration) = (Duration::from_mins(10), Duration::from_hours(2));
 
-/// Not a device.
+/// Error for an invalid device.
 #[derive(Debug, thiserror::Error)]
 #[error("use auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")]
 pub(crate) struct InvalidDevice;

@@ -1,5 +1,5 @@
-//! Dispatches a model's work to its devices: the next batch goes to the one with the fewest outstanding. The runners of a device
-//! share a queue, so that the second runner of a busy device does not take what an idle one could run at once.
+//! Dispatches a model's work to its devices: the next batch goes to the one with the least outstanding work. The runners of
+//! a device share a queue, so that the second runner of a busy device does not take work from an idle one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,30 +9,30 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use crate::pipeline::handoff::Work;
 
-/// Work that waits at a device: at most as many batches as are closed for it.
+/// Capacity of a device's queue: the maximum number of batches that are closed for it.
 const WAITING: usize = 2;
 
-/// The work of one device.
+/// Work of one device.
 pub(super) struct DeviceQueue {
     work: Mutex<Receiver<Work>>,
-    /// Work given to the device that is not done.
+    /// Work sent to the device and not done.
     outstanding: AtomicUsize,
 }
 
 impl DeviceQueue {
-    /// The next piece of work; `None` once there is no more. The caller reports when it is [`done`](Self::done).
+    /// Takes the next piece of work; `None` at the end. The caller reports its completion with [`done`](Self::done).
     pub(super) fn next(&self) -> Option<Work> {
-        // The holder of the lock waits for the next one; the device's other runners wait for the lock.
+        // The lock's holder waits for the next piece of work, the device's other runners for the lock.
         self.work.lock().blocking_recv()
     }
 
-    /// A piece of work is done.
+    /// Counts a piece of work as done.
     pub(super) fn done(&self) {
         self.outstanding.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// A device, as work is dispatched to it.
+/// Device with its sender.
 struct Device {
     name: Arc<str>,
     work: Sender<Work>,
@@ -44,7 +44,7 @@ struct Device {
 pub(super) struct Dispatcher(Vec<Device>);
 
 impl Dispatcher {
-    /// The queue of a device.
+    /// Queue of a device, created if it is new.
     pub(super) fn queue(&mut self, name: &Arc<str>) -> Arc<DeviceQueue> {
         if let Some(device) = self.0.iter().find(|device| device.name == *name) {
             return Arc::clone(&device.queue);
@@ -55,7 +55,7 @@ impl Dispatcher {
         queue
     }
 
-    /// Dispatches until there is no more work, or a device is gone; then the queues end.
+    /// Dispatches until the work ends or a device is gone; then the queues end.
     pub(super) async fn dispatch(self, mut work: Receiver<Work>) {
         while let Some(next) = work.recv().await {
             let least = self.0.iter().min_by_key(|device| device.queue.outstanding.load(Ordering::Acquire));

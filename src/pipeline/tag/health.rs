@@ -1,11 +1,11 @@
-//! Health of the models: reported by the threads that run them, read by readiness.
+//! Health of the models, set by the threads that run them and read by readiness.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Whether an image of the last batch was tagged, or a blank one after it; of all models together, as they share what they
-/// run on. Nothing speaks against it until the first batch.
+/// Health of inference: `true` if an image of the last batch was tagged, or a blank one after it. Shared by all models,
+/// because they share devices. `true` until the first batch.
 #[derive(Clone, Debug)]
 pub(crate) struct InferenceHealth(Arc<watch::Sender<bool>>);
 
@@ -16,12 +16,12 @@ impl Default for InferenceHealth {
 }
 
 impl InferenceHealth {
-    /// The models score, or not.
+    /// Sets the health; `true` if the models score.
     pub(crate) fn set(&self, fine: bool) {
         self.0.send_if_modified(|now| std::mem::replace(now, fine) != fine);
     }
 
-    /// Tells how it is, and then of each change, until the models are gone.
+    /// Calls `tell` with the current health and after each change, until the models are gone.
     pub(crate) fn follow<F: Fn(bool)>(&self, tell: F) -> impl Future<Output = ()> + use<F> {
         let mut heard = self.0.subscribe();
         async move {

@@ -1,7 +1,7 @@
-//! Finds and loads ONNX Runtime's shared library, once per process.
+//! Search for ONNX Runtime's shared library, which is loaded once per process.
 //!
-//! It is looked for at `ORT_DYLIB_PATH`, else beside the program, else in `../lib` from it, else wherever the system
-//! keeps libraries; never in the working directory.
+//! The path is `ORT_DYLIB_PATH`, else beside the program, else in `../lib` from there, else the system's library path; never
+//! the working directory.
 
 use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use std::sync::OnceLock;
 
 use ort::environment::Environment;
 
-/// The loaded runtime.
+/// Loaded runtime.
 #[derive(Debug)]
 pub(crate) struct Library {
-    /// What sessions are made in.
+    /// Environment of sessions.
     pub environment: Environment,
-    /// Such as `1.31.1`.
+    /// Version, such as `1.31.1`.
     pub version: String,
-    /// Where it was found.
+    /// Path of the library.
     pub path: PathBuf,
 }
 
-/// Why ONNX Runtime can't be used.
+/// Error for an unusable ONNX Runtime.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
     "ONNX Runtime can't be loaded: {reason}. Install it (`pip download --no-deps onnxruntime` and unzip \
@@ -32,10 +32,10 @@ pub(crate) struct NoLibrary {
 
 static LIBRARY: OnceLock<Result<Library, NoLibrary>> = OnceLock::new();
 
-/// The runtime, loaded on the first call.
+/// Runtime, loaded on the first call.
 ///
 /// # Errors
-/// Where there is none, or it is older than this program needs.
+/// If none is found, or it is older than this program requires.
 pub(crate) fn load() -> Result<&'static Library, NoLibrary> {
     LIBRARY.get_or_init(|| load_from(&find())).as_ref().map_err(Clone::clone)
 }
@@ -64,7 +64,7 @@ fn find() -> PathBuf {
     folders.iter().rev().find_map(|folder| in_folder(folder, &name)).unwrap_or_else(|| name.into())
 }
 
-/// `libonnxruntime.so`, or with a version behind it as wheels have it.
+/// Finds `libonnxruntime.so`, or the name with a version suffix as in wheels.
 fn in_folder(folder: &Path, name: &str) -> Option<PathBuf> {
     let exact = folder.join(name);
     if exact.is_file() {
@@ -77,7 +77,7 @@ fn in_folder(folder: &Path, name: &str) -> Option<PathBuf> {
     entries.filter(versioned).max()
 }
 
-/// The library's own word for its version, which the bindings do not pass on.
+/// Version reported by the library itself, which the bindings do not expose.
 #[expect(unsafe_code, reason = "two entry points of a C library, whose signatures are fixed by its ABI")]
 fn version(path: &Path) -> Result<String, libloading::Error> {
     /// `OrtApiBase` of `onnxruntime_c_api.h`.

@@ -1,4 +1,4 @@
-//! The parts that run a loaded model.
+//! Parts that run a loaded model.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,45 +7,45 @@ use super::onnx::interface::Interface;
 use crate::failure::Failure;
 use crate::pipeline::loaded::LoadedModel;
 
-/// Scores rows: a model's session, or a share of one. It has one owner, and blocks.
+/// Session of a model, or one of several runners that share it. It has one owner, and runs block.
 pub(crate) trait Runtime: Send {
-    /// Scores of each row, one per label.
+    /// Returns the scores of each row, one per label.
     ///
     /// # Errors
-    /// If the batch as a whole failed; smaller ones may not.
+    /// If the batch as a whole failed; smaller ones may succeed.
     fn run(&mut self, rows: &[&[u8]]) -> Result<Vec<Vec<f32>>, Failure>;
 
-    /// Why nothing runs on its device any more, once that is so. Its jobs failed with `shutting_down`: another worker may tag
-    /// them.
+    /// Reason, once its device is lost and runs nothing any more. Its jobs fail with `shutting_down`, because another worker
+    /// may tag them.
     fn lost(&self) -> Option<&str> {
         None
     }
 }
 
-/// A runtime for a thread of its own.
+/// Runtime for a dedicated thread.
 pub(crate) struct Runner {
-    /// The device it runs on.
+    /// Device of the runtime.
     pub(crate) device: Arc<str>,
-    /// The runtime.
+    /// Runtime itself.
     pub(crate) runtime: Box<dyn Runtime>,
-    /// Longest time of a run before the device counts as hung; no limit where `None`.
+    /// Longest time of a run before the device counts as hung; `None` for no limit.
     pub(crate) deadline: Option<Duration>,
 }
 
-/// Ends the run in progress, and every later one, with `shutting_down`: a process must not exit under a running model.
+/// Ends the run in progress and every later one with `shutting_down`, because a process must not exit during a run.
 pub(crate) type Stopper = Arc<dyn Fn() + Send + Sync>;
 
 /// A loaded model with its sessions.
 pub(crate) struct Loaded {
     /// The model.
     pub(crate) model: Arc<LoadedModel>,
-    /// Names and shapes of its graph's input and output.
+    /// Names and shapes of the graph's input and output.
     pub(crate) interface: Interface,
-    /// Its runtimes: one for each session on the CPU, several that pipeline on every other device.
+    /// Runtimes: one for each session on the CPU, several that pipeline on every other device.
     pub(crate) runners: Vec<Runner>,
-    /// Images that ran at once in the warm-up.
+    /// Number of images in a batch that succeeded in the warm-up.
     pub(crate) fits: usize,
-    /// What is suspicious about its output, where that has been logged.
+    /// Suspicious property of its output, if one was logged.
     pub(crate) suspicion: Option<&'static str>,
     /// Stops the sessions.
     pub(crate) stop: Stopper,

@@ -1,4 +1,4 @@
-//! A batch that fails as a whole is split until the culprit stands alone.
+//! Splits a batch that fails as a whole until the culprit is alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,19 +9,19 @@ use crate::failure::{Code, Failure};
 use crate::pipeline::stage::panicked;
 use crate::telemetry::rate_limited::warn_limited;
 
-/// What a batch says of the device's memory.
+/// Result of a batch regarding the device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// So many rows ran at once.
+    /// This many rows ran at once.
     Whole(usize),
-    /// So many did not fit; no fewer did not either.
+    /// This many rows did not fit; the smallest such number.
     TooLarge(usize),
-    /// It failed for another reason.
+    /// The batch failed for another reason.
     Unknown,
 }
 
-/// Runs the rows together, or in halves where that fails, so that a bad one fails alone: in the span of its job. `spans` has
-/// one for each row.
+/// Runs the rows together, or in halves after a failure, so that a bad row fails alone and in the span of its job. `spans`
+/// has one span for each row.
 pub(super) fn run_or_split(
     runtime: &mut dyn Runtime,
     rows: &[&[u8]],
@@ -60,12 +60,12 @@ mod tests {
     use super::*;
     use crate::telemetry::span::tests::{Log, span};
 
-    /// The spans of so many jobs.
+    /// Spans of `rows` jobs.
     fn spans(rows: usize) -> Vec<Span> {
         (0..rows).map(|row| span(&format!("row {row}"))).collect()
     }
 
-    /// Scores a row by its first byte; fails or panics for any batch that holds a row of 13 or 99.
+    /// Scores a row by its first byte; fails or panics for any batch that contains a row of 13 or 99.
     struct Faulty;
 
     impl Runtime for Faulty {

@@ -1,4 +1,4 @@
-//! The thread that owns one of a model's runtimes: batch in, every row's outcome out.
+//! Thread that owns one of a model's runtimes: receives batches and sends every row's outcome.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -24,23 +24,23 @@ use crate::pipeline::stage::{Ended, panicked};
 use crate::telemetry::labels::Stage;
 use crate::telemetry::metrics;
 
-/// How long a device whose memory others have taken is left alone before the next try: at first, and at most.
+/// First and longest delay between attempts while other programs occupy the device's memory.
 const FULL: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
-/// Batches in a row without a single image tagged after which the worker, not the images, must be at fault.
+/// Consecutive batches without a tagged image after which the worker counts as faulty, not the images.
 const SICK: u32 = 3;
 
-/// Blank images that a thread runs on a device before its first batch, one after the other. The first makes what the thread
-/// has there for itself, such as cuBLAS's handle, which takes memory that others may have taken by the time a batch comes;
-/// the second runs as batches do, with its copy apart. On the CPU a thread has nothing for itself.
+/// Number of blank images that a thread runs on a device before its first batch, one after the other. The first allocates
+/// the thread's own resources there, such as cuBLAS's handle, before others take the memory. The second runs as batches do,
+/// with its copy apart. On the CPU, a thread has no resources of its own.
 pub(super) const SETTLING: usize = 2;
 
-/// The thread that owns one of a model's runtimes.
+/// Thread that owns one of a model's runtimes.
 pub(super) struct Tagger {
     pub(super) model: Arc<LoadedModel>,
     pub(super) device: Arc<str>,
     pub(super) runtime: Box<dyn Runtime>,
-    /// `true` if an image's scores were checked for what a wrong manifest makes of them.
+    /// `true` once an image's scores were checked for signs of a wrong manifest.
     pub(super) checked: bool,
     pub(super) queue: Arc<DeviceQueue>,
     pub(super) state: Arc<QueueState>,
@@ -49,7 +49,7 @@ pub(super) struct Tagger {
 }
 
 impl Tagger {
-    /// On a thread of its own; how that ends.
+    /// Starts the thread. The receiver returns its end.
     pub(super) fn start(self, name: String) -> Result<oneshot::Receiver<Result<(), Ended>>, Ended> {
         let (done, ended) = oneshot::channel();
         let spawned = std::thread::Builder::new().name(name).spawn(move || done.send(self.work_off()));
@@ -60,7 +60,7 @@ impl Tagger {
     fn work_off(mut self) -> Result<(), Ended> {
         let ended = self.work();
         if self.runtime.lost().is_some() {
-            // To free what a lost device holds throws in C++, which would end the process with the jobs still in hand.
+            // Freeing resources of a lost device throws in C++, which would end the process with jobs still in flight.
             std::mem::forget(self.runtime);
         }
         ended
@@ -82,7 +82,7 @@ impl Tagger {
                 None => return Ok(()),
             };
             let Some(batch) = self.still_wanted(batch) else { continue };
-            // A job that comes again may be what fails.
+            // A redelivered job may be the cause itself.
             let fresh = batch.rows.iter().any(|row| row.context.delivery.attempt() == 1);
             let (tagged, fine) = self.tag(batch);
             self.not_lost()?;
@@ -100,7 +100,7 @@ impl Tagger {
         }
     }
 
-    /// See [`SETTLING`]. Nothing is waited for: there may be no batch to come, and one that fails sees to that itself.
+    /// Runs [`SETTLING`] blank images. Does not wait for memory: there may be no batch, and a batch that fails waits itself.
     fn settle(&mut self) -> Result<(), Ended> {
         for _ in 0..SETTLING {
             let run = self.blank();
@@ -121,7 +121,7 @@ impl Tagger {
         Err(Ended::Broken(format!("the device {} is lost: {reason}", self.device)))
     }
 
-    /// The batch without the rows that nobody waits for any more, where others are left.
+    /// Removes the rows whose clients no longer wait. Returns the batch if others are left.
     pub(super) fn still_wanted(&self, batch: Batch) -> Option<Batch> {
         let mut rows = Vec::with_capacity(batch.rows.len());
         for row in batch.rows {
@@ -138,25 +138,25 @@ impl Tagger {
     }
 
     fn batch_done(&self) {
-        // In this order: what is told here makes room for a batch, which is dispatched by what is in hand.
+        // In this order: the state's change admits another batch, which is dispatched by outstanding work.
         self.queue.done();
         self.state.batch_done();
     }
 
     fn fail(&self, delivery: Delivery, failure: Failure) {
         metrics::failed(Stage::Tag, failure.code);
-        // Refused only where the publish stage is gone: the delivery inside hands its job back.
+        // Fails only if the publish stage is gone: the delivery inside hands its job back.
         drop(self.publish.blocking_send(Finished::failed(delivery, failure)));
     }
 
-    /// Runs one batch and passes on every row's outcome; how many were tagged, and whether the runtime works.
+    /// Runs one batch and sends every row's outcome. Returns the number of tagged rows, and `true` if the runtime works.
     fn tag(&mut self, batch: Batch) -> (usize, bool) {
         let began = Instant::now();
         let rows: Vec<&[u8]> = batch.rows.iter().map(|row| &*row.input.bytes).collect();
         let spans: Vec<Span> = batch.rows.iter().map(|row| row.context.delivery.span()).collect();
         let outcomes = self.run(&rows, &spans);
         let infer = began.elapsed();
-        // A runtime that fails at anything is no evidence against the images.
+        // A runtime that fails on everything is no evidence against the images.
         let fine = outcomes.iter().any(Result::is_ok) || self.scores_a_blank();
         self.batch_done();
         let size = rows.len();
@@ -173,7 +173,7 @@ impl Tagger {
                     let finished = Finished::Tagged(Box::new(Scored { context, model, device, scores, batch: size }));
                     drop(self.publish.blocking_send(finished));
                 }
-                // A device that is lost in the batch of a quarantined job is evidence against that job.
+                // A device lost in the batch of a quarantined job is evidence against that job.
                 Err(failure) if context.is_quarantined() && self.runtime.lost().is_some() => {
                     self.fail(context.delivery, Failure::new(Code::InferenceFailed, failure.message));
                 }
@@ -186,8 +186,8 @@ impl Tagger {
         (tagged, fine)
     }
 
-    /// Every row's outcome. Where not even one image fits the device, other programs have taken its memory: the rows wait until
-    /// they give it back, since the jobs are not at fault.
+    /// Runs rows and returns every row's outcome. If not even one image fits the device, other programs occupy its memory:
+    /// the rows wait until it is free, because the jobs are not the cause.
     fn run(&mut self, rows: &[&[u8]], spans: &[Span]) -> Vec<Result<Vec<f32>, Failure>> {
         loop {
             let mut outcomes = Vec::with_capacity(rows.len());
@@ -201,7 +201,7 @@ impl Tagger {
         }
     }
 
-    /// Waits until an image fits the device; whether that was worth waiting for: it did not fit at first, and does now.
+    /// Waits until an image fits the device. Returns `true` if one did not fit at first and does now.
     fn wait_for_memory(&mut self) -> bool {
         let mut tries = 0;
         loop {
@@ -220,7 +220,7 @@ impl Tagger {
         }
     }
 
-    /// Adapts the size of batches to what the device's memory holds.
+    /// Adapts the batch limit to the device's memory.
     fn adapt_limit(&self, fit: Fit) {
         let name = &*self.model.id.name;
         let changed = self.state.adapt_limit(|limit| match fit {
@@ -237,7 +237,7 @@ impl Tagger {
         }
     }
 
-    /// Warns, once, of scores that a wrong manifest makes.
+    /// Warns, once, of scores that suggest a wrong manifest.
     fn check_output(&mut self, scores: &[f32]) {
         if !std::mem::replace(&mut self.checked, true)
             && let Some(suspicion) = onnx::tensor::suspicion(scores)
@@ -246,18 +246,18 @@ impl Tagger {
         }
     }
 
-    /// Runs blank images and says how long that took; nothing is learnt from it.
+    /// Runs blank images and sends the time of the run. Does not adapt the limit.
     fn try_out(&mut self, Trial { rows, answer }: Trial) {
         let side = self.model.frame.side as usize;
         let blank = vec![255; side * side * CHANNELS];
         let (rows, began) = (vec![blank.as_slice(); rows], Instant::now());
         let run = catch_unwind(AssertUnwindSafe(|| self.runtime.run(&rows)));
         let run = run.unwrap_or_else(|panic| Err(panicked(Code::InferenceFailed, "running a trial", &*panic)));
-        // Whoever asked may be gone.
+        // The requester may be gone.
         let _ = answer.send(run.map(|_| began.elapsed()));
     }
 
-    /// Whether the runtime can score a blank image: if not, it is at fault and not the images.
+    /// Returns `true` if the runtime can score a blank image; otherwise the runtime is at fault, not the images.
     fn scores_a_blank(&mut self) -> bool {
         self.blank().is_ok()
     }
@@ -269,7 +269,7 @@ impl Tagger {
     }
 }
 
-/// The scores, if all of them are numbers.
+/// Returns the scores if all of them are numbers.
 pub(super) fn numbers(scores: Vec<f32>) -> Result<Vec<f32>, Failure> {
     // JSON has no infinity either.
     if !scores.iter().all(|score| score.is_finite()) {

@@ -1,4 +1,4 @@
-//! Faults of devices, through runtimes that have them.
+//! Faults of devices, simulated by runtimes.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,12 +38,12 @@ pub(crate) fn model() -> LoadedModel {
     }
 }
 
-/// The state of a queue on one device that does not prefetch.
+/// State of a queue on one device that does not prefetch.
 fn state() -> Arc<QueueState> {
     Arc::new(QueueState::new(Limit::new(8, 8), 1, false))
 }
 
-/// Has memory for three rows.
+/// Runtime with memory for three rows.
 pub(super) struct Small;
 
 impl Runtime for Small {
@@ -55,7 +55,7 @@ impl Runtime for Small {
     }
 }
 
-/// A caller that still waits, or not.
+/// Client that still waits, or not.
 struct Caller(bool);
 
 impl Reply for Caller {
@@ -103,7 +103,7 @@ async fn rows_that_nobody_waits_for_do_not_run() {
     }
 }
 
-/// The answer given to the source.
+/// Records the answer to the source.
 struct Told(std::sync::mpsc::Sender<String>);
 
 impl Reply for Told {
@@ -117,7 +117,7 @@ impl Reply for Told {
     }
 }
 
-/// How a queue with one runtime ended that was given one batch of so many rows, and what came of them.
+/// End of a queue with one runtime after one batch of `rows` rows, the answers, and the health.
 async fn ended(
     runtime: impl Runtime + 'static,
     deadline: Option<Duration>,
@@ -162,7 +162,7 @@ async fn ended(
 
 fn scores(health: &InferenceHealth) -> bool {
     let told = Cell::new(None);
-    // It ends with the models, which are still there.
+    // The future is pending while the models exist.
     assert!(health.follow(|fine| told.set(Some(fine))).now_or_never().is_none());
     told.get().expect("it tells how it is")
 }
@@ -174,7 +174,7 @@ fn reason(ended: Result<(), Ended>) -> String {
     }
 }
 
-/// Never comes back.
+/// Runtime that never returns.
 struct Hung;
 
 impl Runtime for Hung {
@@ -185,7 +185,7 @@ impl Runtime for Hung {
     }
 }
 
-/// Another runtime from the first batch on, whose thread has settled by then.
+/// Runtime that delegates to another one after the blank images at its thread's start.
 struct Settled<R>(R, usize);
 
 impl<R: Runtime> Runtime for Settled<R> {
@@ -211,7 +211,7 @@ async fn a_device_that_hangs_ends_the_stage_with_its_thread_still_in_it() {
     assert!(!scores);
 }
 
-/// Is lost in its first run.
+/// Runtime that is lost in its first run.
 struct Lost {
     reason: Option<String>,
     freed: Arc<AtomicBool>,
@@ -237,7 +237,7 @@ impl Drop for Lost {
 
 #[tokio::test]
 async fn a_device_that_is_lost_ends_the_worker_and_costs_its_jobs_nothing() {
-    // Before the first batch, and with it.
+    // Lost before the first batch, and during it.
     for settled in [0, SETTLING] {
         let freed = Arc::new(AtomicBool::new(false));
         let lost = Lost { reason: None, freed: Arc::clone(&freed) };
@@ -249,7 +249,7 @@ async fn a_device_that_is_lost_ends_the_worker_and_costs_its_jobs_nothing() {
     }
 }
 
-/// Has no memory for the first so many runs; tells how many rows each had.
+/// Runtime without memory for its first runs; sends the row count of each.
 struct Full(u32, std::sync::mpsc::Sender<usize>);
 
 impl Runtime for Full {
@@ -270,7 +270,7 @@ async fn memory_that_others_take_is_waited_for_with_the_jobs_in_hand() {
     assert!(ended.is_ok(), "{ended:?}");
     assert_eq!(answers, ["tagged on cuda:7"; 2]);
     assert!(scores, "it is well again");
-    // The batch of two, its halves, a blank image until that fits, and the batch again.
+    // The batch of two, its halves, a blank image until it fits, and the batch again.
     let runs: Vec<usize> = runs.try_iter().collect();
     assert_eq!(runs, [2, 1, 1, 1, 1, 2]);
 }
@@ -285,7 +285,7 @@ async fn a_thread_runs_on_its_device_before_its_first_batch_and_waits_there_for_
     }
 }
 
-/// Panics over whatever it is given.
+/// Runtime that panics on every batch.
 struct Panics;
 
 impl Runtime for Panics {

@@ -1,4 +1,4 @@
-//! Watchdog of runs that never come back: their threads cannot be ended, but the process can.
+//! Watchdog of runs that never return: their threads cannot be ended, but the process can.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::Runtime;
 use super::onnx::REMEDIES;
 use crate::failure::Failure;
 
-/// A runtime whose runs are watched.
+/// Runtime whose runs are watched.
 pub(super) struct Watched {
     runtime: Box<dyn Runtime>,
     pulse: Arc<Pulse>,
@@ -20,9 +20,9 @@ pub(super) struct Watched {
 #[derive(Debug)]
 pub(super) struct Pulse {
     device: Arc<str>,
-    /// How long a run may take.
+    /// Time limit of a run.
     deadline: Duration,
-    /// When the run in progress began.
+    /// Start of the run in progress.
     since: Mutex<Option<Instant>>,
 }
 
@@ -44,7 +44,7 @@ impl Runtime for Watched {
     }
 }
 
-/// Until dropped, also by a panic.
+/// Marks a run as in progress, until dropped, also by a panic.
 struct Running<'a>(&'a Pulse);
 
 impl<'a> Running<'a> {
@@ -65,7 +65,7 @@ impl Pulse {
         self.since.lock()
     }
 
-    /// When the run began that takes too long at this time, if one does.
+    /// Start of the run in progress, if it exceeds its deadline at `now`.
     fn overdue(&self, now: Instant) -> Option<Instant> {
         let since = (*self.since())?;
         (now.checked_duration_since(since)? > self.deadline).then_some(since)
@@ -80,12 +80,12 @@ impl Pulse {
     }
 }
 
-/// Looks at all of them until one hangs; what there is to say of it. For ever where there is none to look at.
+/// Watches the runtimes until one hangs, and returns the reason. Never completes without a runtime to watch.
 pub(super) async fn watch(pulses: Vec<Arc<Pulse>>) -> String {
     let Some(shortest) = pulses.iter().map(|pulse| pulse.deadline).min() else { return std::future::pending().await };
-    // Often enough that a deadline is kept to within a tenth.
+    // Often enough to detect an exceeded deadline within a tenth of it.
     let mut ticks = tokio::time::interval((shortest / 10).max(Duration::from_millis(1)));
-    // Those that were missed are not made up for: a run needs the time between two to end.
+    // Missed ticks are not made up for, because a run needs the time between two ticks to end.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut suspects = vec![None; pulses.len()];
     loop {
@@ -96,8 +96,8 @@ pub(super) async fn watch(pulses: Vec<Arc<Pulse>>) -> String {
     }
 }
 
-/// What hangs: a run that is overdue now and was when it was last looked at. A process that was stopped for a while finds
-/// every run overdue, and healthy ones end in a moment.
+/// Reason for a run that is overdue now and was at the last check. A process that was suspended finds every run overdue, and
+/// healthy ones end in a moment.
 fn look(pulses: &[Arc<Pulse>], suspects: &mut [Option<Instant>], now: Instant) -> Option<String> {
     pulses.iter().zip(suspects).find_map(|(pulse, suspect)| {
         let overdue = pulse.overdue(now);

@@ -7,7 +7,7 @@ const NONE: Arrivals = Arrivals { interactive: 0, bulk: 0 };
 const BULK: Arrivals = Arrivals { interactive: 0, bulk: 5 };
 const BOTH: Arrivals = Arrivals { interactive: 1, bulk: 4 };
 
-/// What happens to a queue: time passes, a row arrives, the number on its way changes, the capacity changes.
+/// Event of a queue: time passes, a row arrives, the number on its way changes, the capacity changes.
 #[derive(Clone, Debug)]
 enum Event {
     Pass(u64),
@@ -28,8 +28,9 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Never over the limit, never older than the window while the device is idle, each priority in order, interactive
-    /// first, bulk with its share, a quarantined row never with another nor later than the device is idle, nothing lost.
+    /// No batch exceeds the limit or, while the device is idle, the window. Each priority keeps its order, interactive rows
+    /// go first, bulk gets its share. A quarantined row never shares its batch and leaves once the device is idle. No row is
+    /// lost.
     #[test]
     fn the_laws_of_the_window(events in proptest::collection::vec(event(), 0..200), limit in 1usize..9) {
         let mut window = Window::new(WINDOW, limit);
@@ -51,7 +52,7 @@ proptest! {
                 Event::Arrivals(now) => arrivals = now,
                 Event::Capacity(now) => capacity = now,
             }
-            // The shell around the rule asks until there is nothing to do now.
+            // The shell decides again until nothing is left to do now.
             loop {
                 let none_awaited =
                     arrivals.interactive == 0 && (arrivals.bulk == 0 || !window.interactive.is_empty());
