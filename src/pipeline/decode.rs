@@ -1,7 +1,7 @@
-//! **decode**: [`Fetched`] jobs become [`Ready`] ones: the image is decoded and fitted to one row of the model's input, on
-//! threads of its own, a quarantined one in a process of its own. Fails with `image_undecodable` or `image_too_large`, with
-//! `bad_job` for thresholds that the model has no category for, with `overloaded` where nobody waits for the answer any more,
-//! and over a quarantined image with `attempts_exhausted` or `shutting_down`.
+//! **decode**: [`Fetched`] jobs become [`Ready`] ones: decodes the image and fits it to one row of the model's input, on
+//! threads of its own; a quarantined one in a process of its own. Fails with `image_undecodable` or `image_too_large`, with
+//! `bad_job` for thresholds of a category that the model lacks, with `overloaded` if the client no longer waits, and over a
+//! quarantined image with `attempts_exhausted` or `shutting_down`.
 
 pub(crate) mod decoder;
 pub mod fit;
@@ -36,22 +36,23 @@ use decoder::Decoder;
 use isolated::IsolatedDecoder;
 use picture::Reserve;
 
-/// How images are decoded.
+/// Settings of decoding.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Threads that decode, of either kind.
+    /// Number of decoding threads of each kind.
     pub(crate) threads: usize,
-    /// What is refused, and what is looked at.
+    /// Limits and options of decoders.
     pub(crate) picture: picture::Settings,
-    /// Room for decoded images.
+    /// Memory for decoded images.
     pub(crate) memory: Pool,
 }
 
-/// Decodes until `fetched` and `quarantined` close. Interactive images have threads of their own, so that they never wait behind
-/// a bulk one; where cores are short, bulk leaves them three quarters. So have quarantined ones, which may take minutes.
+/// Decodes until `fetched` and `quarantined` close. Interactive images have threads of their own, so that they never wait
+/// behind a bulk one; if cores are scarce, bulk leaves them three quarters. Quarantined images, which may take minutes, also
+/// have threads of their own.
 ///
 /// # Errors
-/// Where a decoding thread can't be started, or died.
+/// If a decoding thread can't be started, or has died.
 pub(crate) async fn run(
     settings: Settings,
     fetched: Receiver<Fetched>,
@@ -61,7 +62,7 @@ pub(crate) async fn run(
     run_with(Decoder::row, settings, fetched, quarantined, publish).await
 }
 
-/// What a thread does with each image.
+/// Function that decodes an image to a row.
 type Decode = fn(&mut Decoder, &[u8], Reserve<'_>) -> Result<Box<[u8]>, Failure>;
 
 async fn run_with(
@@ -116,13 +117,13 @@ async fn run_with(
     Ok(())
 }
 
-/// How much nicer a thread is that gives way. Its weight is a third then of that of one that does not.
+/// Niceness added to a thread that gives way. Its weight is then a third of another thread's.
 #[cfg(target_os = "linux")]
 const NICER: i32 = 5;
 
-/// Leaves cores to the program's other threads, where these want them, but for a quarter.
+/// Lowers the thread's priority, so that the program's other threads get three quarters of the cores if they need them.
 fn give_way() {
-    // On Linux niceness is each thread's own, whatever POSIX says; elsewhere it would be the program's.
+    // On Linux, niceness belongs to a thread, contrary to POSIX; elsewhere it would apply to the program.
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(NICER) {
         tracing::debug!(%error, "a decoder can't give way to requests and the model");
@@ -133,11 +134,11 @@ struct Worker {
     decode: Decode,
     picture: picture::Settings,
     memory: Pool,
-    /// Runtime that gives memory back while a thread waits for it.
+    /// Runtime that runs the tasks which return memory while a thread waits for it.
     runtime: Handle,
     publish: Sender<Finished>,
     decoder: Option<Decoder>,
-    /// For quarantined jobs.
+    /// Decoder of quarantined jobs.
     isolated: IsolatedDecoder,
 }
 
@@ -149,7 +150,7 @@ impl Worker {
         }
     }
 
-    /// The next job. Whoever holds the lock waits for it; the others wait for the lock.
+    /// Takes the next job. The lock's holder waits for the job, the other threads wait for the lock.
     fn next(&mut self, jobs: &Mutex<mpsc::Receiver<Fetched>>) -> Option<Fetched> {
         while let Some(deadline) = self.isolated.idle_until() {
             if let Some(mut queue) = jobs.try_lock_until(deadline) {
@@ -175,7 +176,7 @@ impl Worker {
         match input {
             Ok(input) => {
                 let ready = Ready { context, pending, input };
-                // Refused only where the queue is gone: the delivery inside hands its job back.
+                // Fails only if the queue is gone: the delivery inside hands its job back.
                 drop(self.runtime.block_on(pass_by_priority(Stage::Decode, &queue.rows, ready)));
             }
             Err(failure) => {
@@ -191,10 +192,10 @@ impl Worker {
         let (memory, runtime) = (self.memory.clone(), self.runtime.clone());
         let mut reserved = None;
         let mut reserve = |bytes: u64| {
-            // An isolated decoder asks again where it begins anew.
+            // An isolated decoder reserves again when it restarts.
             reserved = None;
             reserved = Some(memory.reserve_blocking(bytes.saturating_add(row), &runtime)?);
-            // That may have taken its time.
+            // The reservation may have taken long.
             context.still_wanted()
         };
         let bytes = if context.is_quarantined() {
@@ -204,14 +205,14 @@ impl Worker {
         };
         let mut memory =
             reserved.ok_or_else(|| Failure::new(Code::ImageUndecodable, "no memory was reserved for it"))?;
-        // The pixels are gone; the row stays until it has run.
+        // The pixels are freed; the row stays until it has run.
         memory.shrink_to(row);
         Ok(Input::new(bytes, memory))
     }
 
-    /// The row of an image, decoded on this thread.
+    /// Decodes an image to a row on this thread.
     fn row(&mut self, frame: Frame, encoded: &[u8], reserve: Reserve<'_>) -> Result<Box<[u8]>, Failure> {
-        // Kept between images of the same model, for its buffers.
+        // The decoder is kept for further images of the same model, for its buffers.
         let decoder = match self.decoder.take() {
             Some(decoder) if decoder.frame() == frame => decoder,
             _ => Decoder::new(self.picture.clone(), frame),
