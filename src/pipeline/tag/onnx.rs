@@ -43,63 +43,63 @@ const RUNNERS: usize = 2;
 /// Causes and remedies of what devices report.
 pub(super) const REMEDIES: &str = "docs/gpu.md";
 
-/// How models run.
+/// Settings of sessions.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// On what; a session each.
+    /// Devices, one session each.
     pub(crate) devices: Vec<Device>,
-    /// Threads one run uses on the CPU.
+    /// Threads of a run on the CPU.
     pub(crate) threads: usize,
-    /// Rows a batch has at most, which the warm-up runs.
+    /// Maximum rows per batch, the size of the warm-up.
     pub(crate) batch: usize,
-    /// What the operator counts as a tag, over what the model says.
+    /// Thresholds from the operator, which override the model's.
     pub(crate) thresholds: Thresholds,
-    /// Maximum bytes of a model's arena on each device; by default most of what is free.
+    /// Maximum bytes of a model's arena on each device; by default most of the free memory.
     pub(crate) device_memory: Option<u64>,
-    /// Where TensorRT keeps its engines.
+    /// Folder of TensorRT's engines.
     pub(crate) engines: Option<PathBuf>,
 }
 
-/// Why a model can't be started.
+/// Reasons for a failed load.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CannotLoad {
-    /// No ONNX Runtime.
+    /// ONNX Runtime can't be used.
     #[error(transparent)]
     Library(#[from] NoLibrary),
-    /// The device that was asked for can't be used.
+    /// The requested device can't be used.
     #[error("the device {device} was asked for (--device) and can't be used: {reason}; see {}", REMEDIES)]
     Device {
-        /// As asked for.
+        /// Requested device.
         device: Device,
-        /// The runtime's words, or the linker's.
+        /// Message of the runtime or of the linker.
         reason: String,
     },
-    /// A device does not come back.
+    /// A device does not respond.
     #[error(
         "{model} is not loaded on {devices} after {}: the device hangs; see {}",
         humantime::format_duration(*waited), REMEDIES
     )]
     Hung {
-        /// The model's name.
+        /// Name of the model.
         model: String,
-        /// Where it was to run.
+        /// Its devices.
         devices: String,
-        /// How long that was waited for.
+        /// Time waited.
         waited: Duration,
     },
-    /// No more models are loaded.
+    /// Loading has stopped.
     #[error("the worker stops")]
     Stopped,
-    /// The model's files are not what they should be.
+    /// The model's files are invalid.
     #[error(transparent)]
     Model(#[from] Unusable),
 }
 
-/// Loads a model on every device and runs blank batches through it there, so that the first job does not pay for what the
-/// runtime does once.
+/// Loads a model on every device and runs blank batches there, so that the first job does not pay for the runtime's one-time
+/// work.
 ///
 /// # Errors
-/// Where the runtime, a device or the model can't be used.
+/// If the runtime, a device or the model can't be used.
 pub(crate) fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, CannotLoad> {
     let library = library::load()?;
     let (labels, manifest) = (files.labels()?, &files.manifest);
@@ -136,9 +136,9 @@ pub(crate) fn load(files: &ModelFiles, settings: &Settings) -> Result<Loaded, Ca
     Ok(Loaded { model: model.into(), interface, runners, fits, suspicion, stop })
 }
 
-/// A session that has run.
+/// Session after its warm-up.
 struct Opened {
-    /// What it really runs on.
+    /// Device of the session.
     device: Device,
     shared: Arc<Shared>,
     runtimes: Vec<Box<dyn Runtime>>,
@@ -152,7 +152,7 @@ impl Opened {
     }
 }
 
-/// A session on the device asked for. `auto` tries CUDA and says what it chose; nothing else ever falls back.
+/// Opens a session on the requested device. `auto` tries CUDA and logs its choice; no other device ever falls back.
 fn open(
     files: &ModelFiles,
     library: &Library,
@@ -171,7 +171,7 @@ fn open(
     }
 }
 
-/// CUDA where it can be used. Not TensorRT, which takes minutes to start.
+/// Chooses CUDA if it is usable. Never TensorRT, which takes minutes to start.
 fn choose(library: &Library) -> Device {
     let first = Device::Cuda(0);
     match provider::try_out(library, first) {
@@ -243,7 +243,7 @@ fn shared(files: &ModelFiles, interface: Interface, labels: usize) -> Result<Arc
     shared.map(Arc::new).map_err(|error| files.unusable(error))
 }
 
-/// A session whose graph takes rows, and that writes down what its first runs run on.
+/// Creates a session whose graph takes rows, and that records the placement of its first runs.
 fn session(
     files: &ModelFiles,
     library: &Library,
@@ -273,7 +273,7 @@ fn session(
     }
 }
 
-/// The runtime's error about a model's graph.
+/// Error for a graph that the runtime refused.
 fn refused(files: &ModelFiles, error: &ort::Error) -> Unusable {
     let (file, reason) = (files.onnx.display(), run_error::summary(error.message()));
     if let Err(error) = std::fs::File::open(&files.onnx) {
@@ -287,14 +287,14 @@ fn refused(files: &ModelFiles, error: &ort::Error) -> Unusable {
     }
 }
 
-/// Where TensorRT keeps what it builds of this model.
+/// Locks the folder of TensorRT's engines for this model.
 fn kept(files: &ModelFiles, settings: &Settings, interface: &Interface) -> Result<Engines, Unusable> {
     let mut engines = Engines::new(files, settings.engines.as_deref(), interface, settings.batch)?;
     let folder = engines
         .locked_folder()
         .map_err(|error| files.unusable(format_args!("TensorRT's engines can't be kept (--engine-cache): {error}")))?;
     let folder = folder.map(|folder| folder.display().to_string());
-    // What another process has built meanwhile is there now.
+    // Another process may have built them during the wait for the lock.
     if engines.are_there() {
         tracing::info!(model = files.name, folder, "TensorRT has engines from before");
     } else {
