@@ -1,4 +1,4 @@
-//! Jobs that can't be tagged become dead letters, and do no harm to others.
+//! Jobs that can't be tagged become dead letters without harm to others.
 
 use std::collections::HashMap;
 
@@ -57,7 +57,7 @@ async fn each_gets_its_code_and_their_neighbours_their_tags() {
     let results = client.results(bad.len()).await;
     assert!(results.iter().all(|result| result.score("orange") > 0.9));
     let letters = client.dead(bad.len()).await;
-    // By original payload: as JSON where it is JSON, else as a string.
+    // By original payload: JSON as JSON, anything else as a string.
     let expected: HashMap<String, &str> = bad
         .iter()
         .map(|(payload, code)| {
@@ -102,7 +102,7 @@ async fn a_result_that_does_not_fit_the_server_is_a_dead_letter_and_a_large_job_
     assert_eq!(worker.metric(r#"tagmill_images_tagged_total{model="demo"}"#).await, None, "it has no result");
 }
 
-/// With the message id of its answer, a job's headers are more than the 64 KiB that a stream takes.
+/// Together with the message id of its answer, the job's headers exceed the 64 KiB that a stream accepts.
 async fn large_headers(nats: NatsServer) {
     let client = Client::connect(&nats).await;
     let _worker = Worker::start(&nats);

@@ -24,7 +24,7 @@ fn it_measures_every_part_and_recommends_flags() {
     let (session, whole) = (measured("session"), measured("whole"));
     let sizes = |part: &[Value]| part.iter().map(|measured| measured["batch"].as_u64()).collect::<Vec<_>>();
     assert_eq!(sizes(&whole), [Some(1), Some(4)], "in order");
-    // With one session, and where there are cores for it with one for each of them.
+    // With one session, and on several cores also with one session per core.
     for split in session.chunk_by(|before, next| before["sessions"] == next["sessions"]) {
         assert_eq!(sizes(split), [Some(1), Some(4)], "in order");
     }
@@ -45,7 +45,7 @@ fn it_measures_every_part_and_recommends_flags() {
     let (code, out, log) = bench(&[&samples]);
     assert_eq!(code, Some(0), "{log}");
     let flags = out.lines().find_map(|line| line.strip_prefix("recommended: ")).expect("flags");
-    // What it recommends is what a worker takes.
+    // The recommended flags are valid for a worker.
     let flags: Vec<&str> = flags.split(' ').collect();
     let worker = tagmill(&["worker", "--store", "s3://", "--models", "x"]).args(&flags).output().expect("it runs");
     let log = String::from_utf8_lossy(&worker.stderr);
@@ -60,7 +60,7 @@ fn without_an_image_to_measure_with_it_says_so() {
     assert!(code == Some(1) && log.contains("no image to measure with"), "{log}");
     let (code, _, log) = bench(&["/no/such/folder"]);
     assert!(code == Some(1) && log.contains("/no/such/folder"), "{log}");
-    // What is no path here is looked for in the store.
+    // An argument that is not a local path names an object of the store.
     let (code, out, log) = bench(&["--store", &samples(), "orange-sunset.jpg", "--json"]);
     assert!(code == Some(0) && out.contains(r#""images":1"#), "{log}");
     std::fs::write(folder.path().join("broken.png"), "no picture").expect("a file");

@@ -13,7 +13,7 @@ use crate::support::worker::Worker;
 
 const JOBS: usize = 400;
 
-/// A server of a cluster that is not started yet. It holds the port that the others know it by.
+/// A server of a cluster before its start. It reserves the port that the others connect to.
 struct Member {
     name: String,
     port: TcpListener,
@@ -34,7 +34,7 @@ fn route(port: &TcpListener) -> String {
     format!("nats://127.0.0.1:{}", port.local_addr().expect("an address").port())
 }
 
-/// Three servers that know each other, with JetStream.
+/// Three servers with JetStream and routes to each other.
 fn members() -> [Member; 3] {
     let ports = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     let routes = ports.iter().map(route).collect::<Vec<_>>().join(",");
@@ -45,11 +45,11 @@ fn members() -> [Member; 3] {
     })
 }
 
-/// All three, with a leader.
+/// All three servers, after they have elected a leader.
 async fn cluster() -> Vec<NatsServer> {
     let servers: Vec<_> = members().into_iter().map(Member::start).collect();
     let client = Client::connect(&servers[0]).await;
-    // Only a leader knows that there is no such stream.
+    // Only a leader can report that a stream does not exist.
     until("the cluster to have a leader", || async {
         let error = client.jetstream.get_stream("none").await.err()?;
         let GetStreamErrorKind::JetStream(reply) = error.kind() else { return None };
@@ -75,7 +75,7 @@ async fn a_cluster_that_loses_a_server_loses_no_job() {
     let mut servers = cluster().await;
     let others = format!("{},{}", servers[1].url(), servers[2].url());
     let arguments = ["--replicas", "3", "--nats-url", &others];
-    // Acknowledgements on their way to the lost server are lost with it: their jobs come again after the ack wait.
+    // Acknowledgements in transit to the lost server are lost, so their jobs are redelivered after the ack wait.
     Client::connect(&servers[0]).await.make_queue(Duration::from_secs(2), 3).await;
     let worker = Worker::start_with(&servers[0], &crate::support::samples(), &arguments, &[]);
     let client = Client::connect(&servers[1]).await;
@@ -84,7 +84,7 @@ async fn a_cluster_that_loses_a_server_loses_no_job() {
     client.submit_samples(JOBS / 2).await;
     client.results(20).await;
 
-    // The one the worker is connected to.
+    // The server that the worker is connected to.
     servers[0].kill();
     let client = Client::connect(&servers[1]).await;
     for number in JOBS / 2..JOBS {

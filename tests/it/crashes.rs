@@ -1,4 +1,4 @@
-//! Workers and servers that stop, and jobs that outlive them.
+//! Stops of workers and servers, and the jobs that outlive them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::support::{repository, samples, until};
 
 const JOBS: usize = 1500;
 
-/// Every job has a result, and the queue is empty.
+/// Checks that every job has one result and the queue is empty.
 async fn all_answered(client: &Client) {
     client.queue_is_empty().await;
     let results = client.results(JOBS).await;
@@ -29,7 +29,7 @@ async fn all_answered(client: &Client) {
 async fn a_worker_told_to_stop_finishes_what_it_has_and_leaves_the_rest() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    // So long that what it did not hand back would be missed.
+    // So long that jobs which are not handed back would be missed.
     client.make_queue(Duration::from_mins(10), 1).await;
     let mut worker = Worker::start(&nats);
     client.submit_samples(JOBS / 2).await;
@@ -121,7 +121,7 @@ async fn a_worker_that_waits_for_a_store_hands_its_jobs_back_at_once_when_told_t
     let told = Instant::now();
     assert!(worker.ended().success(), "{}", worker.log());
     assert!(told.elapsed() < Duration::from_secs(15), "it need not wait for the drain timeout");
-    // It comes again long before the ack wait of half a minute.
+    // The job is redelivered long before the ack wait of half a minute.
     client.take_without_answer(1).await;
 }
 
@@ -153,7 +153,7 @@ async fn the_results_of_a_queue_made_anew_are_no_duplicates_of_the_old() {
         worker.signal("TERM");
         worker.ended();
         client.jetstream.delete_stream("TAGMILL_JOBS").await.expect("it is there");
-        // The creation time is told in seconds.
+        // The stream's creation time has a resolution of a second.
         tokio::time::sleep(Duration::from_millis(1100)).await;
     }
 }
@@ -164,7 +164,7 @@ async fn a_job_that_comes_often_is_tagged_like_any_other() {
     let client = Client::connect(&nats).await;
     client.make_queue(Duration::from_secs(30), 1).await;
     client.submit("often", "orange-sunset.jpg").await;
-    // As after many orderly restarts, or workers that were killed.
+    // As after many orderly restarts or killed workers.
     client.take_without_answer(14).await;
     let _worker = Worker::start_with(&nats, &samples(), &["--max-attempts", "3"], &[]);
     assert_eq!(client.results(1).await[0].json["attempt"], 15);
@@ -189,9 +189,9 @@ async fn quarantined_jobs_are_tagged_like_any_other() {
     assert_eq!(worker.metric("tagmill_redeliveries_total").await, Some(20.0));
 }
 
-/// Stops the worker, and has two quarantined and another job, for this model, in the queue before it sees any of them.
+/// Stops the worker, and publishes two quarantined jobs and another one for this model before it can pull any of them.
 async fn submit_quarantined_unseen(client: &Client, worker: &Worker, model: &str) {
-    // One that has not asked yet could do so unseen.
+    // A worker without an open pull request could send one unnoticed.
     let asks = async || (client.consumer().await.num_waiting > 0).then_some(());
     until("it to ask for jobs", asks).await;
     worker.signal("STOP");
@@ -205,7 +205,7 @@ async fn submit_quarantined_unseen(client: &Client, worker: &Worker, model: &str
     client.publish("tagmill.jobs", async_nats::HeaderMap::new(), beside.to_string()).await;
 }
 
-/// Sees that a caller who brings an image gets an answer.
+/// Checks that a request with an image is answered.
 async fn is_answered(worker: &Worker) {
     let image = STANDARD.encode(std::fs::read(repository("samples/orange-sunset.jpg")).expect("a sample"));
     let url = worker.url("/v1/vision/caption");
@@ -263,7 +263,7 @@ async fn a_quarantined_job_that_can_never_be_read_is_refused_for_that() {
     s3.fault("broken.jpg", Fault::Broken);
     let client = Client::connect(&nats).await;
     client.make_queue(Duration::from_secs(30), 1).await;
-    // More than it takes for the store to be at fault, and then one whose image is there.
+    // More failures than mark the store as faulty, and then a job whose image exists.
     for number in 0..9 {
         client.submit(&number.to_string(), "broken.jpg").await;
     }
@@ -283,7 +283,7 @@ async fn requests_are_answered_while_answers_of_the_queue_can_not_be() {
     let client = Client::connect(&nats).await;
     let worker = Worker::start_with(&nats, &samples(), &["--http-timeout", "10s"], &[]);
     submit_quarantined_unseen(&client, &worker, "demo").await;
-    // The other two wait with their answers.
+    // The answers to the other two jobs wait.
     client.limit_results(1).await;
     worker.signal("CONT");
     worker.logged("the stream of this subject has no room");

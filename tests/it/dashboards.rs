@@ -1,4 +1,4 @@
-//! What people on call see: dashboards and alerts, on the data of real workers.
+//! Dashboards and alerts, on the data of real workers.
 
 use std::collections::HashSet;
 use std::process::Command;
@@ -12,10 +12,10 @@ use crate::support::prometheus::{Prometheus, program};
 use crate::support::worker::Worker;
 use crate::support::{repository, until};
 
-/// Panels and alerts that have nothing to show where there is no NVIDIA device.
+/// Panels and alerts without data unless there is an NVIDIA device.
 const NEED_A_DEVICE: [&str; 3] = ["Device memory", "Device utilization", "TagmillDeviceMemoryNearLimit"];
 
-/// Units that Grafana knows, of those that fit here.
+/// Grafana's units that are used.
 const UNITS: [&str; 5] = ["short", "s", "bytes", "percentunit", "cps"];
 
 fn read(path: &str) -> String {
@@ -26,7 +26,7 @@ fn dashboard(path: &str) -> Value {
     serde_json::from_str(&read(path)).expect("JSON")
 }
 
-/// Every panel, those of closed rows too.
+/// Every panel, including those of closed rows.
 fn panels(dashboard: &Value) -> Vec<&Value> {
     let rows = dashboard["panels"].as_array().expect("panels");
     let all =
@@ -51,7 +51,7 @@ fn alerts() -> Vec<String> {
     rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ").map(str::to_owned)).collect()
 }
 
-/// A query without what it is compared with, so that it has data where all is well.
+/// A query without its comparisons, so that it has data while no alert fires.
 fn without_thresholds(query: &str) -> String {
     let words: Vec<_> = query.split_whitespace().collect();
     let is_comparison = |index: usize| matches!(words.get(index), Some(&(">" | "<" | ">=")));
@@ -59,7 +59,7 @@ fn without_thresholds(query: &str) -> String {
     kept.map(|index| words[index]).collect::<Vec<_>>().join(" ")
 }
 
-/// Jobs of every fate.
+/// Publishes jobs of every outcome.
 async fn load(client: &Client, round: usize) {
     client.submit_samples_from(round * 24, round * 24 + 24).await;
     client.submit(&format!("missing-{round}"), "missing.png").await;
@@ -96,7 +96,7 @@ async fn every_panel_and_alert_has_data_from_workers_under_load() {
     }
     waiting.retain(|(name, _)| !NEED_A_DEVICE.contains(&name.as_str()));
 
-    // Data come within some seconds of load; what is still without then asks for something that is not there.
+    // Data arrive within some seconds of load. A query without data after that selects something that does not exist.
     let (mut round, began) = (0, std::time::Instant::now());
     while !waiting.is_empty() {
         assert!(began.elapsed() < crate::support::PATIENCE, "no data for {waiting:#?}");
@@ -112,7 +112,7 @@ async fn every_panel_and_alert_has_data_from_workers_under_load() {
         client.queue_is_empty().await;
     }
 
-    // And they are true.
+    // The values are correct.
     let images = u32::try_from(24 * round).expect("a few");
     until("the images to be counted", || async {
         let counted = prometheus.query("sum(tagmill_images_tagged_total)").await;
@@ -140,13 +140,13 @@ async fn panels_ask_for_metrics_that_workers_have() {
         for (name, _) in selectors(query) {
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
             let known = types.contains(family) || family.starts_with("tagmill_device_");
-            // Failures have a series only once there was one.
+            // A series of failures exists only after the first failure.
             assert!(known || family == "tagmill_failures_total", "{title}: {name}");
         }
     }
 }
 
-/// The queries that the runbook tells to ask.
+/// The queries in the runbook.
 fn runbook_queries() -> Vec<String> {
     let runbook = read("docs/runbook.md").replace('\n', " ");
     let spans = runbook.split('`').skip(1).step_by(2);
@@ -168,7 +168,7 @@ fn queries_of_the_runbook_can_be_asked() {
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
 }
 
-/// The metrics a query selects, each with the text behind its name.
+/// Metrics that a query selects, each with the text after its name.
 fn selectors(query: &str) -> Vec<(&str, &str)> {
     let begins = query.match_indices(['t', 'p']).map(|(at, _)| at).filter(|&at| {
         let fresh = at == 0 || !query[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_');

@@ -44,7 +44,7 @@ async fn letters_are_listed_retried_and_dropped() {
     let (_, json, _) = dead(&nats, &["list", "--json", "--code", "bad_job"]);
     assert_eq!(json.lines().count(), 1);
 
-    // Without a terminal to ask on, and without --yes, nothing happens.
+    // Without a terminal for the question and without --yes, nothing changes.
     let (code, _, message) = dead(&nats, &["drop", "--all"]);
     assert_eq!((code, client.count("TAGMILL_DEAD").await), (2, 3), "{message}");
     let (code, _, message) = dead(&nats, &["retry", "nobody", "--yes"]);
@@ -61,7 +61,7 @@ async fn letters_are_listed_retried_and_dropped() {
     assert!(before.as_str().is_some_and(|letter| letter.starts_with("TAGMILL_DEAD-")), "{before}");
     until("the letter to be gone", || async { (client.count("TAGMILL_DEAD").await == 2).then_some(()) }).await;
 
-    // What fails again comes back as a new letter, not swallowed as a duplicate.
+    // A job that fails again produces a new letter, which is not dropped as a duplicate.
     let (code, _, message) = dead(&nats, &["retry", "--all", "--code", "image_not_found", "--yes"]);
     assert_eq!(code, 0, "{message}");
     until("a new letter", || async { (client.count("TAGMILL_DEAD").await == 2).then_some(()) }).await;
@@ -79,7 +79,7 @@ async fn a_letter_whose_job_has_come_to_another_is_listed_on_request() {
     let client = Client::connect(&nats).await;
     client.submit("gone", "missing.jpg").await;
     client.dead(1).await;
-    // As where a retry was cut off before it removed the letter.
+    // As after a retry that was interrupted before it removed the letter.
     let info = client.jetstream.get_stream("TAGMILL_DEAD").await.expect("the stream").cached_info().clone();
     let letter = format!("TAGMILL_DEAD-{}-1", info.created.unix_timestamp());
     let mut headers = HeaderMap::new();
@@ -119,7 +119,7 @@ async fn a_subject_selects_its_own_letters_and_no_others() {
     for subject in ["tagmill.jobs", "tagmill.jobs.shop", "tagmill.jobs.größe.cat@home"] {
         client.publish(subject, HeaderMap::new(), job(subject)).await;
     }
-    // A request that nobody waits for.
+    // A request whose client does not wait for the answer.
     client.jetstream.client().publish("tagmill.tag", job("tagmill.tag").into()).await.expect("it is sent");
     client.dead(4).await;
     let ids = |subject: &str| {
@@ -133,7 +133,7 @@ async fn a_subject_selects_its_own_letters_and_no_others() {
     assert_eq!(ids("tagmill.jobs.>").len(), 2);
     assert_eq!(ids("tagmill.jobs.*"), BTreeSet::from(["tagmill.jobs.shop".to_owned()]));
     assert_eq!(ids("tagmill.jobs.größe.*").len(), 1);
-    // What is no such subject selects nothing, and surely not all that are on a plain one.
+    // An invalid subject selects nothing, and in particular not all letters of a plain one.
     for wrong in [
         "shop.>",
         "tagmill.dead",
@@ -173,7 +173,7 @@ async fn a_number_is_an_id_before_it_is_a_sequence() {
     let nats = NatsServer::start();
     let _worker = Worker::start(&nats);
     let client = Client::connect(&nats).await;
-    // The second letter's id is the first's sequence.
+    // The second letter's id is the first letter's sequence number.
     for (count, id) in [(1, "first"), (2, "1"), (3, "third")] {
         client.submit(id, "missing.jpg").await;
         client.dead(count).await;

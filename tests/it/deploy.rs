@@ -1,4 +1,4 @@
-//! docker-compose.yml and .env.example say all there is to set, and nothing else.
+//! docker-compose.yml and .env.example contain every setting and no other.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -7,7 +7,7 @@ use crate::support::prometheus::program;
 use crate::support::repository;
 use crate::support::worker::tagmill;
 
-/// Set by the image or beside what it sets, each worker's own, or a file that would have to be mounted.
+/// Variables set by the image or in its place, specific to each worker, or naming a file that would have to be mounted.
 const NOT_PASSED_ON: [&str; 6] = [
     "TAGMILL_NAME",
     "TAGMILL_LISTEN",
@@ -21,7 +21,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).expect("it is in the repository")
 }
 
-/// The name that a text begins with, if it is that of a variable.
+/// The variable's name at the start of a text, if there is one.
 fn variable(text: &str) -> Option<&str> {
     let end = text
         .find(|next: char| !next.is_ascii_uppercase() && !next.is_ascii_digit() && next != '_')
@@ -63,7 +63,7 @@ fn the_environment_file_has_every_variable_of_the_compose_file_and_its_default()
         used.insert(name);
         assert!(documented.iter().any(|(known, _)| *known == name), ".env.example does not have {name}");
         let default = rest[name.len()..].strip_prefix(":-").and_then(|text| text.split('}').next());
-        // Settings of Grafana's account have no default worth showing, devices one for each kind of worker.
+        // Settings of Grafana's account show no default, and devices have one for each kind of worker.
         let shown = documented.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
         assert!(
             !default.unwrap_or_default().contains('$'),

@@ -78,7 +78,7 @@ async fn each_new_object_gets_an_answer_of_its_own() {
         assert_eq!((dead[id].code(), &dead[id].json["job"]), (code, &job), "{id}");
     }
 
-    // What has nothing in it to tag is done with.
+    // An event without an object to tag is acknowledged without an answer.
     for nothing in [
         json!({ "Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "images" }),
         json!({ "Records": [record("ObjectRemoved:Delete", "x.jpg")] }),
@@ -90,7 +90,7 @@ async fn each_new_object_gets_an_answer_of_its_own() {
     assert_eq!(client.count("TAGMILL_RESULTS").await + client.count("TAGMILL_DEAD").await, 7);
     assert_eq!(worker.metric("tagmill_inflight_jobs").await, Some(0.0));
 
-    // A record that failed is tried again alone, under its own name.
+    // A failed record is retried alone, under its own name.
     s3.put("images", "missing.jpg", &repository("samples/orange-sunset.jpg"));
     let output = tagmill(&["dead", "retry", "upload.5", "--yes", "--nats-url", &nats.url()]).output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,4 @@
-//! Workers that take a part of the queue.
+//! Workers that process a part of the queue.
 
 use async_nats::HeaderMap;
 
@@ -35,7 +35,7 @@ async fn parts(nats: NatsServer) {
             .is_ok()
     );
 
-    // What overlaps is refused, and whose it is is said.
+    // An overlapping filter is refused with the name of the other consumer.
     for filter in [None, Some("shop.eu"), Some("*.eu"), Some(">")] {
         let arguments = filter.map_or(vec![], |filter| vec!["--filter", filter]);
         let mut refused = Worker::spawn(&nats, &samples(), &arguments, &[]);
@@ -46,7 +46,7 @@ async fn parts(nats: NatsServer) {
             "{said}"
         );
     }
-    // What does not is another part.
+    // A filter without overlap is another part.
     let other = Worker::start_with(&nats, &samples(), &[], &[("TAGMILL_FILTER", "other".into())]);
     client.results(3).await;
     until("the other part to be gone", || async { (client.count("TAGMILL_JOBS").await == 1).then_some(()) }).await;
@@ -80,7 +80,7 @@ async fn a_part_has_its_own_backlog() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
     let worker = Worker::start_with(&nats, &samples(), &["--filter", "shop.>"], &[]);
-    // Jobs that stay: their results find no room.
+    // Jobs that stay in the queue, because their results are not accepted.
     client.take_results(&["elsewhere"]).await;
     client.publish("tagmill.jobs.other", HeaderMap::new(), JOB).await;
     client.publish("tagmill.jobs.shop", HeaderMap::new(), JOB).await;

@@ -1,6 +1,6 @@
-//! ONNX Runtime's build for NVIDIA devices on a machine without one: what was asked for is refused with the reason, and `auto`
-//! logs what it chose. `make test-cuda-library` runs these: they need that build, 244 MB, and are ignored,
-//! and listed as such, wherever it was not asked for.
+//! ONNX Runtime's build for NVIDIA devices on a machine without one: a requested device is refused with the reason, and
+//! `auto` logs its choice. `make test-cuda-library` runs these tests. They need that build, 244 MB, and are listed as
+//! ignored elsewhere.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -8,7 +8,7 @@ use std::process::Output;
 use crate::support::repository;
 use crate::support::worker::tagmill;
 
-/// The library that is tested with. Nothing passes without it.
+/// The library under test. Without it the tests fail.
 fn library() -> PathBuf {
     let library = std::env::var_os("TAGMILL_TEST_CUDA_LIBRARY").expect("TAGMILL_TEST_CUDA_LIBRARY names the library");
     assert!(std::fs::metadata("/dev/nvidiactl").is_err(), "this machine has a GPU: `make bench-gpu` is for it");

@@ -1,4 +1,4 @@
-//! What the command line says of itself.
+//! Help and error messages of the command line.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -77,7 +77,7 @@ fn a_wrong_value_of_a_variable_is_said_to_be_its() {
     let mut no_text = tagmill(&["tag", "--models", "x"]);
     no_text.arg(OsStr::from_bytes(b"caf\xe9.jpg")).env("TAGMILL_BATCH_SIZE", "many");
     assert_eq!(no_text.status().expect("it runs").code(), Some(2));
-    // On the command line, the flag is to blame.
+    // For a flag on the command line, the message names the flag.
     let said = refused(&["--models", "x", "--alias", "a=b", "--batch-size=many"]);
     assert!(said.contains("'many'") && !said.contains("variable"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! `tagmill init`: a queue before any worker, and what clients publish to it and read of it.
+//! `tagmill init`: a queue before any worker, and the messages that clients publish to it and read.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -64,14 +64,14 @@ fn a_server_that_is_not_there_is_exit_code_1_and_wrong_settings_are_2() {
     }
 }
 
-/// The client in `docs/messages.md` runs as it stands there, and has every answer, those to plain jobs too.
+/// The client in `docs/messages.md` runs unchanged and receives every answer, including those to plain jobs.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_in_the_documentation_has_every_answer() {
     let text = std::fs::read_to_string(repository("docs/messages.md")).expect("it is there");
     let script = text.split("```python\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("a client");
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("client.py"), script).expect("a file");
-    // Beside the server that `make test` installs.
+    // Installed beside the server by `make test`.
     let server = std::env::var("TAGMILL_TEST_NATS_SERVER").expect("run the tests with `make test`");
     let runtime = Path::new(&server).parent().expect("a folder").to_owned();
     let library = std::fs::read_dir(&runtime).expect("it is there").flatten().map(|entry| entry.path());

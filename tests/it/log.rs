@@ -1,4 +1,4 @@
-//! What is logged, and by whom.
+//! Logs: their content and sources.
 
 mod job;
 

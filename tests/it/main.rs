@@ -1,4 +1,4 @@
-//! Integration tests, all in one program: real workers, a real nats-server, a real S3 protocol server, ONNX Runtime itself.
+//! Integration tests in one program: real workers, a real nats-server, a real S3 protocol server, and ONNX Runtime itself.
 #![expect(unreachable_pub, reason = "there is nobody outside to reach it")]
 
 mod bad_jobs;

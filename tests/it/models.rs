@@ -1,4 +1,4 @@
-//! Models of several families, side by side.
+//! Models of several families side by side.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::support::{repository, samples, until};
 type Padding = Option<[u8; 3]>;
 type Categories = [&'static str; 3];
 
-/// Each family, the colour its padding has (none where it stretches), and the categories of red, green and blue.
+/// Each family, its padding colour (`None` if it stretches), and the categories of red, green and blue.
 const FAMILIES: [(&str, Padding, Categories); 8] = [
     ("wd-v3", Some([255; 3]), ["general", "character", "general"]),
     ("wd-v2", Some([255; 3]), ["general", "character", "general"]),
@@ -33,7 +33,7 @@ const FAMILIES: [(&str, Padding, Categories); 8] = [
 
 const COLOUR: [u8; 3] = [51, 102, 204];
 
-/// A folder with a small model of every family, described by the manifest that is shipped for it.
+/// Creates a folder with a small model of every family and the manifest that is shipped for it.
 fn families() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for (family, ..) in FAMILIES {
@@ -59,14 +59,14 @@ fn start(nats: &NatsServer, models: &TempDir, arguments: &[&str]) -> Worker {
     Worker::start_with(nats, &samples(), &arguments, &[])
 }
 
-/// A picture twice as wide as it is high, of one colour, in base64.
+/// A picture in base64, of one colour and twice as wide as high.
 fn picture() -> String {
     let mut png = Cursor::new(Vec::new());
     RgbImage::from_pixel(64, 32, Rgb(COLOUR)).write_to(&mut png, ImageFormat::Png).expect("it fits");
     STANDARD.encode(png.into_inner())
 }
 
-/// A job for that picture.
+/// Publishes a job for that picture.
 async fn submit(client: &Client, id: &str, model: &str) {
     let image = format!("data:image/png;base64,{}", picture());
     let thresholds = json!({ "general": 0.0, "character": 0.0 });
@@ -87,7 +87,7 @@ async fn every_family_is_described_by_its_manifest() {
         let result = results.iter().find(|result| result.id() == family).expect("each has a result");
         assert_eq!(result.json["model"]["name"], family);
         for (colour, name) in ["red", "green", "blue"].into_iter().enumerate() {
-            // Padding is half of the square.
+            // Padding fills half of the square.
             let [value, padding] = [COLOUR, padding.unwrap_or(COLOUR)].map(|rgb| f64::from(rgb[colour]));
             let (score, expected) = (result.score(name), f64::midpoint(value, padding) / 255.0);
             assert!((score - expected).abs() < 0.01, "{family} {name}: {score}, not {expected}");
@@ -142,14 +142,14 @@ async fn the_operator_says_which_tags_are_reported_and_how() {
     assert_eq!(all.json["tags"].as_array().map(Vec::len), Some(2));
     assert_eq!(all.json["tags"][0]["name"], "blue", "tags keep the names of the label file");
 
-    // With half of the square white: 0.60, 0.70 and 0.90; the largest gap is under the highest.
+    // With half of the square white, the scores are 0.60, 0.70 and 0.90; the largest gap is below the highest.
     let image = format!("data:image/png;base64,{}", picture());
     client.publish("tagmill.jobs", HeaderMap::new(), json!({ "id": "mcut", "image": image }).to_string()).await;
     let mcut = client.results(2).await.remove(1);
     assert_eq!(mcut.json["text"], "the (blue) sky");
 }
 
-/// The names of the models that are loaded.
+/// Names of the loaded models.
 async fn loaded(worker: &Worker) -> Vec<String> {
     let (_, metrics) = worker.get("/metrics").await;
     let models = metrics.lines().filter(|line| line.starts_with("tagmill_model_info") && line.ends_with(" 1"));
@@ -225,7 +225,7 @@ async fn a_model_that_can_not_be_loaded_fails_its_requests_alone() {
     assert!(first["error"]["message"].as_str().is_some_and(|text| text.contains("models check")), "{first}");
     assert_eq!(ask("joytag").await["error"]["message"], first["error"]["message"]);
     assert_eq!(ask("wd-v3").await["model"]["name"], "wd-v3");
-    // Then its log is whole.
+    // Then its log is complete.
     worker.signal("TERM");
     assert!(worker.ended().success(), "{}", worker.log());
     let said = worker.log().matches("a model that a job names can't be loaded").count();
@@ -241,7 +241,7 @@ async fn models_can_come_from_a_bucket() {
     let cache = tempfile::tempdir().expect("a folder");
     let path = cache.path().display().to_string();
     let arguments = ["--models", "s3://models/taggers", "--models-cache", &path, "--model", "wd-v3"];
-    // What else lies there is left alone.
+    // Other files in the bucket and in the cache are ignored.
     std::fs::create_dir_all(s3.bucket("models").join("taggers/wd-v3/samples")).expect("a folder");
     std::fs::write(s3.bucket("models").join("taggers/wd-v3/samples/a.txt"), "").expect("a file");
     std::fs::write(cache.path().join("other"), "").expect("a file");
@@ -250,7 +250,7 @@ async fn models_can_come_from_a_bucket() {
     submit(&client, "1", "joytag").await;
     client.results(1).await;
 
-    // Only what has changed is copied again.
+    // Only changed files are copied again.
     std::fs::remove_dir_all(s3.bucket("models").join("taggers/joytag")).expect("it is there");
     copy(&models.path().join("pixai"), &s3.bucket("models").join("taggers/pixai"));
     worker.signal("HUP");
@@ -270,7 +270,7 @@ async fn models_can_come_from_a_bucket() {
     again.ended();
 }
 
-/// What `tagmill models` prints: exit code and standard output.
+/// Exit code and standard output of `tagmill models`.
 fn models(arguments: &[&str], folder: &Path) -> (i32, String) {
     let mut command = tagmill(&["models"]);
     let output = command.args(arguments).arg("--models").arg(folder).output().expect("it runs");
@@ -348,7 +348,7 @@ async fn several_devices_share_the_work_of_one_model() {
     }
     let (_, text) = worker.get("/metrics").await;
     assert!(text.lines().any(|line| line.starts_with("tagmill_model_info") && line.ends_with(" 1")), "{text}");
-    // A session on each device has a thread of its own, and both were given batches.
+    // Each device's session has a thread of its own, and both received batches.
     let threads = worker.threads("tag-demo");
     let busy = threads.iter().filter(|waits| **waits > 5).count();
     assert_eq!(busy, 2, "{threads:?}");

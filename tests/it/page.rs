@@ -1,4 +1,4 @@
-//! The page, in a real browser.
+//! The web page, in a real browser.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::support::browser::Page;
 use crate::support::repository;
 use crate::support::worker::Worker;
 
-/// The tags that the page shows of the image at this place.
+/// Tags that the page shows for the image at this index.
 async fn tags(page: &mut Page, place: usize) -> Vec<String> {
     let names = format!("[...document.querySelectorAll('.card')[{place}].querySelectorAll('.tags .name')]");
     let tags = page.eval(&format!("{names}.map(name => name.textContent)")).await;
@@ -63,7 +63,7 @@ async fn images_go_in_and_their_tags_are_read_off() {
     assert_eq!(server.metric("tagmill_jobs_total{source=\"http\",outcome=\"tagged\"}").await, asked);
     slide(&mut page, "general", "0.35").await;
 
-    // Copied as the API writes it.
+    // Copied in the format of the API.
     let copied = "(async () => { let text; navigator.clipboard.writeText = async given => { text = given; }; \
                   document.querySelectorAll('.card .copy')[1].click(); await null; return text; })()";
     assert_eq!(page.eval(copied).await, blue.join(", "));
@@ -117,7 +117,7 @@ async fn errors_are_told_and_the_keyboard_is_enough() {
     assert!(error.as_str().expect("text").starts_with("image_too_large "), "{error}");
     page.picture("error").await;
 
-    // From the model on, Tab leads to all there is; a slider is moved by arrows.
+    // From the model on, Tab reaches every control; arrow keys move a slider.
     page.eval("document.querySelector('#model').focus()").await;
     let mut reached = Vec::new();
     for _ in 0..8 {

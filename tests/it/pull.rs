@@ -1,4 +1,4 @@
-//! `tagmill models pull`, from a hub of our own.
+//! `tagmill models pull`, from a local hub.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use crate::support::worker::tagmill;
 
 const TAGS: &[u8] = b"tag_id,name,category,count\n1,red,0,9\n";
 
-/// Bytes that no shift of them equals.
+/// Bytes that differ from every shift of themselves.
 fn weights() -> Vec<u8> {
     (0..40_000_u32).flat_map(u32::to_le_bytes).collect()
 }
 
-/// An empty folder of models, and what is called on it.
+/// An empty folder of models, and commands on it.
 struct Models(TempDir);
 
 impl Models {
@@ -25,7 +25,7 @@ impl Models {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
-    /// The model's folder.
+    /// Folder of the model.
     fn model(&self) -> PathBuf {
         self.0.path().join("tagger")
     }
@@ -34,7 +34,7 @@ impl Models {
         fs::read(self.model().join(file)).expect("a file")
     }
 
-    /// The visible names in the model's folder.
+    /// Visible names in the model's folder.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.model()).into_iter().flatten();
         let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
@@ -43,7 +43,7 @@ impl Models {
         names
     }
 
-    /// Pulls, with more arguments; its exit code and all it says.
+    /// Pulls with more arguments. Returns the exit code and the output.
     fn pull(&self, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
         let folder = self.0.path().to_str().expect("UTF-8");
         let arguments = [&["models", "pull", "--models", folder], arguments].concat();
@@ -76,7 +76,7 @@ async fn a_model_is_downloaded_whole_and_a_second_run_downloads_nothing() {
     assert_eq!((code, said.matches("there already").count()), (0, 3), "{said}");
     assert_eq!(hub.seen().len(), 1, "only the listing");
 
-    // What is no longer as it was is brought again.
+    // A changed file is downloaded again.
     fs::write(models.model().join("model.onnx"), vec![0; onnx.len()]).expect("a file");
     let (code, said) = models.pull_from(&hub);
     assert_eq!((code, said.matches("there already").count()), (0, 2), "{said}");
@@ -262,7 +262,7 @@ async fn files_that_are_not_its_own_are_not_overwritten() {
     assert_eq!((code, models.names()), (1, vec!["model.onnx".into(), "tagmill.toml".into()]), "{said}");
     assert!(said.contains("tagger/model.onnx") && said.contains("--name"), "{said}");
 
-    // The same file, however it came here, is no other file; and what is said about a model may be changed by hand.
+    // An identical file counts as the repository's, whatever its origin, and a manifest may be edited.
     write("model.onnx", "graph");
     let (code, said) = models.pull_from(&hub);
     assert_eq!((code, models.read("tagmill.toml")), (0, b"# mine".to_vec()), "{said}");

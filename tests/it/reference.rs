@@ -1,4 +1,4 @@
-//! The README's tables of flags and metrics, and the variables that files name, are those there are.
+//! The README's tables of flags and metrics, and variables in other files, match the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,20 +14,20 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).expect("it is in the repository")
 }
 
-/// The part of the README under this route, up to the next of its level.
+/// Section of the README under this heading, up to the next of its level.
 fn section<'a>(readme: &'a str, route: &str) -> &'a str {
     let (_, rest) = readme.split_once(&format!("\n{route}\n")).unwrap_or_else(|| panic!("no section {route}"));
     let level = route.split(' ').next().expect("a level");
     rest.split(&format!("\n{level} ")).next().expect("its text")
 }
 
-/// The cells of a section's tables, but for their heads.
+/// Cells of a section's tables, without the header rows.
 fn rows(section: &str) -> Vec<Vec<&str>> {
     let lines = section.lines().filter(|line| line.starts_with("| `"));
     lines.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
-/// The flags of a section's tables, each with what stands as its default.
+/// Flags in a section's tables, each with the documented default.
 fn documented(section: &str) -> BTreeMap<String, String> {
     let mut flags = BTreeMap::new();
     for row in rows(section) {
@@ -42,7 +42,7 @@ fn flags(command: &Command) -> impl Iterator<Item = (&str, &Arg)> {
     shown.filter_map(|arg| Some((arg.get_long()?, arg))).filter(|(name, _)| !["help", "version"].contains(name))
 }
 
-/// Every command that does something, with its full name.
+/// Every command without subcommands, with its full name.
 fn commands(command: &Command, name: &str) -> Vec<(String, Command)> {
     let within = command.get_subcommands().flat_map(|sub| commands(sub, format!("{name} {}", sub.get_name()).trim()));
     let within: Vec<_> = within.collect();
@@ -98,7 +98,7 @@ fn every_variable_that_is_named_is_a_flag() {
     for (_, command) in commands(&cli, "") {
         known.extend(command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned())));
     }
-    // Streams have names of the same kind.
+    // The names of streams look like variables.
     known.extend(["JOBS", "RESULTS", "DEAD", "EVIDENCE"].map(|stream| format!("TAGMILL_{stream}")));
     let files = [
         ".env.example",
@@ -125,7 +125,7 @@ fn every_variable_that_is_named_is_a_flag() {
     }
 }
 
-/// Metrics and their labels, as a worker shows them.
+/// Metrics and their labels as exported by a worker.
 fn exported(text: &str) -> BTreeMap<&str, BTreeSet<&str>> {
     let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let mut metrics: BTreeMap<_, BTreeSet<_>> = names.map(|name| (name, BTreeSet::new())).collect();

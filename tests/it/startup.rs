@@ -1,4 +1,4 @@
-//! What keeps a worker from starting is said in one clear message, with the right exit code.
+//! A worker that cannot start reports one clear message, with the right exit code.
 
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::{Worker, tagmill};
 use crate::support::{repository, samples};
 
-/// Runs a worker that must not start; its exit code and last line.
+/// Runs a worker that must not start. Returns its exit code and last line.
 fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, String) {
     let (models, samples) = (repository("models").display().to_string(), samples());
     let mut arguments = vec!["worker"];
@@ -21,7 +21,7 @@ fn refused(change: &[&str], environment: &[(&'static str, String)]) -> (i32, Str
         }
     }
     arguments.extend(change);
-    // Stopped after a minute, so that a worker that starts or waits after all fails the test instead of hanging it.
+    // Limited to 15 seconds, so that a worker that starts or waits nevertheless fails the test instead of hanging it.
     let mut command = Command::new("timeout");
     let tagmill = tagmill(&arguments);
     command.arg("15").arg(tagmill.get_program()).args(tagmill.get_args()).env_clear().stdin(Stdio::null());
@@ -54,7 +54,7 @@ fn wrong_settings_are_exit_code_2() {
         (&["--no-such-flag"], "--no-such-flag"),
         (&["--listen", "8080"], "0.0.0.0:8080"),
         (&["--memory-budget", "lots"], "512MiB"),
-        // Past the end of the clock.
+        // Exceeds the range of the clock.
         (&["--window", "9223372036854775807s"], "--window"),
         (&["--max-image-pixels", "0"], "--max-image-pixels is 0"),
         (&["--max-image-bytes", "0"], "--max-image-bytes is 0"),
@@ -200,7 +200,7 @@ async fn a_queue_that_would_lose_or_keep_jobs_is_refused() {
         (consumer::pull::Config { ack_policy: consumer::AckPolicy::None, ..workers() }, "ack policy"),
         (consumer::pull::Config { headers_only: true, ..workers() }, "headers_only"),
     ] {
-        // A work queue takes no other policy than explicit; where the server refuses it, there is nothing to test.
+        // A work queue only accepts the explicit policy; if the server refuses another, there is nothing to test.
         if queue.create_consumer(config).await.is_ok() {
             let (code, message) = refused(&["--nats-url", &nats.url()], &[]);
             assert_eq!(code, 1, "{message}");
@@ -229,7 +229,7 @@ async fn answers_that_would_not_be_kept_are_refused_at_the_start() {
 
 #[test]
 fn servers_that_say_nothing_are_given_up_after_ten_seconds_together() {
-    // Each alone would be waited for five seconds, and a worker that does not start is stopped after fifteen.
+    // Each server alone would time out after five seconds, and a worker that does not start is stopped after fifteen.
     let silent: Vec<_> = (0..5).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     let url = |server: &std::net::TcpListener| format!("nats://{}", server.local_addr().expect("an address"));
     let urls: Vec<_> = silent.iter().map(url).collect();

@@ -13,7 +13,7 @@ use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::Worker;
 use crate::support::{repository, samples, until};
 
-/// What Python says of the sample images (`tests/parity/reference.py`).
+/// Scores of the sample images in Python (`tests/parity/reference.py`).
 fn reference() -> HashMap<String, HashMap<String, f64>> {
     let json = std::fs::read(repository("tests/parity/reference.json")).expect("it is committed");
     serde_json::from_slice(&json).expect("it is JSON")
@@ -135,7 +135,7 @@ async fn a_short_backlog_spreads_over_the_workers_there_are() {
     for number in 0..30 {
         client.submit(&number.to_string(), "slow.jpg").await;
     }
-    // No job is done for a while, so what a worker takes it keeps.
+    // No job completes for a while, so that a worker keeps the jobs it pulls.
     s3.fault("slow.jpg", Fault::Stalled);
     let start = || Worker::spawn(&nats, "s3://images", &["--batch-size", "4"], &s3.environment());
     let workers = [start(), start(), start()];

@@ -1,4 +1,4 @@
-//! What tests run on.
+//! Real servers, clients and programs for the tests.
 
 pub mod browser;
 pub mod client;
@@ -11,20 +11,20 @@ pub mod worker;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes on a slow and busy machine: what takes longer hangs.
+/// Longer than anything here takes on a slow and busy machine. Anything slower counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A path in the repository.
+/// Path in the repository.
 pub fn repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The sample images' folder, as a store.
+/// Folder of sample images, as a store.
 pub fn samples() -> String {
     format!("file://{}", repository("samples").display())
 }
 
-/// Asks again and again until there is an answer.
+/// Repeats `ask` until it returns an answer.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
     let began = Instant::now();
     loop {

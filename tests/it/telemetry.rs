@@ -1,4 +1,4 @@
-//! What operators see.
+//! Metrics, health and logs.
 
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ async fn metrics_have_the_names_of_the_contract_and_count_what_happened() {
     }
 }
 
-/// What stages and backpressure come to, as a share of the time of all jobs.
+/// Time in stages and backpressure as a share of the time of all jobs.
 async fn accounted_for(worker: &Worker) -> f64 {
     let (_, text) = worker.get("/metrics").await;
     let jobs = sum(&text, "tagmill_job_seconds_sum", "-");
@@ -70,7 +70,7 @@ async fn accounted_for(worker: &Worker) -> f64 {
     share
 }
 
-/// Adds up every series of a metric whose labels hold none of `but`.
+/// Adds up every series of a metric whose labels do not contain `but`.
 fn sum(text: &str, name: &str, but: &str) -> f64 {
     let series = text.lines().filter(|line| line.starts_with(name) && !line.contains(but));
     series.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()

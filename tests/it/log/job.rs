@@ -1,4 +1,4 @@
-//! Every log line about a job names it: in the job's span.
+//! Every log line about a job names it, in the job's span.
 
 use async_nats::HeaderMap;
 use serde_json::{Value, json};
@@ -11,10 +11,10 @@ use crate::support::s3::{Fault, S3Server};
 use crate::support::samples;
 use crate::support::worker::Worker;
 
-/// An image that breaks off after its first bytes.
+/// An image that ends after its first bytes.
 const CORRUPT: &str = "data:image/png;base64,iVBORw0KGgo=";
 
-/// The span of the line with this code, of a log of JSON.
+/// Span of the line with this code, in a JSON log.
 fn span(worker: &Worker, code: &str) -> Value {
     let line = worker.logged(&format!(r#""code":"{code}""#));
     assert_eq!(line.matches(r#""message":"#).count(), 1, "no key comes twice: {line}");
@@ -23,7 +23,7 @@ fn span(worker: &Worker, code: &str) -> Value {
     line["span"].clone()
 }
 
-/// A server on which no result fits whose job brings a long `meta`.
+/// A server whose payload limit is too small for the result of a job with a long `meta`.
 fn small_server() -> (NatsServer, tempfile::NamedTempFile) {
     let config = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(&config, "max_payload: 2048").expect("a file");

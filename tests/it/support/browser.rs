@@ -1,4 +1,4 @@
-//! A real browser without a screen, driven over the `DevTools` protocol.
+//! Real headless browser, driven over the `DevTools` protocol.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -16,19 +16,19 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::PATIENCE;
 
-/// A page in a browser that ends with it.
+/// Page in a browser of its own, which ends on drop.
 pub struct Page {
     browser: Child,
     _profile: TempDir,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     session: String,
     asked: u64,
-    /// What the page has said on its console that is an error.
+    /// Errors on the page's console.
     pub complaints: Vec<String>,
 }
 
 impl Page {
-    /// Opens this address.
+    /// Opens this URL.
     pub async fn open(url: &str) -> Self {
         let profile = tempfile::tempdir().expect("a folder");
         let mut browser = Command::new("chromium")
@@ -42,7 +42,7 @@ impl Page {
             .expect("Chromium (Debian's package chromium): run the tests with `make test`");
         let mut lines = BufReader::new(browser.stderr.take().expect("piped")).lines().map_while(Result::ok);
         let address = lines.find_map(|line| line.strip_prefix("DevTools listening on ").map(str::to_owned));
-        // Read on, or the browser stops when the pipe is full.
+        // Reads on, because the browser blocks once the pipe is full.
         std::thread::spawn(move || lines.for_each(drop));
         let (socket, _) = connect_async(address.expect("it says where it listens")).await.expect("it listens");
         let session = String::new();
@@ -60,7 +60,7 @@ impl Page {
         page
     }
 
-    /// Asks the browser; what it answers.
+    /// Calls a method of the browser and returns its answer.
     pub async fn call(&mut self, method: &str, params: Value) -> Value {
         self.asked += 1;
         let mut question = json!({ "id": self.asked, "method": method, "params": params });
@@ -85,7 +85,7 @@ impl Page {
         }
     }
 
-    /// The value of an expression on the page.
+    /// Evaluates an expression on the page.
     pub async fn eval(&mut self, expression: &str) -> Value {
         let question = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let answer = self.call("Runtime.evaluate", question).await;
@@ -105,7 +105,7 @@ impl Page {
         }
     }
 
-    /// Gives files to an input, as a person does.
+    /// Puts files into an input, as a user does.
     pub async fn choose(&mut self, input: &str, files: &[&Path]) {
         let root = self.call("DOM.getDocument", json!({})).await["root"]["nodeId"].clone();
         let found = self.call("DOM.querySelector", json!({ "nodeId": root, "selector": input })).await;
@@ -115,7 +115,7 @@ impl Page {
     /// Presses a key.
     pub async fn press(&mut self, key: &str, code: u32) {
         for kind in ["keyDown", "keyUp"] {
-            // What writes no text is a raw key.
+            // A key that writes no text is a raw key.
             let kind = if kind == "keyDown" && key != "Enter" { "rawKeyDown" } else { kind };
             let mut event = json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
             if key == "Enter" && kind == "keyDown" {
@@ -125,7 +125,7 @@ impl Page {
         }
     }
 
-    /// Has it look as on a screen of this size, light or dark.
+    /// Emulates a screen of this size, light or dark.
     pub async fn look(&mut self, width: u32, height: u32, scheme: &str) {
         let phone = width < 600;
         let screen = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone });
@@ -134,7 +134,7 @@ impl Page {
         self.call("Emulation.setEmulatedMedia", features).await;
     }
 
-    /// A picture of it, where the variable `TAGMILL_TEST_SCREENSHOTS` names a folder.
+    /// Takes a screenshot, if the variable `TAGMILL_TEST_SCREENSHOTS` names a folder.
     pub async fn picture(&mut self, name: &str) {
         let Some(folder) = std::env::var_os("TAGMILL_TEST_SCREENSHOTS") else { return };
         let data = self.call("Page.captureScreenshot", json!({ "format": "png" })).await["data"].clone();

@@ -1,4 +1,4 @@
-//! A client of the wire contract, as anyone could write one.
+//! Client of the wire contract, as anyone could write one.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Client {
     pub jetstream: Context,
 }
 
-/// A result or a dead letter.
+/// Result or dead letter.
 #[derive(Debug)]
 pub struct Answer {
     pub subject: String,
@@ -28,19 +28,19 @@ impl Client {
         Self::connect_with(server, ConnectOptions::new()).await
     }
 
-    /// As somebody the server knows.
+    /// Connects with credentials.
     pub async fn connect_with(server: &NatsServer, options: ConnectOptions) -> Self {
         let nats = options.connect(format!("127.0.0.1:{}", server.port)).await.expect("it runs");
         Self { jetstream: jetstream::new(nats) }
     }
 
-    /// Publishes a payload to the queue and sees it stored.
+    /// Publishes a payload to the queue and checks that it is stored.
     pub async fn publish(&self, subject: &str, headers: HeaderMap, payload: impl Into<bytes::Bytes>) {
         let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.into()).await;
         sent.expect("it is sent").await.expect("it is stored");
     }
 
-    /// Publishes a payload; whether the server has it.
+    /// Publishes a payload. Returns `true` if the server stored it.
     pub async fn try_publish(&self, subject: &str, headers: HeaderMap, payload: String) -> bool {
         let publish = async {
             let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.into()).await.ok()?;
@@ -59,7 +59,7 @@ impl Client {
         self.submit_samples_from(0, count).await;
     }
 
-    /// The same, for a part of the numbers.
+    /// Publishes jobs for the sample images, with these numbers as ids.
     pub async fn submit_samples_from(&self, first: usize, end: usize) {
         for number in first..end {
             let image = ["orange-sunset.jpg", "blue-ocean.webp", "red-strawberry.png", "night-sky.png"][number % 4];
@@ -67,9 +67,9 @@ impl Client {
         }
     }
 
-    /// Waits until a stream holds `count` answers, and reads them.
+    /// Waits until a stream contains `count` answers, and reads them.
     async fn answers(&self, stream: &str, count: usize) -> Vec<Answer> {
-        // A cluster that has just lost a server answers after a while.
+        // A cluster that has just lost a server takes a while to answer.
         let mut messages = super::until("a consumer of answers", || async {
             let stream = self.jetstream.get_stream(stream).await.ok()?;
             let consumer = stream.create_consumer(OrderedConfig::default()).await.ok()?;
@@ -95,12 +95,12 @@ impl Client {
         self.answers("TAGMILL_DEAD", count).await
     }
 
-    /// Has the stream of results take these subjects and no others, as soon as there is one.
+    /// Restricts the stream of results to these subjects, once it exists.
     pub async fn take_results(&self, subjects: &[&str]) {
         self.take("TAGMILL_RESULTS", subjects).await;
     }
 
-    /// The same for the stream of dead letters.
+    /// Restricts the stream of dead letters to these subjects, once it exists.
     pub async fn take_dead(&self, subjects: &[&str]) {
         self.take("TAGMILL_DEAD", subjects).await;
     }
@@ -110,7 +110,7 @@ impl Client {
         self.change(stream, |config| config.subjects.clone_from(&subjects)).await;
     }
 
-    /// Has the stream of results refuse more than so many messages; -1 is no limit.
+    /// Limits the stream of results to `messages` messages; -1 is no limit.
     pub async fn limit_results(&self, messages: i64) {
         self.change("TAGMILL_RESULTS", |config| {
             config.max_messages = messages;
@@ -129,7 +129,7 @@ impl Client {
         .await;
     }
 
-    /// How many messages a stream holds.
+    /// Number of messages in a stream.
     pub async fn count(&self, stream: &str) -> u64 {
         super::until("the stream", || async {
             let stream = self.jetstream.get_stream(stream).await.ok()?;
@@ -138,7 +138,7 @@ impl Client {
         .await
     }
 
-    /// The jobs in the queue, oldest first: their subject, headers and payload.
+    /// Jobs in the queue, oldest first: their subjects, headers and payloads.
     pub async fn queued(&self) -> Vec<Answer> {
         let stream = self.jetstream.get_stream("TAGMILL_JOBS").await.expect("the stream");
         let state = &stream.cached_info().state;
@@ -154,7 +154,7 @@ impl Client {
         jobs
     }
 
-    /// Has the queue hold no more than so many jobs; -1 is no limit.
+    /// Limits the queue to `jobs` jobs; -1 is no limit.
     pub async fn limit_queue(&self, jobs: i64) {
         let stream = self.jetstream.get_stream("TAGMILL_JOBS").await.expect("the stream");
         let mut config = stream.cached_info().config.clone();
@@ -163,12 +163,12 @@ impl Client {
         self.jetstream.update_stream(config).await.expect("it is changed");
     }
 
-    /// Waits until the queue holds at least so many jobs.
+    /// Waits until the queue contains at least `jobs` jobs.
     pub async fn queue_holds(&self, jobs: u64) {
         super::until("jobs in the queue", || async { (self.count("TAGMILL_JOBS").await >= jobs).then_some(()) }).await;
     }
 
-    /// The state of the workers' consumer.
+    /// State of the workers' consumer.
     pub async fn consumer(&self) -> jetstream::consumer::Info {
         let consumer: jetstream::consumer::PullConsumer =
             self.jetstream.get_consumer_from_stream("workers", "TAGMILL_JOBS").await.expect("a worker made it");
@@ -180,7 +180,7 @@ impl Client {
         super::until("an empty queue", || async { (self.count("TAGMILL_JOBS").await == 0).then_some(()) }).await;
     }
 
-    /// Takes every job that waits `times` times and gives it back without an answer, as workers do that are killed.
+    /// Takes every waiting job `times` times and returns it without an answer, like a killed worker.
     pub async fn take_without_answer(&self, times: usize) {
         let consumer: jetstream::consumer::PullConsumer =
             self.jetstream.get_consumer_from_stream("workers", "TAGMILL_JOBS").await.expect("it was made");
@@ -195,7 +195,7 @@ impl Client {
         }
     }
 
-    /// Makes the queue, with jobs that were delivered as often as quarantined ones are.
+    /// Creates the queue, with jobs that were delivered as often as quarantined ones.
     pub async fn submit_quarantined(&self, count: usize) {
         self.make_queue(Duration::from_secs(30), 1).await;
         for number in 0..count {
@@ -204,7 +204,7 @@ impl Client {
         self.take_without_answer(2).await;
     }
 
-    /// Makes the queue and its consumer before any worker does, with another ack wait.
+    /// Creates the queue and its consumer before any worker does, with another ack wait.
     pub async fn make_queue(&self, ack_wait: Duration, replicas: usize) {
         let queue = jetstream::stream::Config {
             name: "TAGMILL_JOBS".into(),
@@ -213,7 +213,7 @@ impl Client {
             num_replicas: replicas,
             ..Default::default()
         };
-        // A cluster that has a leader may not know yet of all its members that they keep streams.
+        // A cluster with a leader may not have registered all members for streams yet.
         let stream =
             super::until("servers for the stream", || async { self.jetstream.create_stream(queue.clone()).await.ok() })
                 .await;
@@ -228,7 +228,7 @@ impl Answer {
         self.json["id"].as_str().expect("every answer has an id")
     }
 
-    /// What tells the server that two answers are to the same job: its place in the queue.
+    /// Message id, by which the server detects two answers to one job.
     pub fn message_id(&self) -> &str {
         self.headers.get("Nats-Msg-Id").expect("every answer has one").as_str()
     }
@@ -237,7 +237,7 @@ impl Answer {
         self.json["error"]["code"].as_str().expect("every dead letter has a code")
     }
 
-    /// The score of a tag or rating, zero where it is not reported.
+    /// Score of a tag or rating; zero if it is not reported.
     pub fn score(&self, name: &str) -> f64 {
         let tags = self.json["tags"].as_array().expect("every result has tags");
         let tag = tags.iter().find(|tag| tag["name"] == name).map(|tag| &tag["score"]);

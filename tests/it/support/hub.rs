@@ -1,4 +1,4 @@
-//! A model hub: listings and small files on one port, large files on another, as the real one redirects to its storage.
+//! Model hub: listings and small files on one port, large files on another, as the real hub redirects to its storage.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,26 +23,26 @@ pub const REPOSITORY: &str = "someone/tagger";
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What a request for a file gets instead.
+/// Faulty answer to a request for a file.
 #[derive(Clone, Copy)]
 pub enum Fault {
-    /// So many bytes, then the end of the connection.
+    /// This many bytes, then the end of the connection.
     Cut(usize),
-    /// One bit of it is wrong.
+    /// The file with one wrong bit.
     Corrupt,
-    /// This status.
+    /// An empty answer with this status.
     Status(u16),
 }
 
-/// A request.
+/// Received request.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// To the storage, rather than to the hub itself.
+    /// `true` for a request to the storage instead of the hub itself.
     pub storage: bool,
     pub path: String,
     pub range: Option<String>,
     pub authorization: Option<String>,
-    /// Bytes of the file that were sent in answer.
+    /// Bytes of the file sent in answer.
     pub sent: usize,
 }
 
@@ -50,7 +50,7 @@ pub struct Seen {
 struct Content {
     files: BTreeMap<String, Bytes>,
     token: Option<String>,
-    /// For the next requests for a file, or for the `listing`.
+    /// Faults of the next requests for a file, or for the `listing`.
     faults: Vec<(String, Fault)>,
     seen: Vec<Seen>,
 }
@@ -58,11 +58,11 @@ struct Content {
 #[derive(Clone)]
 struct Server {
     content: Arc<Mutex<Content>>,
-    /// The port of the storage; `None` in the storage itself.
+    /// Port of the storage; `None` in the storage itself.
     storage: Option<u16>,
 }
 
-/// A running hub, gone on drop.
+/// Running hub, stopped on drop.
 pub struct Hub {
     content: Arc<Mutex<Content>>,
     port: u16,
@@ -70,7 +70,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// With one repository of these files.
+    /// Starts a hub with one repository of these files.
     pub async fn start(files: &[(&str, &[u8])]) -> Self {
         let content: Arc<Mutex<Content>> = Arc::default();
         let (storage, storing) = serve(Server { content: Arc::clone(&content), storage: None }).await;
@@ -91,17 +91,17 @@ impl Hub {
         self.content().files.insert(name.to_owned(), Bytes::copy_from_slice(bytes));
     }
 
-    /// From now on, this token is needed.
+    /// Requires this token from now on.
     pub fn lock(&self, token: &str) {
         self.content().token = Some(token.to_owned());
     }
 
-    /// What the next requests for this file get, one after another.
+    /// Sets the answers to the next requests for this file, one after another.
     pub fn fault(&self, name: &str, faults: &[Fault]) {
         self.content().faults.extend(faults.iter().map(|fault| (name.to_owned(), *fault)));
     }
 
-    /// The requests since the last call.
+    /// Requests since the last call.
     pub fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.content().seen)
     }
@@ -137,7 +137,7 @@ async fn answer(State(server): State<Server>, request: Request) -> Response<Body
     };
     let allowed = content.token.as_ref().is_none_or(|token| seen.authorization == Some(format!("Bearer {token}")));
     if !allowed || !seen.path.contains(REPOSITORY) {
-        // As the real one says it, not to tell whether a private repository exists.
+        // The real hub answers so to hide the existence of private repositories.
         return refusal(401, "RepoNotFound");
     }
     let file = format!("/{REPOSITORY}/resolve/{COMMIT}/");
@@ -201,7 +201,7 @@ impl Content {
         let cut = if let Some(Fault::Cut(after)) = fault { after.min(length) } else { length };
         self.seen.last_mut().expect("this request").sent = cut;
         let end = stream::once(async move {
-            // Lets go what was sent, then ends the connection.
+            // Lets the sent bytes leave, then ends the connection.
             tokio::task::yield_now().await;
             if cut < length { Err(io::Error::other("cut")) } else { Ok(Bytes::new()) }
         });

@@ -1,4 +1,4 @@
-//! A real nats-server on a free port with a store of its own, killed on drop.
+//! Real nats-server on a free port with a store of its own, killed on drop.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -14,23 +14,23 @@ pub struct NatsServer {
     arguments: Vec<String>,
     folder: TempDir,
     pub port: u16,
-    /// `user:password@`, where its URL should say who asks.
+    /// `user:password@` for its URL, or empty.
     pub login: &'static str,
 }
 
 impl NatsServer {
-    /// With JetStream.
+    /// Starts a server with JetStream.
     pub fn start() -> Self {
         Self::start_with(&["--jetstream"])
     }
 
-    /// With these arguments.
+    /// Starts a server with these arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         Self::start_program("nats-server".to_owned(), arguments, folder)
     }
 
-    /// The current release instead of Debian's, with every message on disk before it is confirmed.
+    /// Starts the current release instead of Debian's. It syncs every message to disk before it confirms it.
     pub fn start_current() -> Self {
         let program = std::env::var("TAGMILL_TEST_NATS_SERVER").expect("run the tests with `make test`");
         Self::start_program_configured(program, "jetstream { sync_interval: always }")
@@ -42,7 +42,7 @@ impl NatsServer {
         Self { process, program, arguments, folder, port, login: "" }
     }
 
-    /// With JetStream and this configuration, which [`NatsServer::configure`] can change.
+    /// Starts a server with JetStream and this configuration, which [`NatsServer::configure`] can change.
     pub fn start_configured(configuration: &str) -> Self {
         Self::start_program_configured("nats-server".to_owned(), configuration)
     }
@@ -55,14 +55,14 @@ impl NatsServer {
         Self::start_program(program, &["--jetstream", "--config", &config], folder)
     }
 
-    /// Starts it again with another configuration.
+    /// Restarts it with another configuration.
     pub fn configure(&mut self, configuration: &str) {
         std::fs::write(self.folder.path().join("nats.conf"), configuration).expect("a file");
         self.kill();
         self.restart();
     }
 
-    /// Sends a signal by name: STOP has it stand still with its connections open, CONT go on.
+    /// Sends a signal by name: STOP suspends the server with its connections open, CONT resumes it.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.process.0.id().to_string()]).status();
         assert!(status.expect("kill runs").success(), "nats-server is gone");
@@ -72,12 +72,12 @@ impl NatsServer {
         format!("nats://{}127.0.0.1:{}", self.login, self.port)
     }
 
-    /// Ends the server as a crash would.
+    /// Kills the server, like a crash.
     pub fn kill(&mut self) {
         self.process.end();
     }
 
-    /// Starts it again on the same store and port.
+    /// Restarts it on the same store and port.
     pub fn restart(&mut self) {
         let (process, port) = spawn(&self.program, self.folder.path(), &self.arguments, self.port.into());
         assert_eq!(port, self.port);
@@ -85,7 +85,7 @@ impl NatsServer {
     }
 }
 
-/// Killed on drop.
+/// Process, killed on drop.
 struct Process(Child);
 
 impl Process {
@@ -101,7 +101,7 @@ impl Drop for Process {
     }
 }
 
-/// Starts a server and waits until it has written down its port.
+/// Starts a server and waits until it has written its port to a file.
 fn spawn(program: &str, folder: &Path, arguments: &[String], port: i32) -> (Process, u16) {
     for entry in std::fs::read_dir(folder).expect("the folder").flatten() {
         if entry.path().extension().is_some_and(|extension| extension == "ports") {
@@ -119,7 +119,7 @@ fn spawn(program: &str, folder: &Path, arguments: &[String], port: i32) -> (Proc
         .stderr(Stdio::null())
         .spawn();
     let process = Process(process.expect("nats-server is installed by `make test`"));
-    // Named after the program's own file name.
+    // The file is named after the program's own file name.
     let name = Path::new(program).file_name().and_then(|name| name.to_str()).expect("a program");
     let file = folder.join(format!("{name}_{}.ports", process.0.id()));
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! A real Prometheus on a free port, killed on drop.
+//! Real Prometheus on a free port, killed on drop.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +15,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes these addresses every second as the job `tagmill`, with the repository's alerts.
+    /// Starts it. It scrapes these addresses every second as the job `tagmill`, with the repository's alerts.
     pub fn start(targets: &[String]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("prometheus.yml");
@@ -34,23 +34,23 @@ impl Prometheus {
         let log = BufReader::new(process.stderr.take().expect("piped"));
         let mut lines = log.lines().map_while(Result::ok);
         let port = lines.find_map(|line| port_in(&line)).expect("it says where it listens");
-        // Before that it refuses.
+        // It refuses requests before that.
         lines.find(|line| line.contains("Server is ready")).expect("it says when it is ready");
-        // Read to the end, so that it never waits for a reader.
+        // Reads to the end, so that Prometheus never blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Self { process, port, _folder: folder }
     }
 
-    /// What the API answers to a GET.
+    /// Answer of the API to a GET request.
     pub async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
-        // The HTTP client wants a TLS provider, even where it uses none.
+        // The HTTP client requires a TLS provider, even for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut url = url::Url::parse(&format!("http://127.0.0.1:{}/api/v1/{path}", self.port)).expect("a URL");
         url.query_pairs_mut().extend_pairs(parameters);
         reqwest::get(url).await.expect("an answer").json().await.expect("JSON")
     }
 
-    /// The numbers a query gives now; what is not a number is left out.
+    /// Current values of a query, without those that are not finite.
     pub async fn query(&self, query: &str) -> Vec<f64> {
         let answer = self.get("query", &[("query", query)]).await;
         assert_eq!(answer["status"], "success", "{query}: {answer}");
@@ -67,7 +67,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// A program of Debian's package.
+/// Path of a program from Debian's package.
 pub fn program(name: &str) -> std::path::PathBuf {
     let program = repository(".runtime").join(name);
     assert!(program.is_file(), "no {}: run the tests with `make test`", program.display());
@@ -75,7 +75,7 @@ pub fn program(name: &str) -> std::path::PathBuf {
 }
 
 fn configuration(rules: &str, targets: &[String]) -> String {
-    // Every JSON text is YAML.
+    // Every JSON text is valid YAML.
     serde_json::json!({
         "global": { "scrape_interval": "1s", "evaluation_interval": "1s" },
         "rule_files": [rules],

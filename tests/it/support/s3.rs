@@ -1,4 +1,4 @@
-//! A real S3 protocol server, with signatures, over a folder.
+//! Real S3 protocol server, with signatures, over a folder.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -25,18 +25,18 @@ use super::until;
 const KEY: &str = "tagmill-test";
 const SECRET: &str = "tagmill-test-secret";
 
-/// What a key does instead of being read.
+/// Fault of a key.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Fault {
-    /// Its read stands still until it is healed.
+    /// Reads stall until the key is healed.
     Stalled,
-    /// The server has an internal error.
+    /// The server answers with an internal error.
     Broken,
-    /// It may not be read by anybody.
+    /// Access is denied.
     Denied,
-    /// Its bytes come one a second.
+    /// The bytes arrive one a second.
     Trickling,
-    /// The connection breaks in the middle of it, unless only a part is asked for.
+    /// The connection breaks in the middle of the object, unless only a part is requested.
     Cut,
 }
 
@@ -47,7 +47,7 @@ type Faults = Arc<Mutex<HashMap<String, Fault>>>;
 struct Shared {
     faults: Faults,
     healed: Notify,
-    /// The keys of which a read has stood still.
+    /// Keys of which a read has stalled.
     stalled: Mutex<HashSet<String>>,
     link: Link,
     /// The answer to every request for a list, where it is not the truth.
@@ -57,17 +57,17 @@ struct Shared {
     most_reading: AtomicUsize,
 }
 
-/// Path of all answers.
+/// Shared link of all answers.
 #[derive(Default)]
 struct Link {
-    /// Bytes a second; zero is any number.
+    /// Bytes a second; zero for no limit.
     rate: AtomicUsize,
     sent: AtomicUsize,
     free: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Link {
-    /// Waits until so many bytes have gone through.
+    /// Waits until `bytes` bytes have passed the link.
     async fn pass(&self, bytes: usize) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
         if let Some(micros) = (bytes * 1_000_000).checked_div(self.rate.load(Ordering::Relaxed)) {
@@ -87,7 +87,7 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// With an empty bucket of this name.
+    /// Starts a server with an empty bucket of this name.
     pub async fn start(bucket: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join(bucket)).expect("a bucket");
@@ -98,7 +98,7 @@ impl S3Server {
         Self { folder, port, shared, server }
     }
 
-    /// Refuses connections from now on, and ends those there are.
+    /// Refuses new connections and ends the open ones.
     pub fn stop(&mut self) {
         self.server.abort();
     }
@@ -126,13 +126,13 @@ impl S3Server {
         self.shared.faults.lock().expect("no panic").insert(key.to_owned(), fault);
     }
 
-    /// Reads of this key that stand still go on, and later ones are as they should be.
+    /// Resumes stalled reads of this key and removes its fault.
     pub fn heal(&self, key: &str) {
         self.shared.faults.lock().expect("no panic").remove(key);
         self.shared.healed.notify_waiters();
     }
 
-    /// Waits until a read of this key stands still.
+    /// Waits until a read of this key stalls.
     pub async fn stalled(&self, key: &str) {
         until("a read that stands still", || async {
             self.shared.stalled.lock().expect("no panic").contains(key).then_some(())
@@ -140,22 +140,22 @@ impl S3Server {
         .await;
     }
 
-    /// From now on all answers together bring so many bytes a second.
+    /// Limits the rate of all answers together to `bytes` bytes a second.
     pub fn set_rate(&self, bytes: usize) {
         self.shared.link.rate.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes of objects that were sent.
+    /// Bytes of objects sent.
     pub fn sent(&self) -> usize {
         self.shared.link.sent.load(Ordering::Relaxed)
     }
 
-    /// The most reads of objects there were at a time.
+    /// Maximum number of concurrent reads of objects.
     pub fn most_reading(&self) -> usize {
         self.shared.most_reading.load(Ordering::Relaxed)
     }
 
-    /// The folder of a bucket.
+    /// Folder of a bucket.
     pub fn bucket(&self, bucket: &str) -> std::path::PathBuf {
         self.folder.path().join(bucket)
     }
@@ -167,7 +167,7 @@ impl S3Server {
         std::fs::copy(file, target).expect("a copy");
     }
 
-    /// What a worker needs to be let in.
+    /// Environment with endpoint and credentials for a worker.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
@@ -190,7 +190,7 @@ fn serve(folder: &Path, listener: TcpListener, shared: Arc<Shared>) -> JoinHandl
     service.set_auth(SimpleAuth::from_single(KEY, SECRET));
     let service = service.build();
     tokio::spawn(async move {
-        // Dropped with this task, and every connection with it.
+        // Dropped with this task, together with every connection.
         let mut connections = JoinSet::new();
         while let Ok((socket, _)) = listener.accept().await {
             let (service, shared) = (service.clone(), Arc::clone(&shared));
@@ -211,7 +211,7 @@ impl Shared {
         service: &S3Service,
         request: Request<Incoming>,
     ) -> Result<Response<s3s::Body>, s3s::HttpError> {
-        // Of a bucket, its name.
+        // For a request to a bucket, this is its name.
         let path = request.uri().path().trim_end_matches('/').to_owned();
         let key = path.rsplit('/').next().unwrap_or_default().to_owned();
         let fault = || self.faults.lock().expect("no panic").get(&key).copied();
@@ -242,7 +242,7 @@ impl Shared {
         Ok(Arc::clone(&self).paced(answer, fault).await)
     }
 
-    /// The same answer, as fast as the link and the fault let it be.
+    /// The same answer at the speed of the link and the fault.
     async fn paced(self: Arc<Self>, answer: Response<s3s::Body>, fault: Option<Fault>) -> Response<s3s::Body> {
         let (head, mut body) = answer.into_parts();
         let bytes = body.store_all_limited(64 << 20).await.expect("a file");
@@ -275,7 +275,7 @@ impl Shared {
 
 type BoxStream = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send>>;
 
-/// A body of chunks.
+/// Body of chunks.
 struct Chunks(BoxStream);
 
 impl hyper::body::Body for Chunks {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{PATIENCE, nats::NatsServer, repository, samples};
 
-/// A command that runs tagmill, with nothing of the caller's settings.
+/// Command that runs tagmill, without the caller's environment.
 pub fn tagmill(arguments: &[&str]) -> Command {
     let library = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH: run the tests with `make test`");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tagmill"));
@@ -16,7 +16,7 @@ pub fn tagmill(arguments: &[&str]) -> Command {
     command
 }
 
-/// A running worker, killed on drop.
+/// Running worker, killed on drop.
 pub struct Worker {
     process: Child,
     log: Arc<Mutex<Vec<String>>>,
@@ -24,12 +24,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// On the samples and the demo model, ready for jobs.
+    /// Starts a worker on the samples and the demo model, and waits until it is ready.
     pub fn start(nats: &NatsServer) -> Self {
         Self::start_with(nats, &samples(), &[], &[])
     }
 
-    /// On this store, with more arguments and environment; ready for jobs.
+    /// Starts a worker on this store, with more arguments and environment, and waits until it is ready.
     pub fn start_with(
         nats: &NatsServer,
         store: &str,
@@ -41,7 +41,7 @@ impl Worker {
         worker
     }
 
-    /// The same, without waiting for it to be ready.
+    /// Starts a worker like [`Worker::start_with`], without waiting until it is ready.
     pub fn spawn(nats: &NatsServer, store: &str, arguments: &[&str], environment: &[(&'static str, String)]) -> Self {
         let url = nats.url();
         let mut command = tagmill(&["worker", "--store", store, "--nats-url", &url, "--listen", "127.0.0.1:0"]);
@@ -52,7 +52,7 @@ impl Worker {
         Self::run(command)
     }
 
-    /// The HTTP API alone, on the demo model, ready for requests.
+    /// Starts the HTTP API alone, on the demo model, and waits until it is ready.
     pub fn serve(arguments: &[&str], environment: &[(&'static str, String)]) -> Self {
         let mut command = tagmill(&["serve"]);
         if !arguments.contains(&"--listen") {
@@ -67,7 +67,7 @@ impl Worker {
         server
     }
 
-    /// Another command, with its log: it is not only workers that run for a while.
+    /// Runs another long-running command and collects its log.
     pub fn run(mut command: Command) -> Self {
         let mut process = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -80,7 +80,7 @@ impl Worker {
         Self { process, log, reader: Some(reader) }
     }
 
-    /// The first line of the log that holds `text`, once there is one.
+    /// Waits for the first line of the log that contains `text`.
     pub fn logged(&self, text: &str) -> String {
         let began = Instant::now();
         loop {
@@ -94,12 +94,12 @@ impl Worker {
         }
     }
 
-    /// The log so far.
+    /// Log so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic").join("\n")
     }
 
-    /// Where it serves its metrics.
+    /// Address of its HTTP server.
     pub fn address(&self) -> String {
         let line = self.logged("address");
         let (_, address) = line.split_once("127.0.0.1:").expect("the address");
@@ -107,20 +107,20 @@ impl Worker {
         format!("127.0.0.1:{port}")
     }
 
-    /// Where it serves this path.
+    /// URL of this path.
     pub fn url(&self, path: &str) -> String {
-        // The HTTP client wants a TLS provider, even where it uses none.
+        // The HTTP client requires a TLS provider, even for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
         format!("http://{}{path}", self.address())
     }
 
-    /// What it answers to GET.
+    /// Status and body of the answer to a GET request.
     pub async fn get(&self, path: &str) -> (u16, String) {
         let response = reqwest::get(self.url(path)).await.expect("an answer");
         (response.status().as_u16(), response.text().await.expect("text"))
     }
 
-    /// The value of a metric, with its labels as they are written.
+    /// Value of a metric, named with its labels as exported.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics").await;
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
@@ -133,7 +133,7 @@ impl Worker {
         assert!(status.success(), "the worker is gone:\n{}", self.log());
     }
 
-    /// Lets it have no more than so many bytes of address space beyond what it has now.
+    /// Limits its address space to `more` bytes above the present size.
     pub fn limit_memory(&self, more: u64) {
         let id = self.process.id();
         let limit = format!("--as={}", self.memory("VmSize:") + more);
@@ -141,7 +141,7 @@ impl Worker {
         assert!(status.expect("prlimit runs").success());
     }
 
-    /// The most memory it has had, in bytes.
+    /// Peak resident memory in bytes.
     pub fn resident_memory(&self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -153,8 +153,8 @@ impl Worker {
         kibibytes * 1024
     }
 
-    /// How often each thread whose name starts so has given the processor away: those that wait for work do when they get
-    /// some.
+    /// Number of voluntary context switches of each thread whose name contains `name`. A thread that waits for work makes
+    /// one when work arrives.
     pub fn threads(&self, name: &str) -> Vec<u64> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("it runs");
         let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
@@ -166,20 +166,20 @@ impl Worker {
         named.map(switches).collect()
     }
 
-    /// The processes it has started and not reaped.
+    /// Child processes that were not reaped.
     pub fn children(&self) -> Vec<u32> {
         let parent = self.process.id().to_string();
         let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
         let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let is_child = |process: &u32| {
             let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-            // The name before it may have spaces.
+            // The name before it may contain spaces.
             stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)) == Some(parent.as_str())
         };
         numbers.filter(is_child).collect()
     }
 
-    /// Sends a signal by name, if it still runs.
+    /// Sends a signal by name, if the process still runs.
     pub fn try_signal(&mut self, name: &str) {
         if self.is_running() {
             let id = self.process.id().to_string();
@@ -187,12 +187,12 @@ impl Worker {
         }
     }
 
-    /// Whether it has not ended.
+    /// Returns `true` if the process has not ended.
     pub fn is_running(&mut self) -> bool {
         self.process.try_wait().expect("it was started").is_none()
     }
 
-    /// Waits for its end, and for the end of its log.
+    /// Waits for the end of the process and of its log.
     pub fn ended(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
