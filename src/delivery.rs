@@ -33,7 +33,7 @@ pub(crate) trait Reply: Send + Sync {
     /// span, so its log lines need not name the job.
     fn answer(self: Box<Self>, id: String, answer: Answer) -> BoxFuture<'static, Outcome>;
 
-    /// Returns `true` while a client waits for the answer; otherwise the job is dropped at the next stage.
+    /// Returns `true` while the answer is wanted. An unwanted job is dropped before it costs anything more.
     fn is_wanted(&self) -> bool {
         true
     }
@@ -91,7 +91,7 @@ impl Delivery {
         self.source
     }
 
-    /// Returns `true` while a client waits for the answer.
+    /// Returns `true` while the answer is wanted.
     #[must_use]
     pub(crate) fn is_wanted(&self) -> bool {
         self.reply.as_ref().is_some_and(|reply| reply.is_wanted())

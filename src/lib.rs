@@ -9,9 +9,8 @@
 //!  files (tagmill tag)   ──┘   Delivery            of input                   or letter  decides
 //! ```
 //!
-//! 1. A [`source`] (the stream, requests over NATS or HTTP, local files) makes a message a [`delivery`]: a guard that
-//! answers
-//!    exactly once. Dropped unanswered, it hands the job back. The stream's source pulls as many jobs as
+//! 1. A [`source`] (the stream, requests over NATS or HTTP, local files) turns a message into a [`delivery`]: a
+//!    guard that answers exactly once. Dropped unanswered, it hands the job back. The stream's source pulls as many jobs as
 //!    [`pipeline::concurrency`] estimates to keep the models busy.
 //! 2. [`pipeline::accept`] reads the [`job`], locates its image among the [`store`]s and finds its [`model`] in the
 //!    [`pipeline::pool`].

@@ -125,7 +125,7 @@ pub(super) fn stopping(stores: &[Store], timeout: Duration) {
     }
 }
 
-/// Follows all stores in one task: with several, a stale state of one could overwrite a newer one.
+/// Follows all stores in one task: with several tasks, a stale state could overwrite a newer one.
 async fn watch_stores(mut states: Vec<watch::Receiver<State>>, health: Health) {
     while !states.is_empty() {
         let changes = states.iter_mut().map(|state| state.changed().boxed());

@@ -74,7 +74,7 @@ impl Inline {
     }
 }
 
-/// Converts base64 to the standard alphabet and removes other characters.
+/// Converts base64 to the standard alphabet, without escapes and whitespace.
 fn plain(mut base64: Vec<u8>) -> Vec<u8> {
     if base64.contains(&b'%') {
         base64 = percent_encoding::percent_decode(&base64).collect();

@@ -6,11 +6,9 @@
 //! | the probe | other reads | verdict |
 //! |---|---|---|
 //! | any | one has succeeded since this one began | the object's fault: its job spends an attempt |
-//! | fails | none has succeeded | the store is down: its jobs wait until a probe succeeds, nothing is read, no attempt is
-//! spent |
+//! | fails | none has succeeded | the store is down: its jobs wait until a probe succeeds, nothing is read, no attempt is spent |
 //! | succeeds | fewer than eight objects failed in a row | the object's fault |
-//! | succeeds | eight distinct objects failed in a row, none has succeeded within two seconds | unknown: the job is handed
-//! back without spending an attempt, so that others are tried |
+//! | succeeds | eight distinct objects failed in a row, none succeeds within two seconds | unknown: the job is handed back without spending an attempt, so that others are tried |
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -260,7 +258,7 @@ impl Store {
         }
     }
 
-    /// Returns `true` if a read that began after `began` succeeds, now or within a time limit.
+    /// Returns `true` if another read succeeds after `began`, or does so within a time limit.
     async fn other_read(&self, began: Instant) -> bool {
         let mut state = self.state();
         let well = async { drop(state.wait_for(|state| *state != State::Refusing).await) };

@@ -46,7 +46,7 @@ impl Suffixes {
         Self(READ.iter().map(|&suffix| suffix.to_owned()).collect())
     }
 
-    /// Matches every name.
+    /// Suffixes that match every name.
     #[must_use]
     pub(crate) fn all() -> Self {
         Self(vec!["*".to_owned()])

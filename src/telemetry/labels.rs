@@ -45,7 +45,7 @@ impl Source {
 pub(crate) enum Outcome {
     /// The result is confirmed.
     Tagged,
-    /// The job failed for good, and its client is notified.
+    /// The job failed for good, with an error or a dead letter for its client.
     Rejected,
     /// The job is retried later.
     Retried,

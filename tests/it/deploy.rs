@@ -7,7 +7,7 @@ use crate::support::prometheus::program;
 use crate::support::repository;
 use crate::support::worker::tagmill;
 
-/// Variables set by the image or in its place, specific to each worker, or naming a file that would have to be mounted.
+/// Variables that the image sets, that are specific to a worker, or that name a file which would have to be mounted.
 const NOT_PASSED_ON: [&str; 6] = [
     "TAGMILL_NAME",
     "TAGMILL_LISTEN",

@@ -121,7 +121,7 @@ impl Tagger {
         Err(Ended::Broken(format!("the device {} is lost: {reason}", self.device)))
     }
 
-    /// Removes the rows whose clients no longer wait. Returns the batch if others are left.
+    /// Removes the rows whose clients no longer wait. Returns `None` if no row is left.
     pub(super) fn still_wanted(&self, batch: Batch) -> Option<Batch> {
         let mut rows = Vec::with_capacity(batch.rows.len());
         for row in batch.rows {
@@ -138,7 +138,7 @@ impl Tagger {
     }
 
     fn batch_done(&self) {
-        // In this order: the state's change admits another batch, which is dispatched by outstanding work.
+        // In this order: the state's change admits another batch, and its dispatch depends on the outstanding work.
         self.queue.done();
         self.state.batch_done();
     }

@@ -96,7 +96,7 @@ pub(super) async fn watch(pulses: Vec<Arc<Pulse>>) -> String {
     }
 }
 
-/// Reason for a run that is overdue now and was at the last check. A process that was suspended finds every run overdue, and
+/// Report of a run that is overdue now and was at the last check. A process that was suspended finds every run overdue, and
 /// healthy ones end in a moment.
 fn look(pulses: &[Arc<Pulse>], suspects: &mut [Option<Instant>], now: Instant) -> Option<String> {
     pulses.iter().zip(suspects).find_map(|(pulse, suspect)| {
