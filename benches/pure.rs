@@ -1,7 +1,7 @@
 //! Cost of the parts of a job's path that use neither a clock nor the network.
 //!
-//! Reads the pictures of `benches/make_images.py`. `make bench` creates them and runs everything; after that, `cargo bench
-//! --bench pure -- decode` runs a selection.
+//! Reads the pictures of `benches/make_images.py`. `make bench` creates them and runs everything; after that,
+//! `cargo bench --bench pure -- decode` runs a selection.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
