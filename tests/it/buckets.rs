@@ -7,8 +7,7 @@ use crate::support::s3::S3Server;
 use crate::support::worker::{Worker, tagmill};
 
 /// Keys in the order in which S3 lists them, three of which no job can name.
-const KEYS: [&str; 7] =
-    ["/lead.jpg", "2023-old/1.jpg", "2023/", "2023/2.jpg", "a//2.jpg", "b/./c.jpg", "tab\t.jpg"];
+const KEYS: [&str; 7] = ["/lead.jpg", "2023-old/1.jpg", "2023/", "2023/2.jpg", "a//2.jpg", "b/./c.jpg", "tab\t.jpg"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_can_not_be_named_are_counted_and_stop_nothing() {
@@ -20,7 +19,11 @@ async fn keys_that_can_not_be_named_are_counted_and_stop_nothing() {
     let worker = Worker::start_with(&nats, "s3://images", &[], &s3.environment());
     let run = |arguments: &[&str]| {
         let output = tagmill(arguments).envs(s3.environment()).output().expect("it runs");
-        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"), String::from_utf8(output.stdout).expect("UTF-8"))
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).expect("UTF-8"),
+            String::from_utf8(output.stdout).expect("UTF-8"),
+        )
     };
     let passed = "4 passed over: 4 a key with empty or relative parts, or with control characters";
     let (code, log, _) = run(&["submit", "s3://images", "--nats-url", &nats.url()]);

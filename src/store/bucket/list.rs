@@ -4,8 +4,8 @@ use std::path::Path as FilePath;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use percent_encoding::percent_decode_str;
 use reqwest::Method;
 use serde::Deserialize;

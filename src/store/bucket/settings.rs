@@ -20,12 +20,14 @@ pub(super) fn builder(bucket: &str, retry_timeout: Duration) -> Result<AmazonS3B
     let allowed = env::var("AWS_ALLOW_HTTP").is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on"));
     let builder = match endpoint {
         Some((key, endpoint)) => {
-            let url = Url::parse(&endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            let url =
+                Url::parse(&endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
             let url = url.ok_or(InvalidStore::Endpoint)?;
             if url.scheme() == "http" && !allowed {
                 return Err(InvalidStore::PlainHttp);
             }
-            let is_virtual = builder.get_config_value(&Key::VirtualHostedStyleRequest).is_some_and(|value| value == "true");
+            let is_virtual =
+                builder.get_config_value(&Key::VirtualHostedStyleRequest).is_some_and(|value| value == "true");
             if is_virtual { builder.with_config(key, of_bucket(url, bucket)?) } else { builder }
         }
         None => builder,

@@ -229,7 +229,9 @@ impl Shared {
             _ => {}
         }
         let listing = self.listing.lock().expect("no panic").clone();
-        if let Some(listing) = listing.filter(|_| request.uri().query().is_some_and(|query| query.contains("list-type"))) {
+        if let Some(listing) =
+            listing.filter(|_| request.uri().query().is_some_and(|query| query.contains("list-type")))
+        {
             return Ok(Response::new(s3s::Body::from(listing.into_bytes())));
         }
         let is_object = request.method() == Method::GET && path.matches('/').count() > 1;
