@@ -10,6 +10,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use sha2::{Digest, Sha256};
 
 use crate::cli::http::{HttpArgs, ServeArgs};
@@ -132,12 +133,10 @@ impl TryFrom<WorkerArgs> for Worker {
         more_than_nothing("live-timeout", queue.live_timeout.is_zero())?;
         more_than_nothing("max-attempts", queue.max_attempts == 0)?;
         let tagging = Tagging::new(tagging, http, drain_timeout, name)?;
-        let (replicas, jobs_max_bytes) = made(&queue.streams)?;
         let stream = stream::Settings {
             filter: filter(queue.filter, &nats.prefix)?,
             subjects: subjects(&nats.prefix)?,
-            replicas,
-            jobs_max_bytes,
+            created: created(&queue.streams)?,
             max_attempts: queue.max_attempts,
             event_suffixes: queue.event_suffixes.map_or_else(Suffixes::all, Suffixes::new),
             in_flight: in_flight(&tagging.pipeline),
@@ -153,11 +152,20 @@ impl TryFrom<WorkerArgs> for Worker {
     }
 }
 
-/// How many copies of streams are made, and how large that of jobs may grow.
-fn made(args: &StreamArgs) -> Result<(usize, Option<i64>), Invalid> {
-    more_than_nothing("jobs-max-bytes", args.jobs_max_bytes.is_some_and(|size| size.as_u64() == 0))?;
-    let bytes = args.jobs_max_bytes.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX));
-    Ok((within("replicas", args.replicas, 1..=5)?, bytes))
+/// Settings of the streams and the consumer that are created.
+fn created(args: &StreamArgs) -> Result<stream::Created, Invalid> {
+    let bytes = |flag, size: Option<ByteSize>| {
+        more_than_nothing(flag, size.is_some_and(|size| size.as_u64() == 0))?;
+        Ok::<_, Invalid>(size.map(|size| i64::try_from(size.as_u64()).unwrap_or(i64::MAX)))
+    };
+    more_than_nothing("max-ack-pending", args.max_ack_pending == 0)?;
+    Ok(stream::Created {
+        replicas: within("replicas", args.replicas, 1..=5)?,
+        jobs_max_bytes: bytes("jobs-max-bytes", args.jobs_max_bytes)?,
+        results_max_bytes: bytes("results-max-bytes", args.results_max_bytes)?,
+        dead_max_bytes: bytes("dead-max-bytes", args.dead_max_bytes)?,
+        max_ack_pending: args.max_ack_pending.into(),
+    })
 }
 
 /// The parts of the queue that `tagmill init` makes the consumers of: all of it, or one for each filter.
@@ -165,14 +173,13 @@ fn made(args: &StreamArgs) -> Result<(usize, Option<i64>), Invalid> {
 /// # Errors
 /// If an argument can't be used.
 pub(crate) fn streams(args: &InitArgs) -> Result<Vec<stream::Settings>, Invalid> {
-    let (prefix, (replicas, jobs_max_bytes)) = (&args.nats.prefix, made(&args.streams)?);
+    let (prefix, created) = (&args.nats.prefix, created(&args.streams)?);
     let filters: Vec<_> = args.filters.iter().cloned().map(Some).collect();
     let filters = if filters.is_empty() { vec![None] } else { filters };
     let part = |wanted| -> Result<stream::Settings, Invalid> {
         Ok(stream::Settings {
             subjects: subjects(prefix)?,
-            replicas,
-            jobs_max_bytes,
+            created,
             max_attempts: 1,
             filter: filter(wanted, prefix)?,
             event_suffixes: Suffixes::all(),

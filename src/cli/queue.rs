@@ -53,6 +53,15 @@ pub(crate) struct StreamArgs {
     /// Bytes the jobs stream holds where it is created; publishing to a full stream is refused [default: no limit].
     #[arg(long, value_name = "SIZE", value_parser = super::size, env = "TAGMILL_JOBS_MAX_BYTES")]
     pub(crate) jobs_max_bytes: Option<ByteSize>,
+    /// Size of the stream of results where it is created; workers wait while it is full [default: no limit].
+    #[arg(long, value_name = "SIZE", value_parser = super::size, env = "TAGMILL_RESULTS_MAX_BYTES")]
+    pub(crate) results_max_bytes: Option<ByteSize>,
+    /// Size of the stream of dead letters where it is created; workers wait while it is full [default: no limit].
+    #[arg(long, value_name = "SIZE", value_parser = super::size, env = "TAGMILL_DEAD_MAX_BYTES")]
+    pub(crate) dead_max_bytes: Option<ByteSize>,
+    /// Jobs that all workers together hold at once, where the consumer is created; an account may allow fewer.
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = super::whole::<u32>, env = "TAGMILL_MAX_ACK_PENDING")]
+    pub(crate) max_ack_pending: u32,
 }
 
 /// How the queue is used.

@@ -53,15 +53,28 @@ const MISSING: u32 = 3;
 /// How long the servers of a cluster may take to find each other and choose a leader.
 const FORMING: Duration = Duration::from_secs(30);
 
+/// Settings of streams and consumers that are created.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Created {
+    /// Copies of each stream, in a cluster.
+    pub replicas: usize,
+    /// Size of the stream of jobs; `None` is no limit.
+    pub jobs_max_bytes: Option<i64>,
+    /// Size of the stream of results.
+    pub results_max_bytes: Option<i64>,
+    /// Size of the stream of dead letters.
+    pub dead_max_bytes: Option<i64>,
+    /// Jobs delivered and not acknowledged yet, of all workers.
+    pub max_ack_pending: i64,
+}
+
 /// How the queue is used.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Prefix of subjects.
     pub subjects: Subjects,
-    /// Copies of each stream created, in a cluster.
-    pub replicas: usize,
-    /// Bytes the jobs stream holds, where it is created.
-    pub jobs_max_bytes: Option<i64>,
+    /// Settings of the streams and the consumer, where they are created.
+    pub created: Created,
     /// Failures of a job after which the error is final.
     pub max_attempts: u64,
     /// Subjects of the jobs that are taken, where not all are.
@@ -116,7 +129,7 @@ impl Stream {
             );
         }
         let client = nats.client.clone();
-        let evidence = Evidence::open(client.clone(), &settings.subjects, settings.replicas, &topology.identity).await;
+        let evidence = Evidence::open(client.clone(), &settings.subjects, settings.created.replicas, &topology.identity).await;
         let evidence = Arc::new(evidence);
         let acks = Arc::new(AckTracker::new(client, Arc::clone(&evidence)));
         let (streak, checks, check_soon) = (RejectStreak::default(), watch::Sender::default(), Notify::new());
@@ -228,7 +241,7 @@ impl Stream {
 pub(crate) async fn init(nats: &Nats, settings: &Settings) -> Result<String, Unusable> {
     let jetstream = async_nats::jetstream::new(nats.client.clone());
     let Topology { identity, filter, .. } = open(&jetstream, settings).await?;
-    Evidence::open(nats.client.clone(), &settings.subjects, settings.replicas, &identity).await;
+    Evidence::open(nats.client.clone(), &settings.subjects, settings.created.replicas, &identity).await;
     Ok(filter.consumer)
 }
 

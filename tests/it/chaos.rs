@@ -134,7 +134,7 @@ async fn whatever_fails_every_job_ends_once() {
     s3.heal("slow.jpg");
     let fleet: Vec<_> = (0..2).map(|_| Worker::spawn(&nats, "s3://images", &[], &environment)).collect();
     client.submit("fresh", "a.jpg").await;
-    if tokio::time::timeout(Duration::from_secs(40), client.queue_is_empty()).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(80), client.queue_is_empty()).await.is_err() {
         let logs: Vec<_> = fleet.iter().map(Worker::log).collect();
         panic!("jobs stay in the queue (seed {seed}): {:#?}\n{}", client.consumer().await, logs.join("\n\n"));
     }

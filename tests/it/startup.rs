@@ -296,3 +296,36 @@ async fn a_store_that_is_waited_for_hides_no_other() {
     assert_eq!(code, 1, "{message}");
     assert!(message.contains("s3://nowhere"), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limits_of_an_account_are_named_with_their_flags_and_kept() {
+    let limits = "max_memory: 10M, max_file: 1G, max_bytes_required: true, max_ack_pending: 100";
+    let mut nats = NatsServer::start_configured(&format!(
+        "accounts {{ A {{ jetstream {{ {limits} }}, users: [{{ user: test, password: test }}] }} }}"
+    ));
+    nats.login = "test:test@";
+    let url = nats.url();
+    let start = |sizes: &'static [&'static str]| {
+        let url = url.clone();
+        let arguments: Vec<_> = [&["--nats-url"], &[&*url], sizes].concat();
+        refused(&arguments, &[])
+    };
+    for (sizes, flag) in [
+        (&[][..], "--jobs-max-bytes"),
+        (&["--jobs-max-bytes", "100MB"], "--results-max-bytes"),
+        (&["--jobs-max-bytes", "100MB", "--results-max-bytes", "2GB"], "--results-max-bytes"),
+        (&["--jobs-max-bytes", "100MB", "--results-max-bytes", "100MB"], "--dead-max-bytes"),
+    ] {
+        let (code, message) = start(sizes);
+        assert_eq!(code, 1, "{message}");
+        assert!(message.contains(flag), "{message}");
+    }
+    let sizes = ["--jobs-max-bytes", "100MB", "--results-max-bytes", "100MB", "--dead-max-bytes", "100MB"];
+    let worker = Worker::start_with(&nats, &samples(), &sizes, &[]);
+    worker.logged("the account allows fewer jobs in flight");
+    let options = async_nats::ConnectOptions::with_user_and_password("test".into(), "test".into());
+    let client = Client::connect_with(&nats, options).await;
+    assert_eq!(client.consumer().await.config.max_ack_pending, 100);
+    client.submit_samples(4).await;
+    client.results(4).await;
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
-use async_nats::jetstream::{ErrorCode, stream};
+use async_nats::jetstream::{Context, ErrorCode, stream};
 use futures_util::TryStreamExt;
 
 use super::filter::{ConsumerFilter, overlap};
@@ -12,8 +12,6 @@ use super::unusable::Unusable;
 use crate::nats::is_passing;
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
-const MAX_ACK_PENDING: i64 = 20_000;
-
 /// Pull requests that may be open at a time, of all workers. Each has three.
 const MAX_WAITING: i64 = 10_000;
 
@@ -21,7 +19,12 @@ const MAX_WAITING: i64 = 10_000;
 ///
 /// # Errors
 /// Where another has some of its jobs, or the server refuses it.
-pub(super) async fn find_or_create(jobs: &stream::Stream, filter: &ConsumerFilter) -> Result<PullConsumer, Unusable> {
+pub(super) async fn find_or_create(
+    jetstream: &Context,
+    jobs: &stream::Stream,
+    filter: &ConsumerFilter,
+    max_ack_pending: i64,
+) -> Result<PullConsumer, Unusable> {
     let stream = &jobs.cached_info().config.name;
     let failed = |error: &ConsumerError| Unusable::Stream {
         stream: stream.clone(),
@@ -52,11 +55,19 @@ pub(super) async fn find_or_create(jobs: &stream::Stream, filter: &ConsumerFilte
         filter_subject: filter.subject.clone(),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
-        max_ack_pending: MAX_ACK_PENDING,
+        max_ack_pending,
         max_waiting: MAX_WAITING,
         ..pull::Config::default()
     };
-    match jobs.create_consumer(config).await {
+    let created = match jobs.create_consumer(config.clone()).await {
+        Err(error) if is_over_limit(&error) => {
+            let allowed = jetstream.query_account().await.map_or(max_ack_pending, |account| account.limits.max_ack_pending);
+            tracing::warn!(allowed, wanted = max_ack_pending, "the account allows fewer jobs in flight (--max-ack-pending)");
+            jobs.create_consumer(pull::Config { max_ack_pending: allowed, ..config }).await
+        }
+        created => created,
+    };
+    match created {
         Ok(consumer) => Ok(consumer),
         Err(error) if is_overlap(&error) => Err(overlap(others(jobs, filter).await)),
         // A push consumer of that name, most likely; the server's words are the best there are.
@@ -74,6 +85,12 @@ fn may_pass(error: &ConsumerError) -> bool {
         ConsumerErrorKind::JetStream(reply) => is_passing(&reply),
         _ => false,
     }
+}
+
+/// Returns `true` if the account allows fewer jobs in flight.
+fn is_over_limit(error: &ConsumerError) -> bool {
+    let excess = ErrorCode::CONSUMER_MAX_PENDING_ACK_EXCESS;
+    matches!(error.kind(), ConsumerErrorKind::JetStream(reply) if reply.error_code() == excess)
 }
 
 /// Whether the server refuses a consumer because another takes some of the same jobs.

@@ -20,7 +20,7 @@ use crate::telemetry::rate_limited;
 const KEPT: Duration = Duration::from_hours(7 * 24);
 
 /// Size of the stream: beyond it the oldest evidence goes, which only delays a quarantine or a dead letter.
-const MAX_BYTES: i64 = 256 << 20;
+const MAX_BYTES: i64 = 64 << 20;
 
 /// Time limit of the server for a record to be read or stored.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -95,10 +95,13 @@ pub(crate) enum Gone {
 /// # Errors
 /// If the server refuses them, or what there is can't be used.
 pub(super) async fn open_answers(jetstream: &Context, settings: &Settings) -> Result<[stream::Stream; 2], Unusable> {
-    let (subjects, replicas) = (&settings.subjects, settings.replicas);
-    let results =
-        Config { max_age: 7 * DAY, duplicate_window: Duration::from_mins(2), ..config(subjects, "RESULTS", replicas) };
-    let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", replicas) };
+    let (subjects, created) = (&settings.subjects, settings.created);
+    let results = Config {
+        max_age: 7 * DAY,
+        duplicate_window: Duration::from_mins(2),
+        ..config(subjects, "RESULTS", created.replicas, created.results_max_bytes)
+    };
+    let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", created.replicas, created.dead_max_bytes) };
     let streams = [find_or_create(jetstream, results).await?, find_or_create(jetstream, dead).await?];
     for stream in &streams {
         required::answers(&stream.cached_info().config)?;
@@ -112,12 +115,11 @@ impl Topology {
     /// # Errors
     /// Where the server has no JetStream, or what there is can't be used.
     pub(crate) async fn open(jetstream: &Context, settings: &Settings) -> Result<Self, Unusable> {
-        let (subjects, replicas) = (&settings.subjects, settings.replicas);
+        let (subjects, created) = (&settings.subjects, settings.created);
         let jobs = Config {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::New,
-            max_bytes: settings.jobs_max_bytes.unwrap_or(-1),
-            ..config(subjects, "JOBS", replicas)
+            ..config(subjects, "JOBS", created.replicas, created.jobs_max_bytes)
         };
         let jobs = find_or_create(jetstream, jobs).await?;
         required::jobs(&jobs.cached_info().config)?;
@@ -125,15 +127,15 @@ impl Topology {
         let info = jobs.cached_info();
         let identity = Identity { stream: info.config.name.clone(), created: info.created };
         let filter = ConsumerFilter::of(&subjects.jobs(), settings.filter.as_ref());
-        let consumer = consumer::find_or_create(&jobs, &filter).await?;
+        let consumer = consumer::find_or_create(jetstream, &jobs, &filter, created.max_ack_pending).await?;
         let config = &consumer.cached_info().config;
         required::consumer(&identity.stream, &filter, config)?;
         let ack_wait = config.ack_wait;
         for stream in [&jobs].into_iter().chain(&answers) {
             // Set where streams are made; those that exist are the operator's to change.
             let Config { name, num_replicas, max_bytes, .. } = &stream.cached_info().config;
-            let other_size = *name == identity.stream && settings.jobs_max_bytes.is_some_and(|size| size != *max_bytes);
-            if *num_replicas < replicas || other_size {
+            let other_size = *name == identity.stream && created.jobs_max_bytes.is_some_and(|size| size != *max_bytes);
+            if *num_replicas < created.replicas || other_size {
                 tracing::warn!(
                     stream = name,
                     replicas = num_replicas,
@@ -185,13 +187,16 @@ fn is_missing(error: &ConsumerInfoError) -> bool {
     }
 }
 
-fn config(subjects: &Subjects, kind: &str, replicas: usize) -> Config {
+/// Settings that all streams have in common. One with a maximum size refuses messages when it is full, and drops none.
+fn config(subjects: &Subjects, kind: &str, replicas: usize, max_bytes: Option<i64>) -> Config {
     let subject = format!("{subjects}.{}", kind.to_lowercase());
     Config {
         name: subjects.stream(kind),
         subjects: vec![format!("{subject}.>"), subject],
         storage: StorageType::File,
         num_replicas: replicas,
+        max_bytes: max_bytes.unwrap_or(-1),
+        discard: if max_bytes.is_some() { DiscardPolicy::New } else { DiscardPolicy::Old },
         ..Config::default()
     }
 }
@@ -226,6 +231,9 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
         Ok(stream) => Ok(stream),
         Err(error) => match error.kind() {
             CreateStreamErrorKind::JetStreamUnavailable => Err(Unusable::NoJetStream),
+            CreateStreamErrorKind::JetStream(reply) if is_about_size(reply.error_code()) => {
+                Err(Unusable::Size { stream: name.clone(), flag: size_flag(&name), reason: error.to_string() })
+            }
             CreateStreamErrorKind::TimedOut => Err(refused(created, &error, true)),
             CreateStreamErrorKind::JetStream(reply) if is_passing(&reply) => Err(refused(created, &error, true)),
             // Another worker was quicker.
@@ -234,6 +242,25 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
             }
             _ => Err(failed(created, &error)),
         },
+    }
+}
+
+/// Returns `true` if an account's limits on the size of streams are in the way.
+fn is_about_size(code: ErrorCode) -> bool {
+    [
+        ErrorCode::STREAM_MAX_BYTES_REQUIRED,
+        ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+    ]
+    .contains(&code)
+}
+
+/// The flag that sets the size of a stream.
+fn size_flag(stream: &str) -> &'static str {
+    match stream.rsplit('_').next() {
+        Some("JOBS") => "--jobs-max-bytes",
+        Some("RESULTS") => "--results-max-bytes",
+        _ => "--dead-max-bytes",
     }
 }
 

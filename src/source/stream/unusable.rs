@@ -20,6 +20,16 @@ pub(crate) enum Unusable {
         /// `true` if it may say otherwise in a moment.
         passing: bool,
     },
+    /// The account limits the sizes of streams.
+    #[error("the stream {stream} can't be created: {reason}; set its size, within what the account has left ({flag})")]
+    Size {
+        /// The stream.
+        stream: String,
+        /// Flag that sets the size.
+        flag: &'static str,
+        /// The server's message.
+        reason: String,
+    },
     /// Two consumers would take the same jobs, which a work queue does not allow.
     #[error(
         "the consumer {consumer} can't have the jobs on {subject}: {others}, and the parts of a work queue must not overlap; have the workers take parts that don't (--filter), or remove the other consumer once its workers are gone (nats consumer rm {stream} NAME)"
