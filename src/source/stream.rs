@@ -129,7 +129,8 @@ impl Stream {
             );
         }
         let client = nats.client.clone();
-        let evidence = Evidence::open(client.clone(), &settings.subjects, settings.created.replicas, &topology.identity).await;
+        let evidence =
+            Evidence::open(client.clone(), &settings.subjects, settings.created.replicas, &topology.identity).await;
         let evidence = Arc::new(evidence);
         let acks = Arc::new(AckTracker::new(client, Arc::clone(&evidence)));
         let (streak, checks, check_soon) = (RejectStreak::default(), watch::Sender::default(), Notify::new());

@@ -1,5 +1,6 @@
 //! Every metric: its name, its meaning, the values of its labels, and the one function that records it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -44,6 +45,9 @@ const SECONDS: [f64; 18] =
     [0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 const BATCH_SIZES: [f64; 10] = [1.0, 2.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
+/// `true` if the gauges of the backlog are current. Without, they are not rendered: an old backlog looks like a current one.
+static IS_BACKLOG_KNOWN: AtomicBool = AtomicBool::new(false);
+
 /// Collected metrics, for Prometheus to scrape.
 #[derive(Clone)]
 pub(crate) struct Collected(PrometheusHandle);
@@ -56,7 +60,12 @@ impl Collected {
         // The `metrics` crate's counters are integers. This one counts fractions of a second, so it is stored as a gauge
         // that only grows and rendered as a counter.
         let (gauge, counter) = (format!("# TYPE {BACKPRESSURE} gauge"), format!("# TYPE {BACKPRESSURE} counter"));
-        self.0.render().replace(&gauge, &counter)
+        let text = self.0.render().replace(&gauge, &counter);
+        if IS_BACKLOG_KNOWN.load(Ordering::Relaxed) {
+            return text;
+        }
+        let is_backlog = |line: &&str| line.starts_with(BACKLOG) || line.starts_with(OLDEST_JOB);
+        text.split_inclusive('\n').filter(|line| !is_backlog(line)).collect()
     }
 
     /// Merges recorded values into the histograms. Otherwise they use memory until the next scrape.
@@ -278,6 +287,7 @@ pub(crate) fn redelivered() {
 /// Records the backlog of the stream.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
 pub(crate) fn backlog(jobs: u64, oldest: Duration) {
+    IS_BACKLOG_KNOWN.store(true, Ordering::Relaxed);
     gauge!(BACKLOG).set(jobs as f64);
     gauge!(OLDEST_JOB).set(oldest.as_secs_f64());
 }
@@ -298,8 +308,11 @@ pub(crate) fn ready(ready: bool) {
     gauge!(READY).set(f64::from(u8::from(ready)));
 }
 
-/// Records the state of the NATS connection.
+/// Records the state of the NATS connection. The backlog is unknown while it is down.
 pub(crate) fn nats_connected(connected: bool) {
+    if !connected {
+        IS_BACKLOG_KNOWN.store(false, Ordering::Relaxed);
+    }
     gauge!(NATS_CONNECTED).set(f64::from(u8::from(connected)));
 }
 

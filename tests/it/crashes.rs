@@ -74,6 +74,8 @@ async fn a_server_that_goes_away_is_waited_for() {
     until("the worker to notice", || async { (worker.get("/readyz").await.0 == 503).then_some(()) }).await;
     assert_eq!(worker.metric("tagmill_nats_connected").await, Some(0.0));
     assert_eq!(worker.metric("tagmill_ready").await, Some(0.0));
+    assert_eq!(worker.metric("tagmill_backlog_jobs").await, None, "nothing is known of it");
+    assert_eq!(worker.metric("tagmill_oldest_job_seconds").await, None);
     assert_eq!(worker.get("/healthz").await.0, 200, "waiting is no reason to be restarted");
 
     nats.restart();

@@ -6,6 +6,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{Context, ErrorCode, stream};
 use futures_util::TryStreamExt;
+use serde::Deserialize;
 
 use super::filter::{ConsumerFilter, overlap};
 use super::unusable::Unusable;
@@ -14,6 +15,17 @@ use crate::nats::is_passing;
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Pull requests that may be open at a time, of all workers. Each has three.
 const MAX_WAITING: i64 = 10_000;
+
+/// An account, as far as it matters here.
+#[derive(Deserialize)]
+struct Account {
+    limits: Limits,
+}
+
+#[derive(Deserialize)]
+struct Limits {
+    max_ack_pending: i64,
+}
 
 /// Finds or makes the consumer of a filter.
 ///
@@ -61,8 +73,14 @@ pub(super) async fn find_or_create(
     };
     let created = match jobs.create_consumer(config.clone()).await {
         Err(error) if is_over_limit(&error) => {
-            let allowed = jetstream.query_account().await.map_or(max_ack_pending, |account| account.limits.max_ack_pending);
-            tracing::warn!(allowed, wanted = max_ack_pending, "the account allows fewer jobs in flight (--max-ack-pending)");
+            // The library's own type has fields that older servers do not send.
+            let account = jetstream.request::<_, _, Account>("INFO", &()).await;
+            let allowed = account.map_or(max_ack_pending, |account| account.limits.max_ack_pending);
+            tracing::warn!(
+                allowed,
+                wanted = max_ack_pending,
+                "the account allows fewer jobs in flight (--max-ack-pending)"
+            );
             jobs.create_consumer(pull::Config { max_ack_pending: allowed, ..config }).await
         }
         created => created,

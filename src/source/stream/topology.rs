@@ -102,11 +102,11 @@ pub(super) async fn open_answers(jetstream: &Context, settings: &Settings) -> Re
         ..config(subjects, "RESULTS", created.replicas, created.results_max_bytes)
     };
     let dead = Config { max_age: 30 * DAY, ..config(subjects, "DEAD", created.replicas, created.dead_max_bytes) };
-    let streams = [find_or_create(jetstream, results).await?, find_or_create(jetstream, dead).await?];
-    for stream in &streams {
-        required::answers(&stream.cached_info().config)?;
-    }
-    Ok(streams)
+    let results = find_or_create(jetstream, results).await?;
+    required::answers(&results.cached_info().config)?;
+    let dead = find_or_create(jetstream, dead).await?;
+    required::answers(&dead.cached_info().config)?;
+    Ok([results, dead])
 }
 
 impl Topology {

@@ -5,6 +5,7 @@ use std::io::{BufRead, Read};
 use anyhow::{Context, bail};
 
 use super::{Feed, Place, Stopped};
+use crate::json::BYTE_ORDER_MARK;
 
 /// Bytes a line has at most: as many as a NATS server takes in one message, whatever its settings.
 const LONGEST: u64 = 64 * 1024 * 1024;
@@ -51,6 +52,9 @@ impl<R: BufRead> Lines<'_, R> {
         self.line.clear();
         let read = self.list.by_ref().take(LONGEST + 1).read_until(b'\n', &mut self.line);
         let read = read.with_context(|| format!("{} can't be read", self.name))?;
+        if self.number == 0 && self.line.starts_with(BYTE_ORDER_MARK) {
+            self.line.drain(..BYTE_ORDER_MARK.len());
+        }
         self.number += u64::from(read > 0);
         if self.line.len() as u64 > LONGEST {
             bail!("line {} of {} has more than {LONGEST} bytes", self.number, self.name);
