@@ -1,4 +1,4 @@
-//! Where NATS is, and how to be let in: from arguments to settings.
+//! Settings of the NATS connection, from arguments.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ impl TryFrom<NatsArgs> for Settings {
     type Error = Invalid;
 
     fn try_from(args: NatsArgs) -> Result<Self, Invalid> {
-        // What is empty is not set.
+        // Empty values count as unset.
         let common = std::env::var("NATS_URL").unwrap_or_default();
         let given = args.nats_url.iter().map(|url| url.expose_secret().trim()).filter(|url| !url.is_empty());
         let common = common.split(',').map(str::trim).filter(|url| !url.is_empty());
@@ -32,7 +32,7 @@ impl TryFrom<NatsArgs> for Settings {
             (.., Some(token)) => Login::Token(token),
             _ => servers.iter().find_map(login_in).unwrap_or(Login::None),
         };
-        // Seen now: a connection would find out only once the model is loaded, and try again and again.
+        // Checked now, because a connection would fail only after the model is loaded, and try again and again.
         if let Login::Creds(path) = &login {
             let read = std::fs::read_to_string(path).and_then(|text| ConnectOptions::with_credentials(&text));
             usable("--nats-creds", path, read.map(drop))?;
@@ -48,7 +48,7 @@ fn usable(flag: &'static str, path: &Path, read: std::io::Result<()>) -> Result<
     read.map_err(|source| Invalid::NatsFile { flag, path: path.to_owned(), source })
 }
 
-/// Whether a file holds certificates in PEM, and nothing that only looks like one.
+/// Checks that a file contains certificates in PEM, all of them well-formed.
 fn certificates(path: &Path) -> std::io::Result<()> {
     let broken = |error: pem::Error| match error {
         pem::Error::Io(error) => error,
@@ -58,7 +58,7 @@ fn certificates(path: &Path) -> std::io::Result<()> {
     if found.is_empty() { Err(std::io::Error::other("there is no certificate in it")) } else { Ok(()) }
 }
 
-/// What a server's URL says of who we are, which the client itself leaves alone: `user:password@`, or `token@`.
+/// Login in a server's URL, which the client itself ignores: `user:password@`, or `token@`.
 fn login_in(server: &ServerAddr) -> Option<Login> {
     let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let user = plain(server.username()?);
@@ -68,18 +68,18 @@ fn login_in(server: &ServerAddr) -> Option<Login> {
     })
 }
 
-/// The subjects of a prefix.
+/// Subjects of a prefix.
 ///
 /// # Errors
-/// Where it is not one.
+/// If the prefix is invalid.
 pub(crate) fn subjects(prefix: &str) -> Result<Subjects, Invalid> {
     prefix.parse().map_err(|source| Invalid::Prefix { prefix: prefix.to_owned(), source })
 }
 
-/// A filter that is meant for what follows the subject of jobs.
+/// Returns a filter that is relative to the subject of jobs.
 ///
 /// # Errors
-/// Where it begins like that subject itself.
+/// If the filter begins with that subject itself.
 pub(super) fn filter(filter: Option<Filter>, prefix: &str) -> Result<Option<Filter>, Invalid> {
     let Some(text) = filter.as_ref().map(ToString::to_string) else { return Ok(None) };
     match text.strip_prefix(&format!("{prefix}.jobs")) {
