@@ -1,5 +1,5 @@
-//! The jobs this worker holds. One task tells the server that all of them are still being worked on; no job needs a task
-//! or timer of its own.
+//! Jobs that this worker holds. One task reports progress on all of them to the server, so no job needs a task or timer of
+//! its own.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,11 +16,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::evidence::{Deliveries, Evidence};
 
-/// How long a job stays with the server that a stopping worker hands back: as long as the worker's own last requests for
-/// jobs live. Given back at once, it would come straight back through one of them, and each time count as an attempt.
+/// Delay of jobs that a stopping worker hands back: the lifetime of the worker's own last pull requests. Without the delay,
+/// a job would come back through one of them, and each time count as an attempt.
 pub(super) const HAND_BACK: Duration = Duration::from_secs(1);
 
-/// How long jobs whose answers are being published are waited for before what is held goes back.
+/// Time that a hand-back waits for answers that are being published.
 const ARRIVING: Duration = Duration::from_secs(2);
 
 /// Held jobs by their sequence in the stream.
@@ -31,39 +31,39 @@ pub(crate) struct AckTracker {
     held: Mutex<HashMap<u64, TrackedJob>>,
 }
 
-/// How a delivery relates to the jobs that are tracked.
+/// Relation of a delivery to the tracked jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tracked {
-    /// It is held from now on.
+    /// The job is held from now on.
     New,
-    /// It is held already: the server gave it out again though it is being worked on. It is answered on the newer delivery.
+    /// The job is held already: the server redelivered it during the work on it. The newer delivery is acknowledged.
     Redelivered,
-    /// Another job of this sequence is held: the stream was made anew. It is not held.
+    /// Another job of this sequence is held, because the stream was created again. This one is not held.
     Foreign,
 }
 
 #[derive(Debug)]
 struct TrackedJob {
-    /// Where its acknowledgements go.
+    /// Subject of its acknowledgements.
     reply: Subject,
-    /// When it was published.
+    /// Time of its publication.
     published: DateTime,
     /// Number of its delivery, from 1.
     number: u64,
-    /// Deliveries before it that ended without a word, as far as that is known.
+    /// Number of earlier deliveries that ended unexplained, if known.
     unexplained: Option<u64>,
     /// Answers to its jobs that are being published.
     answers: TaskTracker,
 }
 
 impl AckTracker {
-    /// No job is held.
+    /// Creates a tracker that holds no job.
     #[must_use]
     pub(crate) fn new(client: Client, evidence: Arc<Evidence>) -> Self {
         Self { client, evidence, held: Mutex::default() }
     }
 
-    /// Holds a job that was published then, whose delivery has this number and whose acknowledgements go to `reply`.
+    /// Holds a job. Its delivery has this number, and its acknowledgements go to `reply`.
     pub(crate) fn track(&self, sequence: u64, published: DateTime, number: u64, reply: Subject) -> Tracked {
         match self.held.lock().entry(sequence) {
             Entry::Occupied(mut held) if held.get().published == published => {
@@ -80,32 +80,32 @@ impl AckTracker {
         }
     }
 
-    /// Sets how many deliveries of a job ended without a word.
+    /// Sets the number of a job's earlier deliveries that ended unexplained.
     pub(crate) fn set_unexplained(&self, sequence: u64, unexplained: u64) {
         if let Some(job) = self.held.lock().get_mut(&sequence) {
             job.unexplained = Some(unexplained);
         }
     }
 
-    /// Leaves the deliveries of a job unexplained if it is given back: the job may be at fault.
+    /// Leaves a job's deliveries unexplained if it is given back, because the job may be at fault.
     pub(crate) fn leave_unexplained(&self, sequence: u64) {
         if let Some(job) = self.held.lock().get_mut(&sequence) {
             job.unexplained = None;
         }
     }
 
-    /// The same of every held job.
+    /// Leaves the deliveries of every held job unexplained if it is given back.
     pub(crate) fn leave_all_unexplained(&self) {
         self.held.lock().values_mut().for_each(|job| job.unexplained = None);
     }
 
-    /// Marks an answer as being published: until the token is dropped the job is not handed back. `None` where it is no longer
-    /// held.
+    /// Marks an answer as being published. Until the token is dropped, the job is not handed back. Returns `None` if the
+    /// job is no longer held.
     pub(crate) fn begin_answer(&self, sequence: u64) -> Option<TaskTrackerToken> {
         self.held.lock().get(&sequence).map(|job| job.answers.token())
     }
 
-    /// Acknowledges a job in this way, if it is still held.
+    /// Acknowledges a job, if it is still held.
     pub(crate) async fn ack(&self, sequence: u64, kind: AckKind) {
         let job = self.held.lock().remove(&sequence);
         match (job, kind) {
@@ -115,7 +115,7 @@ impl AckTracker {
         }
     }
 
-    /// Sends the progress of every held job, again and again.
+    /// Reports progress of every held job once per period, without end.
     pub(crate) async fn keep(&self, every: Duration) {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -123,7 +123,7 @@ impl AckTracker {
             ticks.tick().await;
             let held: Vec<u64> = self.held.lock().keys().copied().collect();
             for sequence in held {
-                // Not of one that has ended meanwhile: after a delayed hand-back it would restart the ack wait.
+                // A job that has ended meanwhile gets no progress: after a delayed hand-back, it would restart the ack wait.
                 let reply = self.held.lock().get(&sequence).map(|job| job.reply.clone());
                 if let Some(reply) = reply {
                     self.send(reply, AckKind::Progress).await;
@@ -132,8 +132,8 @@ impl AckTracker {
         }
     }
 
-    /// Gives every held job back; at once, but for those whose answers are being published, which are given a moment to
-    /// arrive. One whose answer has not by then comes again after the ack wait.
+    /// Gives every held job back at once, except jobs whose answers are being published: it waits a moment for these. A job
+    /// whose answer is not confirmed by then is redelivered after the ack wait.
     pub(crate) async fn hand_back_all(&self) {
         self.hand_back_unanswered().await;
         let answers: Vec<_> = self.held.lock().values().map(|job| job.answers.clone()).collect();
@@ -144,7 +144,7 @@ impl AckTracker {
         if tokio::time::timeout(ARRIVING, arrived).await.is_err() {
             tracing::warn!("NATS did not confirm the last answers; their jobs come again after the ack wait");
         }
-        // Events, some of whose jobs are answered.
+        // Events with only some of their jobs answered.
         self.hand_back_unanswered().await;
     }
 
@@ -158,7 +158,7 @@ impl AckTracker {
         }
     }
 
-    /// Gives a job back, to be delivered again after `delay`: that explains this delivery to the next worker.
+    /// Gives a job back, to be delivered again after `delay`. A record explains this delivery to the next worker.
     async fn give_back(&self, sequence: u64, job: TrackedJob, delay: Option<Duration>) {
         if let Some(unexplained) = job.unexplained {
             self.evidence.give_back(sequence, Deliveries { given_back: job.number, unexplained }).await;
@@ -167,7 +167,7 @@ impl AckTracker {
     }
 
     async fn send(&self, reply: Subject, kind: AckKind) {
-        // Waits while NATS is away and the client's buffer is full. What is lost then, the ack wait makes good.
+        // Waits while NATS is away and the client's buffer is full. The ack wait makes up for a lost acknowledgement.
         if let Err(error) = self.client.publish(reply, kind.into()).await {
             tracing::warn!(%error, "an acknowledgement could not be sent; the job comes again after the ack wait");
         }

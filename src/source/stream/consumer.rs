@@ -1,4 +1,4 @@
-//! Consumer that the workers of one filter share: found, or made where nobody else has its jobs.
+//! Consumer that the workers of one filter share: found, or created if no other consumer has its jobs.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::unusable::Unusable;
 use crate::nats::is_passing;
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Pull requests that may be open at a time, of all workers. Each has three.
+/// Maximum open pull requests of all workers. Each worker has three.
 const MAX_WAITING: i64 = 10_000;
 
 /// An account, as far as it matters here.
@@ -30,7 +30,7 @@ struct Limits {
 /// Finds or makes the consumer of a filter.
 ///
 /// # Errors
-/// Where another has some of its jobs, or the server refuses it.
+/// If another consumer has some of its jobs, or the server refuses it.
 pub(super) async fn find_or_create(
     jetstream: &Context,
     jobs: &stream::Stream,
@@ -47,7 +47,7 @@ pub(super) async fn find_or_create(
     match jobs.get_consumer::<pull::Config>(&filter.consumer).await {
         Ok(consumer) => return Ok(consumer),
         Err(error) => {
-            // The error does not say whether it is missing or unreachable: making it does.
+            // The error does not distinguish a missing consumer from an unreachable server. Its creation does.
             tracing::debug!(%error, "no consumer yet");
         }
     }
@@ -88,7 +88,7 @@ pub(super) async fn find_or_create(
     match created {
         Ok(consumer) => Ok(consumer),
         Err(error) if is_overlap(&error) => Err(overlap(others(jobs, filter).await)),
-        // A push consumer of that name, most likely; the server's words are the best there are.
+        // Most likely a push consumer has that name. The server's message is the best one available.
         Err(error) if matches!(error.kind(), ConsumerErrorKind::JetStream(_)) => {
             jobs.get_consumer(&filter.consumer).await.map_err(|_| failed(&error))
         }
@@ -96,7 +96,7 @@ pub(super) async fn find_or_create(
     }
 }
 
-/// Whether another attempt may end otherwise.
+/// Returns `true` if another attempt may succeed.
 fn may_pass(error: &ConsumerError) -> bool {
     match error.kind() {
         ConsumerErrorKind::TimedOut => true,
@@ -111,13 +111,13 @@ fn is_over_limit(error: &ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(reply) if reply.error_code() == excess)
 }
 
-/// Whether the server refuses a consumer because another takes some of the same jobs.
+/// Returns `true` if the server refuses a consumer because another one has some of the same jobs.
 fn is_overlap(error: &ConsumerError) -> bool {
     let refused = [ErrorCode::CONSUMER_WQ_MULTIPLE_UNFILTERED, ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE];
     matches!(error.kind(), ConsumerErrorKind::JetStream(reply) if refused.contains(&reply.error_code()))
 }
 
-/// Other consumers of the same jobs, in words.
+/// Descriptions of other consumers of the same jobs.
 async fn others(jobs: &stream::Stream, filter: &ConsumerFilter) -> Vec<String> {
     let consumers: Vec<_> = jobs.consumers().try_collect().await.unwrap_or_default();
     let others = consumers.into_iter().filter(|other| other.name != filter.consumer).filter_map(|other| {

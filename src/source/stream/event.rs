@@ -1,4 +1,4 @@
-//! S3 event notifications: what a bucket publishes of its new objects. Each record becomes a job of its own.
+//! S3 event notifications of new objects. Each record becomes a job of its own.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,22 +14,22 @@ use crate::failure::{Code, Failure};
 use crate::json::{self, AtMost};
 use crate::store::suffix::Suffixes;
 
-/// What is in every event, and in few jobs.
+/// Texts of which every event contains one. Few jobs do.
 const MARKS: [&[u8]; 2] = [b"\"Records\"", b"\"s3:TestEvent\""];
 
-/// Records of one event. Those that send them pack one, or a few; each becomes a job, whatever the worker has in hand.
+/// Maximum records of one event. Senders pack one or a few. The worker holds all of them, even while they wait for slots.
 const MOST: usize = 1000;
 
-/// Objects without one of the suffixes, so far.
+/// Number of objects passed over so far because they have none of the suffixes.
 static PASSED_OVER: AtomicU64 = AtomicU64::new(0);
 
-/// A record that is to be answered.
+/// Record that must be answered.
 pub(super) struct Record {
-    /// Its place among the records, from 1.
+    /// Number among the records of the event, from 1.
     pub(super) number: usize,
-    /// A job for its object; of a record that is none, the record.
+    /// Job for its object, or the record itself if it can't be read.
     pub(super) payload: Bytes,
-    /// Why it is none.
+    /// Failure to read the record.
     pub(super) wrong: Option<Failure>,
 }
 
@@ -39,7 +39,7 @@ struct Event {
     records: Option<AtMost<Box<RawValue>, MOST>>,
     #[serde(rename = "Event")]
     only: Option<String>,
-    /// A job has one, an event never.
+    /// Field that every job has and no event.
     image: Option<IgnoredAny>,
 }
 
@@ -66,13 +66,13 @@ struct Object {
     key: String,
 }
 
-/// The records of an event that are to be answered: those of new objects whose keys have one of the suffixes, and those that
-/// can't be read. `None` where the payload is no event.
+/// Returns the records of an event that must be answered: those of new objects whose keys have one of the suffixes, and
+/// those that can't be read. Returns `None` if the payload is not an event.
 ///
 /// # Errors
-/// `bad_job` where there are too many.
+/// `bad_job` if there are too many records.
 pub(super) fn records(payload: &[u8], suffixes: &Suffixes) -> Option<Result<Vec<Record>, Failure>> {
-    // Every job comes by here: only what may be an event is read for it.
+    // Every job passes here, so only a possible event is parsed.
     if !MARKS.iter().any(|mark| memmem::find(payload, mark).is_some()) {
         return None;
     }
@@ -85,7 +85,7 @@ pub(super) fn records(payload: &[u8], suffixes: &Suffixes) -> Option<Result<Vec<
             let numbered = (1..).zip(items);
             Some(Ok(numbered.filter_map(|(number, record)| read(number, &record, suffixes)).collect()))
         }
-        // What a bucket sends once, when its notifications are set up.
+        // A bucket sends this once, when its notifications are set up.
         Event { only: Some(only), .. } if only == "s3:TestEvent" => Some(Ok(Vec::new())),
         Event { .. } => None,
     }
@@ -119,8 +119,8 @@ fn read(number: usize, record: &RawValue, suffixes: &Suffixes) -> Option<Record>
     Some(Record { number, payload, wrong: None })
 }
 
-/// Logs the 1st, 2nd, 4th, 8th … object that `--event-suffixes` leaves out: the setting may be wrong, and may leave out most
-/// of a bucket.
+/// Logs the 1st, 2nd, 4th, 8th … object that `--event-suffixes` excludes, because a wrong setting may exclude most of a
+/// bucket.
 fn passed_over(key: &str) {
     let count = PASSED_OVER.fetch_add(1, Ordering::Relaxed) + 1;
     if count.is_power_of_two() {
@@ -128,12 +128,12 @@ fn passed_over(key: &str) {
     }
 }
 
-/// Of removed objects, tags and copies elsewhere there is nothing to say.
+/// Returns `true` for a new object. Removals, tags and copies elsewhere are ignored.
 fn is_new(event_name: &str) -> bool {
     event_name.strip_prefix("s3:").unwrap_or(event_name).starts_with("ObjectCreated")
 }
 
-/// Keys are encoded as forms are: a plus sign is a space.
+/// Decodes a key, which is encoded as forms are: a plus sign is a space.
 fn decoded(key: &str) -> Option<String> {
     let key = key.replace('+', " ");
     percent_decode_str(&key).decode_utf8().ok().map(std::borrow::Cow::into_owned)

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The durable consumer of workers that take everything.
+/// Durable consumer of workers without a filter.
 const CONSUMER: &str = "workers";
 
-/// What job subjects go on with, after the queue's own: tokens, `*` for any, and at the end `>` for all that follow.
+/// Part of job subjects after the queue's own: tokens, `*` for any one, and at the end `>` for all that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Filter(String);
 
-/// Not a filter.
+/// Error of a text that is not a filter.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "a filter is letters, digits, `-` and `_`, or *, in parts joined by dots, the last of which may be >, such as shop.>"
@@ -38,17 +38,17 @@ impl fmt::Display for Filter {
     }
 }
 
-/// Consumer and subjects of the jobs that a worker takes.
+/// Consumer and subject of the jobs that a worker takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConsumerFilter {
-    /// The durable consumer that its workers share.
+    /// Durable consumer that its workers share.
     pub consumer: String,
-    /// The subjects of its jobs; empty is all.
+    /// Subject of its jobs; empty for all.
     pub subject: String,
 }
 
 impl ConsumerFilter {
-    /// What a filter lets through of the jobs on `jobs` and below.
+    /// Consumer and subject of a filter, for jobs on `jobs` and below.
     #[must_use]
     pub(crate) fn of(jobs: &str, filter: Option<&Filter>) -> Self {
         let Some(Filter(filter)) = filter else {
@@ -57,15 +57,16 @@ impl ConsumerFilter {
         Self { consumer: format!("{CONSUMER}-{}", name(filter)), subject: format!("{jobs}.{filter}") }
     }
 
-    /// Its subjects, for people.
+    /// Its subject for display.
     #[must_use]
     pub(crate) fn shown(&self) -> String {
         if self.subject.is_empty() { "every subject".to_owned() } else { self.subject.clone() }
     }
 }
 
-/// What tells the consumer of a filter from every other's: a name may have no dots or wildcards. Those that end with `>` and
-/// are of plain words have the plain names; `=` and `~`, which no filter has, mark what else would have the same.
+/// Name of a filter's consumer, unique for each filter. Names may not contain dots or wildcards. Filters of plain words
+/// that end with `>` have plain names. `=` and `~`, which no filter contains, mark the others that would have the same
+/// name.
 fn name(filter: &str) -> String {
     let token = |token: &str| match token {
         "*" => "any".to_owned(),
@@ -81,7 +82,7 @@ fn name(filter: &str) -> String {
     tokens.split('.').map(token).collect::<Vec<_>>().join("-") + exact
 }
 
-/// Whether two filters let the same subject through; an empty one lets all.
+/// Returns `true` if a subject can match both filters. An empty filter matches every subject.
 #[must_use]
 pub(crate) fn overlap(one: &str, other: &str) -> bool {
     if one.is_empty() || other.is_empty() {
@@ -103,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// Filters that are much alike.
+    /// Similar filters.
     const FILTER: &str = "((a|-|b-|any|all|\\*)\\.){0,2}(a|-|any|all|\\*|>)";
 
     #[test]

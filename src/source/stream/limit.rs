@@ -1,8 +1,8 @@
-//! In-flight limit of the stream's source: never fewer jobs than a few batches, and as many more as hide the distance of
+//! In-flight limit of the stream's source: at least the jobs of a few batches, and as many more as hide the latency of
 //! storage and broker.
 //!
-//! A job takes a [`Slot`]. While it waits for its store it is *parked*: it keeps its slot's place among all jobs held, which
-//! is bounded as well, but leaves the limit to jobs that keep the models busy.
+//! A job takes a [`Slot`]. While it waits for its store it is *parked*: it counts against a bound of its own and leaves the
+//! limit to jobs that keep the models busy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,19 +14,19 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::pipeline::concurrency::Estimator;
 
-/// The highest limit, unless batches are larger.
+/// Maximum limit, unless batches are larger.
 const MOST: usize = 1024;
 
-/// Parked jobs beyond the limit.
+/// Maximum parked jobs, beyond the limit.
 const PARKED: usize = 1024;
 
-/// How often the limit is adapted.
+/// Interval at which the limit is adapted.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// How long a free slot waits for more, so that a batch that is done is asked for again as one.
+/// Time that a free slot waits for more, so that the jobs of a finished batch are requested again as one.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// The limit, and the jobs that count against it.
+/// Limit, and the jobs that count against it.
 pub(super) struct InFlightLimit {
     slots: Arc<Slots>,
     least: usize,
@@ -45,14 +45,14 @@ struct Slots {
 #[derive(Debug)]
 struct Counts {
     limit: usize,
-    /// Jobs that count against the limit.
+    /// Number of jobs that count against the limit.
     active: usize,
-    /// Jobs that wait for their store.
+    /// Number of jobs that wait for their store.
     parked: usize,
 }
 
 impl Counts {
-    /// Slots that are free now.
+    /// Number of free slots.
     fn free(&self) -> usize {
         if self.parked >= PARKED { 0 } else { self.limit.saturating_sub(self.active) }
     }
@@ -65,7 +65,7 @@ pub(super) struct Acquired {
     count: usize,
 }
 
-/// A job's slot, until dropped.
+/// Slot of a job, until dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Slots>,
@@ -73,19 +73,19 @@ pub(super) struct Slot {
 }
 
 impl InFlightLimit {
-    /// A limit that begins with, and never falls below, `least` jobs.
+    /// Creates a limit that begins with `least` jobs and never falls below.
     pub(super) fn new(least: usize, estimator: Arc<Estimator>) -> Self {
         let counts = Counts { limit: least, active: 0, parked: 0 };
         let slots = Arc::new(Slots { counts: Mutex::new(counts), freed: Notify::new() });
         Self { slots, least, most: least.max(MOST), estimator, next: Instant::now() + PERIOD }
     }
 
-    /// Jobs to ask for at once: a third of the limit, so that some are asked for while others are on their way.
+    /// Number of jobs to request at once: a third of the limit, so that some are requested while others are on their way.
     pub(super) fn chunk(&self) -> usize {
         (self.slots.counts.lock().limit / 3).max(1)
     }
 
-    /// Ends once a period, with the limit adapted.
+    /// Waits for the end of the period and adapts the limit.
     ///
     /// Cancel safe.
     pub(super) async fn adapt(&mut self) {
@@ -99,18 +99,18 @@ impl InFlightLimit {
         self.slots.freed.notify_waiters();
     }
 
-    /// The handle that acquires slots.
+    /// Returns a handle that acquires slots.
     pub(super) fn acquirer(&self) -> Acquirer {
         Acquirer(Arc::clone(&self.slots))
     }
 }
 
-/// Acquires slots.
+/// Handle that acquires slots.
 #[derive(Clone, Debug)]
 pub(super) struct Acquirer(Arc<Slots>);
 
 impl Acquirer {
-    /// Waits for a free slot, and a moment for more; takes at most `most`.
+    /// Waits for a free slot, and a moment for more. Acquires at most `most`.
     ///
     /// Cancel safe.
     pub(super) async fn acquire(&self, most: usize) -> Acquired {
@@ -127,7 +127,7 @@ impl Acquirer {
         }
     }
 
-    /// Ends when so many slots are free.
+    /// Waits until `wanted` slots are free.
     async fn free(&self, wanted: usize) {
         loop {
             let freed = self.0.freed.notified();
@@ -140,12 +140,12 @@ impl Acquirer {
 }
 
 impl Acquired {
-    /// How many there are.
+    /// Number of slots.
     pub(super) const fn count(&self) -> usize {
         self.count
     }
 
-    /// One of them.
+    /// Takes one of the slots.
     pub(super) fn take(&mut self) -> Option<Slot> {
         self.count = self.count.checked_sub(1)?;
         Some(Slot { slots: Arc::clone(&self.slots), parked: AtomicBool::new(false) })
@@ -162,7 +162,7 @@ impl Drop for Acquired {
 }
 
 impl Slot {
-    /// Stops or resumes counting against the limit. A job that resumes does not wait: it has waited long enough.
+    /// Stops or resumes counting against the limit. A job resumes without a free slot, because it has waited long enough.
     pub(super) fn set_parked(&self, parked: bool) {
         if self.parked.swap(parked, Ordering::AcqRel) == parked {
             return;

@@ -1,5 +1,5 @@
-//! Settings of existing streams and consumers that tagmill needs. They are the operator's to choose, so none is changed: one
-//! that would lose jobs or answers, or keep jobs for ever, is refused with its name.
+//! Settings of existing streams and consumers that tagmill needs. The operator chooses them, so none is changed. One that
+//! would lose jobs or answers, or keep jobs for ever, is refused by name.
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ pub(super) fn answers(config: &Config) -> Result<(), Unusable> {
     keeps_messages(config, "answers")
 }
 
-/// Checks that a stream confirms what it takes, and drops none of it for want of room.
+/// Checks that a stream confirms its messages and does not drop them to make room.
 fn keeps_messages(config: &Config, messages: &str) -> Result<(), Unusable> {
     if config.no_ack {
         return Err(wrong(&config.name, "no_ack", true, "unset: what is not confirmed may be lost"));
@@ -52,7 +52,7 @@ fn keeps_messages(config: &Config, messages: &str) -> Result<(), Unusable> {
 /// Checks the consumer of a filter.
 ///
 /// # Errors
-/// If it has other jobs, or gives them out in a way that would lose some.
+/// If it has other jobs, or delivers them in a way that would lose some.
 pub(super) fn consumer(stream: &str, filter: &ConsumerFilter, config: &consumer::Config) -> Result<(), Unusable> {
     let name = format!("the consumer {} of {stream}", filter.consumer);
     if filter.subject != config.filter_subject {

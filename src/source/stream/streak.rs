@@ -1,5 +1,5 @@
-//! Jobs that become dead letters one after another. Where none is tagged between them, a wrong setting of this worker is
-//! likelier than so many bad jobs, and it would empty the queue of a whole fleet.
+//! Jobs that become dead letters one after another. If none is tagged between them, a wrong setting of this worker is
+//! likelier than so many bad jobs, and the worker would empty the queue of a whole fleet.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -17,12 +17,12 @@ const MESSAGE: &str = "the last jobs all became dead letters for want of their i
 pub(super) struct RejectStreak(AtomicU32);
 
 impl RejectStreak {
-    /// A job was tagged, or its image at least was there.
+    /// Resets the streak after a job that was tagged, or whose image at least was there.
     pub(super) fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    /// A job became a dead letter.
+    /// Counts a job that became a dead letter.
     pub(super) fn count(&self, code: Code) {
         if !matches!(code, Code::ForbiddenLocation | Code::ImageNotFound | Code::UnknownModel) {
             return self.end();

@@ -1,5 +1,5 @@
-//! The streams of a prefix, and the consumer workers share. What is missing is made; what exists is left alone, and refused
-//! where jobs could be lost or stay for ever.
+//! Streams of a prefix, and the consumer that workers share. Missing ones are created. Existing ones are left alone, or
+//! refused if jobs could be lost or stay for ever.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -20,59 +20,59 @@ use crate::nats::subjects::Subjects;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// The streams as they are.
+/// Opened streams and their consumer.
 pub(crate) struct Topology {
-    /// Gives out jobs.
+    /// Consumer that delivers the jobs.
     pub consumer: PullConsumer,
-    /// After how long the server gives a silent worker's job to another.
+    /// Time after which the server delivers a silent worker's job to another one.
     pub ack_wait: Duration,
-    /// Which of the jobs it gives out.
+    /// Filter of the jobs that it delivers.
     pub filter: ConsumerFilter,
-    /// The jobs stream's name and creation time, which make a job's sequence unique for ever.
+    /// Name and creation time of the jobs stream, which make a job's sequence unique for ever.
     pub identity: Identity,
     jobs: stream::Stream,
 }
 
-/// Names one life of a stream.
+/// Identity of a stream, which differs from that of a later stream of the same name.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    /// The stream.
+    /// Name of the stream.
     pub stream: String,
-    /// When it was created.
+    /// Time of its creation.
     pub created: DateTime,
 }
 
 impl Identity {
-    /// The message id of the answer to the job with this sequence.
+    /// Message id of the answer to the job with this sequence.
     #[must_use]
     pub(crate) fn answer_id(&self, sequence: u64) -> String {
         format!("{}-{}-{sequence}", self.stream, self.created.unix_timestamp())
     }
 }
 
-/// What waits in the stream.
+/// Jobs that wait in the stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backlog {
-    /// Jobs not delivered to any worker yet.
+    /// Number of jobs not delivered to any worker yet.
     pub waiting: u64,
-    /// Age of the oldest job not answered yet; zero where there is none.
+    /// Age of the oldest job not answered yet; zero if there is none.
     pub oldest: Duration,
 }
 
-/// The state of the stream and its consumer.
+/// State of the stream and its consumer.
 #[derive(Debug)]
 pub(crate) enum IdentityCheck {
     /// They are the ones that were opened.
     Verified(Backlog),
-    /// One of them is deleted, for this reason.
+    /// One of them is deleted, with the server's message.
     Missing(String),
-    /// The stream was deleted and made anew.
+    /// The stream was deleted and created again.
     Replaced,
-    /// The server did not say.
+    /// The check failed, for this reason.
     Unknown(String),
 }
 
-/// Why no more jobs can be pulled.
+/// Reason why no more jobs can be pulled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Gone {
     /// The stream or the consumer was deleted.
@@ -82,18 +82,18 @@ pub(crate) enum Gone {
         consumer: String,
         /// The stream.
         stream: String,
-        /// What the server says.
+        /// Message of the server.
         reason: String,
     },
-    /// Jobs of the new stream have the sequences of the old one's.
+    /// The stream was created again: its jobs have the sequences of the old one's.
     #[error("the stream {0} was deleted and made anew; start again to work on the new one")]
     Renewed(String),
 }
 
-/// Finds or makes the streams of results and dead letters.
+/// Finds or creates the streams of results and dead letters.
 ///
 /// # Errors
-/// If the server refuses them, or what there is can't be used.
+/// If the server refuses them, or an existing one can't be used.
 pub(super) async fn open_answers(jetstream: &Context, settings: &Settings) -> Result<[stream::Stream; 2], Unusable> {
     let (subjects, created) = (&settings.subjects, settings.created);
     let results = Config {
@@ -110,10 +110,10 @@ pub(super) async fn open_answers(jetstream: &Context, settings: &Settings) -> Re
 }
 
 impl Topology {
-    /// Finds or makes the streams and the consumer.
+    /// Finds or creates the streams and the consumer.
     ///
     /// # Errors
-    /// Where the server has no JetStream, or what there is can't be used.
+    /// If the server has no JetStream, or an existing stream or consumer can't be used.
     pub(crate) async fn open(jetstream: &Context, settings: &Settings) -> Result<Self, Unusable> {
         let (subjects, created) = (&settings.subjects, settings.created);
         let jobs = Config {
@@ -132,7 +132,7 @@ impl Topology {
         required::consumer(&identity.stream, &filter, config)?;
         let ack_wait = config.ack_wait;
         for stream in [&jobs].into_iter().chain(&answers) {
-            // Set where streams are made; those that exist are the operator's to change.
+            // Only new streams get these settings. Those of existing ones are the operator's to change.
             let Config { name, num_replicas, max_bytes, .. } = &stream.cached_info().config;
             let other_size = *name == identity.stream && created.jobs_max_bytes.is_some_and(|size| size != *max_bytes);
             if *num_replicas < created.replicas || other_size {
@@ -147,7 +147,7 @@ impl Topology {
         Ok(Self { consumer, ack_wait, filter, identity, jobs })
     }
 
-    /// Asks the server whether the stream and its consumer are still the ones that were opened, and what waits in them.
+    /// Checks that the stream and its consumer are still the ones that were opened, and reads their backlog.
     pub(crate) async fn check_identity(&self) -> IdentityCheck {
         let consumer = match self.consumer.get_info().await {
             Ok(info) => info,
@@ -165,7 +165,7 @@ impl Topology {
         let first = match waiting + consumer.num_ack_pending as u64 {
             0 => None,
             _ if self.filter.subject.is_empty() => (stream.state.messages > 0).then_some(stream.state.first_timestamp),
-            // With a filter, the first of its jobs that is still there.
+            // With a filter, the first of its jobs that is still in the stream.
             _ => match self.jobs.get_first_raw_message_by_subject(&self.filter.subject, 1).await {
                 Ok(message) => Some(message.time),
                 Err(error) => return IdentityCheck::Unknown(error.to_string()),
@@ -176,7 +176,7 @@ impl Topology {
     }
 }
 
-/// Returns `true` if the server is certain that there is no such consumer, or no such stream.
+/// Returns `true` if the error means that the consumer or the stream does not exist.
 fn is_missing(error: &ConsumerInfoError) -> bool {
     match error.kind() {
         ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => true,
@@ -187,7 +187,7 @@ fn is_missing(error: &ConsumerInfoError) -> bool {
     }
 }
 
-/// Settings that all streams have in common. One with a maximum size refuses messages when it is full, and drops none.
+/// Settings common to all streams. A stream with a maximum size refuses messages when it is full, and drops none.
 fn config(subjects: &Subjects, kind: &str, replicas: usize, max_bytes: Option<i64>) -> Config {
     let subject = format!("{subjects}.{}", kind.to_lowercase());
     Config {
@@ -218,7 +218,7 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
                 return Err(Unusable::NoJetStream);
             }
             GetStreamErrorKind::JetStream(reply) if is_passing(&reply) => return Err(refused("read", &error, true)),
-            // Nobody answers JetStream's own subjects: there is none. Or somebody does, and takes too long.
+            // Without a responder on JetStream's own subjects there is no JetStream. Otherwise the response takes too long.
             GetStreamErrorKind::Request => {
                 return Err(no_answer(&error).unwrap_or_else(|| refused("read", &error, true)));
             }
@@ -236,7 +236,7 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
             }
             CreateStreamErrorKind::TimedOut => Err(refused(created, &error, true)),
             CreateStreamErrorKind::JetStream(reply) if is_passing(&reply) => Err(refused(created, &error, true)),
-            // Another worker was quicker.
+            // Another worker created it first.
             CreateStreamErrorKind::JetStream(reply) if reply.error_code() == ErrorCode::STREAM_NAME_EXIST => {
                 jetstream.get_stream(&config.name).await.map_err(|error| failed("read", &error))
             }
@@ -245,7 +245,7 @@ async fn find_or_create(jetstream: &Context, config: Config) -> Result<stream::S
     }
 }
 
-/// Returns `true` if an account's limits on the size of streams are in the way.
+/// Returns `true` if an account's limits on the size of streams are the reason.
 fn is_about_size(code: ErrorCode) -> bool {
     [
         ErrorCode::STREAM_MAX_BYTES_REQUIRED,
@@ -255,7 +255,7 @@ fn is_about_size(code: ErrorCode) -> bool {
     .contains(&code)
 }
 
-/// The flag that sets the size of a stream.
+/// Flag that sets the size of a stream.
 fn size_flag(stream: &str) -> &'static str {
     match stream.rsplit('_').next() {
         Some("JOBS") => "--jobs-max-bytes",

@@ -1,6 +1,6 @@
-//! Why the work queue can't be used.
+//! Errors of a work queue that can't be used.
 
-/// Why the queue can't be used.
+/// Error of a work queue that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
     /// The server has no JetStream, or not for this account.
@@ -8,7 +8,7 @@ pub(crate) enum Unusable {
         "the NATS server has no JetStream for this account; start it with --jetstream (nats-server -js) or enable it in its configuration"
     )]
     NoJetStream,
-    /// A stream can't be made or read.
+    /// A stream can't be read or created, or given its consumer.
     #[error("the stream {stream} can't be {action}: {reason}")]
     Stream {
         /// The stream.
@@ -17,7 +17,7 @@ pub(crate) enum Unusable {
         action: &'static str,
         /// The server's message.
         reason: String,
-        /// `true` if it may say otherwise in a moment.
+        /// `true` if another attempt may succeed.
         passing: bool,
     },
     /// The account limits the sizes of streams.
@@ -37,14 +37,14 @@ pub(crate) enum Unusable {
     Overlap {
         /// The stream.
         stream: String,
-        /// What would have been made.
+        /// Consumer that would have been created.
         consumer: String,
-        /// What it was to take.
+        /// Subject of its jobs.
         subject: String,
         /// Streams or consumers that have them.
         others: String,
     },
-    /// What exists would lose jobs or keep them for ever.
+    /// A stream or consumer that exists would lose jobs or keep them for ever.
     #[error(
         "{what} has {setting} {found}, which tagmill can't work with: it must be {wanted}; change it, or remove it to have it made anew"
     )]
