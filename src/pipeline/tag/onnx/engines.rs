@@ -1,8 +1,8 @@
-//! Where TensorRT keeps what it built of a model, and for which batches it builds it.
+//! Folder of the engines that TensorRT builds for a model, and the batches that it builds them for.
 //!
-//! Building takes minutes; with the folder kept, the next start takes seconds. TensorRT's provider tells engines apart by the
-//! graph, not by its weights, so every version of a model has a folder of its own. One process at a time builds or reads the
-//! engines of a folder: the provider writes them in place.
+//! Building takes minutes; with the folder kept, the next start takes seconds. TensorRT's provider distinguishes engines by
+//! the graph, not by its weights, so every version of a model has a folder of its own. One process at a time builds or
+//! reads the engines of a folder, because the provider writes them in place.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -19,7 +19,7 @@ use crate::model::manifest::Precision;
 /// TensorRT's settings for a model. While this lives no other process uses the folder.
 #[derive(Debug)]
 pub(super) struct Engines {
-    /// `None` where there is no place to keep them.
+    /// `None` if there is no place to keep engines.
     folder: Option<PathBuf>,
     lock: Option<File>,
     /// Shapes of the rows: of one image, and of the largest batch.
@@ -29,10 +29,10 @@ pub(super) struct Engines {
 }
 
 impl Engines {
-    /// For batches of up to so many images.
+    /// Creates the settings for batches of up to `batch` images.
     ///
     /// # Errors
-    /// Where the model's files can't be read.
+    /// If the model's files can't be read.
     pub(super) fn new(
         files: &ModelFiles,
         cache: Option<&Path>,
@@ -56,24 +56,24 @@ impl Engines {
         })
     }
 
-    /// The folder they are kept in, made where it is missing, once no other process builds there; blocks.
+    /// Returns the folder of the engines, created if missing, once no other process builds there. Blocks.
     ///
     /// # Errors
-    /// If it can't be made or locked.
+    /// If it can't be created or locked.
     pub(super) fn locked_folder(&mut self) -> std::io::Result<Option<&Path>> {
         let Some(folder) = &self.folder else { return Ok(None) };
         std::fs::create_dir_all(folder)?;
         let lock = File::options().create(true).truncate(false).write(true).open(folder.join(".lock"))?;
         match lock.lock() {
             Ok(()) => self.lock = Some(lock),
-            // A file system without locks: as good as it gets.
+            // A file system without locks: nothing keeps processes apart.
             Err(error) if error.kind() == ErrorKind::Unsupported => {}
             Err(error) => return Err(error),
         }
         Ok(Some(folder))
     }
 
-    /// Whether some were built before.
+    /// Returns `true` if engines were built before.
     pub(super) fn are_there(&self) -> bool {
         let entries = self.folder.as_ref().and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten();
         entries.flatten().any(|entry| entry.path().extension().is_some_and(|extension| extension == "engine"))

@@ -1,14 +1,14 @@
-//! The dynamic linker's reason why a provider's library cannot be loaded: ONNX Runtime writes it to its own log alone.
+//! The dynamic linker's reason for a provider's library that cannot be loaded. ONNX Runtime writes it to its own log alone.
 
 use std::path::{Path, PathBuf};
 
 use crate::pipeline::tag::device::Device;
 
-/// NVIDIA's driver. It comes first: a provider without it lacks libraries that are of no use without it either.
+/// NVIDIA's driver, checked first: a provider without it lacks libraries that are of no use without it either.
 const DRIVER: &str = "libcuda.so.1";
 
-/// The linker's words about the driver, or else about the device's provider beside `library` and all that it needs. `None` if
-/// both can be loaded.
+/// Returns the linker's message about the driver, or else about the device's provider beside `library` and all that it
+/// needs. Returns `None` if both can be loaded.
 pub(super) fn load_error(device: Device, library: &Path) -> Option<String> {
     let kind = if matches!(device, Device::TensorRt(_)) { "tensorrt" } else { "cuda" };
     let provider = library.with_file_name(format!("libonnxruntime_providers_{kind}.so"));

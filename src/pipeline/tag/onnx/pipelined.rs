@@ -1,14 +1,14 @@
-//! A model on a device: rows go there as bytes, and scores come back. Both from and to ordinary memory: ONNX Runtime 1.31
-//! with CUDA can't copy scores to page-locked memory (`dst_data != src_data was false`), and rows are not sent any faster from
-//! there while another batch runs.
+//! A model on a device: rows are sent there as bytes, and scores come back. Both are in ordinary memory: ONNX Runtime 1.31
+//! with CUDA can't copy scores to page-locked memory (`dst_data != src_data was false`), and rows are not sent any faster
+//! from there while another batch runs.
 //!
-//! Several runners share a session. `ort` lets one thread run it at a time, since ONNX Runtime's `Run` is not safe to call
-//! twice at once with every provider. But binding an input is a call of its own, so one runner sends its batch while another's
-//! runs. Binding only queues the copy, on a stream out of the session's pool, and the run that follows may get another stream,
-//! which does not wait for that one. So the runner waits for the copy once it has the session: nothing else of the session
-//! runs then. TensorRT's provider can't wait (its `Sync` does nothing); there the copy is queued under the lock too, so that
-//! it and the run get the same stream, and nothing overlaps. `run_async` would not do: it takes no binding, and borrows the
-//! session all the while.
+//! Several runners share a session. `ort` lets one thread run it at a time, because ONNX Runtime's `Run` is not safe to
+//! call twice at once with every provider. But binding an input is a call of its own, so one runner sends its batch while
+//! another's runs. Binding only queues the copy, on a stream from the session's pool, and the run that follows may get
+//! another stream, which does not wait for the first. So the runner waits for the copy once it has the session, while
+//! nothing else of the session runs. TensorRT's provider can't wait (its `Sync` does nothing). There the copy is queued
+//! under the lock too, so that it and the run get the same stream, and nothing overlaps. `run_async` is no alternative: it
+//! takes no binding, and borrows the session throughout.
 
 use std::sync::Arc;
 use std::thread::ThreadId;
@@ -31,17 +31,17 @@ use crate::pipeline::tag::runtime::Runtime;
 pub(super) struct PipelinedRuntime {
     session: Arc<Mutex<Session>>,
     shared: Arc<Shared>,
-    /// Buffers by the size of the batch, made when it comes for the first time.
+    /// Buffers by batch size, created with the first batch of the size.
     buffers: Vec<Buffers>,
-    /// Whether the provider can wait for a copy.
+    /// `true` if the provider can wait for a copy.
     waits: bool,
-    /// Rows of the largest batch: smaller ones are filled up to a few sizes.
+    /// Maximum rows of a batch. Smaller ones are filled up to a few sizes.
     most: usize,
-    /// The thread that ran last.
+    /// Thread of the last run.
     thread: Option<ThreadId>,
 }
 
-/// What a batch of one size is sent from and comes back to.
+/// Buffers from which batches of one size are sent, and to which their scores come back.
 struct Buffers {
     batch: usize,
     rows: Tensor<u8>,
@@ -63,20 +63,20 @@ impl PipelinedRuntime {
         }
         let buffers = &mut buffers[place];
         fill(&mut buffers.rows, rows);
-        // CUDA's current device is the thread's own: only a run sets it, binding does not.
+        // CUDA's current device is the thread's own. Only a run sets it; binding does not.
         let here = Some(std::thread::current().id());
         if std::mem::replace(thread, here) != here {
             return plain(&mut lock(session), shared, &buffers.rows, (batch, rows.len()), scores);
         }
         let run = if *waits { buffers.run(session, shared) } else { buffers.run_in_order(session, shared) };
-        // The device's copy goes back to the arena.
+        // Returns the device's copy to the arena.
         buffers.binding.clear_inputs();
         run?;
         shared.read(buffers.scores.extract_tensor().1, batch, rows.len(), scores)
     }
 }
 
-/// A run without bindings.
+/// Runs a batch without bindings.
 fn plain(
     session: &mut Session,
     shared: &Shared,
@@ -103,11 +103,11 @@ impl Buffers {
         Ok(Self { batch, rows, scores, binding })
     }
 
-    /// Sends the rows, which needs no lock, and runs once they have arrived.
+    /// Sends the rows without the lock, and runs once they have arrived.
     fn run(&mut self, session: &Mutex<Session>, shared: &Shared) -> ort::Result<()> {
         self.binding.bind_input(INPUT, &self.rows)?;
         let mut session = lock(session);
-        // With the lock: otherwise it would wait for another runner's run as well.
+        // With the lock, because otherwise it would wait for another runner's run as well.
         self.binding.synchronize_inputs()?;
         session.run_binding_with_options(&self.binding, &shared.options).map(drop)
     }
@@ -127,7 +127,7 @@ fn fill(tensor: &mut Tensor<u8>, rows: &[&[u8]]) {
         place.copy_from_slice(row);
         left = rest;
     }
-    // What fills up the batch is left as it was: nobody reads its scores.
+    // Rows that fill up the batch keep their old content, because their scores are not read.
 }
 
 impl Runtime for PipelinedRuntime {
@@ -185,7 +185,7 @@ mod tests {
         models
     }
 
-    /// The same model as the CPU runs it, and as a device would, for batches of up to four.
+    /// One model in a runtime for the CPU and in one for a device, for batches of up to four.
     fn both(files: &ModelFiles) -> (CpuRuntime, PipelinedRuntime) {
         let library = library::load().expect("ONNX Runtime");
         let labels = files.labels().expect("labels").count();

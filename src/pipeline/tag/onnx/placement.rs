@@ -1,8 +1,8 @@
-//! What a session really ran on: ONNX Runtime's profile of its first runs names the provider of every node.
+//! Check of the device that a session ran on: ONNX Runtime's profile of its first runs names the provider of every node.
 //!
-//! Registering a provider without an error proves nothing: the runtime gives nodes that a provider does not take to the CPU,
-//! without a word. Forbidding that (`session.disable_cpu_ep_fallback`) would refuse healthy models too, whose sums over shapes
-//! belong on the CPU. So the nodes are counted.
+//! Registering a provider without an error proves nothing: the runtime gives nodes that a provider does not take to the
+//! CPU, without a message. Forbidding that (`session.disable_cpu_ep_fallback`) would refuse healthy models too, whose shape
+//! arithmetic belongs on the CPU. So the nodes are counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use serde::Deserialize;
 
 use crate::pipeline::tag::device::Device;
 
-/// Nodes that one of TensorRT's stands for at the least, where it is worth its name: a block of a tagger has more.
+/// Maximum nodes of other providers for each of TensorRT's, which replaces at least as many: a block of a tagger has more.
 const PART: usize = 16;
 
 /// Nodes by the provider that ran them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Placement(BTreeMap<String, BTreeSet<String>>);
 
-/// One of a profile's events: only runs of nodes have a provider.
+/// Event of a profile. Only runs of nodes have a provider.
 #[derive(Deserialize)]
 struct Event {
     #[serde(default)]
@@ -37,7 +37,7 @@ impl Placement {
     /// Reads a profile.
     ///
     /// # Errors
-    /// Where it is none.
+    /// If it is not a profile.
     pub(super) fn parse(profile: &[u8]) -> serde_json::Result<Self> {
         let events: Vec<Event> = serde_json::from_slice(profile)?;
         let mut nodes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -53,17 +53,17 @@ impl Placement {
         self.0.get(provider).map_or(0, BTreeSet::len)
     }
 
-    /// As the log has it: `CUDAExecutionProvider 412, CPUExecutionProvider 3`.
+    /// Number of nodes by provider, for the log: `CUDAExecutionProvider 412, CPUExecutionProvider 3`.
     pub(super) fn shown(&self) -> String {
         let nodes: Vec<String> = self.0.iter().map(|(provider, nodes)| format!("{provider} {}", nodes.len())).collect();
         nodes.join(", ")
     }
 
-    /// Whether this is what running on the device looks like: CUDA has at least as many nodes as the CPU. TensorRT makes one
-    /// of many, so that its are few: it has at least one for every sixteen of the others.
+    /// Checks that the nodes ran on the device: CUDA has at least as many nodes as the CPU. TensorRT makes one of many, so
+    /// that its nodes are few: it has at least one for every sixteen of the others.
     ///
     /// # Errors
-    /// What it looks like instead.
+    /// If they did not, with the number of nodes by provider.
     pub(super) fn is_on(&self, device: Device) -> Result<(), String> {
         let (cuda, tensorrt) = (self.on("CUDAExecutionProvider"), self.on("TensorrtExecutionProvider"));
         let fine = match device {
@@ -82,16 +82,15 @@ impl Placement {
     }
 }
 
-/// Where a session is to write its profile: a name of its own in the folder for temporary files, to which the runtime adds
-/// the time.
+/// Path for a session's profile: a unique name in the folder for temporary files, to which the runtime adds the time.
 pub(super) fn file() -> PathBuf {
     std::env::temp_dir().join(format!("tagmill-{}-{:08x}", std::process::id(), rand::random::<u32>()))
 }
 
-/// Nodes by provider of a session that was to run on this device, as the log has it.
+/// Checks a session that should run on this device. Returns its nodes by provider, for the log.
 ///
 /// # Errors
-/// Where it ran elsewhere, or that can't be seen.
+/// If it ran elsewhere, or its profile can't be read.
 pub(super) fn check(file: &Path, device: Device) -> Result<String, String> {
     let placement = read(file).map_err(|error| {
         format!(
@@ -106,7 +105,7 @@ pub(super) fn check(file: &Path, device: Device) -> Result<String, String> {
 /// Reads the profile of a session and removes it.
 ///
 /// # Errors
-/// Where it can't be read.
+/// If it can't be read.
 pub(super) fn read(file: &Path) -> Result<Placement, String> {
     let profile = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let _ = std::fs::remove_file(file);

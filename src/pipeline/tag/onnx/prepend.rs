@@ -1,9 +1,9 @@
-//! What is put before a graph where it runs on a device: it is sent the rows as they are, a byte a value, and makes numbers
-//! of them there. A quarter of the bytes is copied, and no core is spent on it.
+//! Conversion put before a graph on a device: the rows are sent as they are, one byte per value, and the device converts
+//! them to numbers. This copies a quarter of the bytes and takes no core.
 //!
-//! Through the model editor of ONNX Runtime 1.22 or later. Not on the CPU, where [`super::tensor`] does it: there the graph's
-//! own passes over the whole batch (a cast, then a gather of three values each) take longer than one pass by row. Measured on
-//! one thread, with a model of a few milliseconds: 19 to 21 ms an image against 13 to 17.
+//! It uses the model editor of ONNX Runtime 1.22 or later. On the CPU, [`super::tensor`] converts the rows: there the
+//! graph's own passes over the whole batch (a cast, then a gather of three values each) take longer than one pass by row.
+//! Measured on one thread, with a model of a few milliseconds: 19 to 21 ms an image against 13 to 17.
 
 use std::path::Path;
 
@@ -18,16 +18,16 @@ use super::interface::Interface;
 use crate::model::frame::CHANNELS;
 use crate::model::manifest::{self, Channels, Layout};
 
-/// The name of the input that takes rows: `[batch, side, side, 3]`, red, green, blue.
+/// Name of the input that takes rows: `[batch, side, side, 3]`, red, green, blue.
 pub(super) const INPUT: &str = "tagmill_rows";
 
 /// `TensorProto.DataType.FLOAT` of ONNX.
 const FLOAT: i64 = 1;
 
-/// What a graph takes and gives, before anything of it is prepared for a device.
+/// Reads the interface of a graph before anything of it is prepared for a device.
 ///
 /// # Errors
-/// Where it can't be read, or is no tagger's.
+/// If the graph can't be read, or is not a tagger's.
 pub(super) fn interface<E: From<ort::Error>>(
     builder: &mut SessionBuilder,
     file: &Path,
@@ -36,10 +36,10 @@ pub(super) fn interface<E: From<ort::Error>>(
     read(&*builder.edit_from_file(file)?)
 }
 
-/// A session of this graph with the conversion before it.
+/// Opens a session of this graph with the conversion before it.
 ///
 /// # Errors
-/// Where it can't be put together, or the device can't take it.
+/// If the graph can't be put together, or the device can't take it.
 pub(super) fn open(
     builder: &mut SessionBuilder,
     file: &Path,
@@ -52,8 +52,8 @@ pub(super) fn open(
     editable.into_session()
 }
 
-/// The nodes that make the graph's input of rows, as an addition to it: cast, reorder, scale, shift, transpose; only those
-/// that change something.
+/// Builds the nodes that make the graph's input of rows, as an addition to it: cast, reorder, scale, shift, transpose; only
+/// those that change something.
 fn conversion(session: &EditableSession, interface: &Interface, manifest: &manifest::Input) -> ort::Result<Model> {
     let opset = session.opset_for_domain(ONNX_DOMAIN).unwrap_or(1);
     let mut graph = Graph::new()?;
@@ -81,10 +81,10 @@ fn conversion(session: &EditableSession, interface: &Interface, manifest: &manif
     Ok(model)
 }
 
-/// An operator, its constant operand, its attributes.
+/// Operator, its constant operand and its attributes.
 type Step = (&'static str, Option<&'static str>, Vec<Attribute>);
 
-/// One after the other, from the rows to what the graph calls its input.
+/// Adds the steps one after the other, from the rows to the graph's own input.
 fn add(graph: &mut Graph, steps: Vec<Step>, input: &str) -> ort::Result<()> {
     let last = steps.len() - 1;
     let mut from = INPUT.to_owned();
@@ -98,7 +98,7 @@ fn add(graph: &mut Graph, steps: Vec<Step>, input: &str) -> ort::Result<()> {
     Ok(())
 }
 
-/// The input for rows, with the graph's own name for its open batch, so that the two are known to be the same.
+/// Input for rows, with the graph's own name for its open batch, so that the runtime treats the two as the same.
 fn rows(session: &Session, interface: &Interface) -> Outlet {
     let own = session.inputs().iter().find(|input| input.name() == interface.input);
     let (batch, symbol) = match own.map(Outlet::dtype) {

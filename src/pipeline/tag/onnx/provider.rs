@@ -13,21 +13,21 @@ use crate::machine::gpu;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::library::Library;
 
-/// Of a device's memory, what a model's arena leaves where the operator sets no limit: for CUDA's own needs, which are some
-/// hundred megabytes, and for others.
+/// Memory of a device that a model's arena leaves free without an operator's limit, as a divisor of the total and a minimum
+/// in bytes. CUDA itself needs some hundred megabytes; the rest is for others.
 const LEFT: (u64, u64) = (16, 512 << 20);
 
-/// Threads on the CPU, and how much memory of a device.
+/// Limits on threads on the CPU and on memory of a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) threads: usize,
     pub(super) memory: Option<u64>,
 }
 
-/// A builder of sessions on this device and nowhere else.
+/// Builder of sessions on this device alone.
 ///
 /// # Errors
-/// Where the library, a provider or what it needs is missing.
+/// If the library, a provider or one of its dependencies is missing.
 pub(super) fn builder(
     library: &Library,
     device: Device,
@@ -37,17 +37,17 @@ pub(super) fn builder(
     // Spinning would take the cores from the decoders between two batches.
     let builder =
         Session::builder(&library.environment)?.with_intra_threads(limits.threads)?.with_intra_op_spinning(false)?;
-    // A pattern is a block of the arena for all a run computes with, one for each size of batch, kept beside the pieces that
-    // the first run took: up to twice the memory. What it saves in time on a GPU was not measured.
+    // A pattern is a block of the arena for all that a run computes with, one for each batch size, kept beside the pieces
+    // that the first run took: up to twice the memory. The time that it saves on a GPU was not measured.
     let builder = if device.number().is_some() { builder.with_memory_pattern(false)? } else { builder };
     Ok(builder.with_execution_providers(providers(device, limits.memory, engines))?)
 }
 
-/// In the order in which they are offered the nodes of a graph; the CPU's comes after all of them.
+/// Providers in the order in which they are offered the nodes of a graph. The CPU's comes after all of them.
 fn providers(device: Device, memory: Option<u64>, engines: Option<&Engines>) -> Vec<ExecutionProviderDispatch> {
     let limit = memory.and_then(|bytes| usize::try_from(bytes).ok());
     let cuda = |number| {
-        // Other sizes than those seen at the warm-up never come, so the arena need not grow ahead.
+        // No other sizes occur than at the warm-up, so the arena need not grow ahead.
         let cuda =
             ep::CUDA::default().with_device_id(number).with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
         limit.into_iter().fold(cuda, ep::CUDA::with_memory_limit).build().error_on_failure()
@@ -56,23 +56,23 @@ fn providers(device: Device, memory: Option<u64>, engines: Option<&Engines>) -> 
         Device::Auto | Device::Cpu => vec![],
         Device::Cuda(number) => vec![cuda(number)],
         Device::TensorRt(number) => {
-            // Its provider brings an arena of its own, which knows no limit; this one is of what engines compute with.
+            // Its provider has an arena of its own, without a limit. This limit is on the memory that engines compute with.
             let tensorrt = ep::TensorRT::default().with_device_id(number);
             let tensorrt = limit.into_iter().fold(tensorrt, ep::TensorRT::with_max_workspace_size);
             let tensorrt = engines.into_iter().fold(tensorrt, |tensorrt, engines| engines.settings(tensorrt));
-            // What TensorRT does not know is CUDA's.
+            // Nodes that TensorRT does not support go to CUDA.
             vec![tensorrt.build().error_on_failure(), cuda(number)]
         }
     }
 }
 
-/// Whether the library has CUDA's provider: only one for GPUs does.
+/// Returns `true` if the library has CUDA's provider, as only one for GPUs does.
 pub(super) fn has_cuda() -> bool {
     ep::CUDA::is_available().unwrap_or_default()
 }
 
-/// What a model's arena may take: what the operator says, else what is free but for a little. Nothing is known where there
-/// is no NVML; then there is no limit.
+/// Memory limit of a model's arena: the operator's, otherwise the free memory except for a reserve. Without NVML there is
+/// no limit.
 pub(super) fn memory(device: Device, operator: Option<u64>) -> Option<u64> {
     operator.or_else(|| {
         let memory = gpu::memory(&device.to_string())?;
@@ -85,10 +85,10 @@ fn left(memory: gpu::Memory) -> u64 {
     memory.free().saturating_sub(reserve).max(memory.free() / 2)
 }
 
-/// Makes a session of one node that may run nowhere but on the device, so that an error is the device's and no model's.
+/// Opens a session of one node that may run nowhere but on the device, so that an error is the device's and not a model's.
 ///
 /// # Errors
-/// With the runtime's words, or the linker's if a library could not be loaded.
+/// If that fails, with the message of the runtime, or of the linker if a library could not be loaded.
 pub(super) fn try_out(library: &Library, device: Device) -> Result<(), String> {
     if device.number().is_none() {
         return Ok(());

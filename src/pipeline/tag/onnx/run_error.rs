@@ -1,6 +1,6 @@
-//! Errors of a run. The runtime has codes for neither memory nor lost devices: they are recognised by its words.
+//! Errors of a run. The runtime has codes for neither memory nor lost devices, so they are recognised by its messages.
 
-/// Why a run failed.
+/// Cause of a failed run.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
     #[error("{}", summary(.0.message()))]
@@ -21,7 +21,7 @@ impl RunError {
     }
 }
 
-/// Words of the allocators: the CPU's, the arena's at its own limit, CUDA's, cuBLAS's before CUDA 13 and cuDNN 9's.
+/// Messages of the allocators: the CPU's, the arena's at its own limit, CUDA's, cuBLAS's before CUDA 13 and cuDNN 9's.
 const OUT_OF_MEMORY: [&str; 8] = [
     "bad_alloc",
     "Failed to allocate memory",
@@ -33,11 +33,11 @@ const OUT_OF_MEMORY: [&str; 8] = [
     "ALLOCATION_FAILED",
 ];
 
-/// TensorRT's words for a graph that it takes only in parts: only the whole one's input has a profile of its shapes.
+/// TensorRT's message for a graph that it takes only in parts: only the whole one's input has a profile of its shapes.
 const TENSORRT_IN_PARTS: &str = "dynamic shape inputs with associated profiles";
 
 fn is_out_of_memory(message: &str) -> bool {
-    // cuBLAS of CUDA 13 has another sentence for it, and the number it always had.
+    // cuBLAS of CUDA 13 has another message for it, with the same number as before.
     number(message, "CUBLAS failure ") == Some(3) || OUT_OF_MEMORY.iter().any(|words| message.contains(words))
 }
 
@@ -46,8 +46,8 @@ pub(super) fn is_device_error(message: &str) -> bool {
     is_out_of_memory(message) || cuda_failure(message).is_some() || message.contains(TENSORRT_IN_PARTS)
 }
 
-/// Whether CUDA's error leaves a corrupt context or a missing device. After others, such as too little memory, runs go on.
-/// See `cudaError_t` in <https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html>.
+/// Returns `true` if CUDA's error leaves a corrupt context or a missing device. After others, such as too little memory,
+/// runs continue. See `cudaError_t` in <https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html>.
 fn is_device_lost(message: &str) -> bool {
     let lost = |code| matches!(code, 46 | 100 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=720 | 802 | 999);
     cuda_failure(message).is_some_and(lost)
@@ -63,7 +63,7 @@ fn number(message: &str, before: &str) -> Option<u32> {
     after.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The runtime's message on one line. If a library of CUDA's failed, that failure alone: around it is the runtime's own source.
+/// The runtime's message on one line. If a library of CUDA's failed, only that failure, without the runtime's own source.
 pub(super) fn summary(message: &str) -> String {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
     let words = " failure ";

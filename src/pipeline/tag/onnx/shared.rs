@@ -1,4 +1,4 @@
-//! What all runs of a session have in common: what comes out of them, and how they end early.
+//! State that all runs of a session share: the interpretation of their outputs, and their early end.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +10,14 @@ use super::run_error::RunError;
 use crate::failure::{Code, Failure};
 use crate::model::manifest::Activation;
 
-/// See above.
+/// Shared state of a session's runs.
 pub(super) struct Shared {
     pub(super) interface: Interface,
     activation: Activation,
     labels: usize,
     pub(super) options: RunOptions,
     stopped: AtomicBool,
-    /// Why nothing runs any more, once that is so.
+    /// Reason why nothing runs any more, once the device is lost.
     lost: OnceLock<String>,
 }
 
@@ -27,7 +27,7 @@ impl Shared {
         Ok(Self { interface, activation, labels, options: RunOptions::new()?, stopped, lost })
     }
 
-    /// The scores of the first so many of a batch's images.
+    /// Appends the scores of the first `images` images of a batch.
     pub(super) fn read(
         &self,
         values: &[f32],
@@ -46,12 +46,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Labels of each image.
+    /// Number of labels of each image.
     pub(super) const fn labels(&self) -> usize {
         self.labels
     }
 
-    /// What a run's error is to its jobs.
+    /// Converts a run's error to the failure of its jobs.
     pub(super) fn failure(&self, error: &RunError, images: usize) -> Failure {
         if self.stopped.load(Ordering::Acquire) {
             return Failure::new(Code::ShuttingDown, "the worker stops");
@@ -68,7 +68,7 @@ impl Shared {
         self.lost.get().map(String::as_str)
     }
 
-    /// Ends the run in progress, and every later one.
+    /// Ends the run in progress and every later one.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         if let Err(error) = self.options.terminate() {

@@ -1,4 +1,4 @@
-//! The first runs of a session: they find how many images fit, pay for what is done once, and say how fast it is.
+//! First runs of a session: they find the number of images that fit, pay for one-time work, and measure the speed.
 
 use std::time::{Duration, Instant};
 
@@ -14,36 +14,36 @@ use crate::pipeline::stage::panic_message;
 use crate::pipeline::tag::device::Device;
 use crate::pipeline::tag::runtime::Runtime;
 
-/// How many times as long as at the warm-up a run on a device may take before the device counts as hung, and the least that
-/// is. A GPU that others use too, or that is too hot, is slower by some times; one that hangs never comes back.
+/// Factor on the time of the warm-up after which a run on a device counts as hung, and minimum of that time. A GPU that
+/// others use too, or that is too hot, is a few times slower; one that hangs never comes back.
 const HUNG: (u32, Duration) = (30, Duration::from_mins(1));
 
 /// Runs of each runtime beside those of the others: enough for them to overlap.
 const OVERLAPPING: usize = 3;
 
-/// What came of the first runs.
+/// Report of the first runs.
 #[derive(Clone, Debug)]
 pub(super) struct WarmUp {
-    /// Images that ran at once.
+    /// Number of images that ran at once.
     pub(super) fits: usize,
-    /// What is odd about their scores.
+    /// Suspicion about their scores.
     pub(super) suspicion: Option<&'static str>,
-    /// How long the fastest run of so many took.
+    /// Time of the fastest run of so many images.
     probe: Duration,
-    /// Nodes by provider, where that was looked at.
+    /// Nodes by provider, if checked.
     nodes: Option<String>,
 }
 
 impl WarmUp {
-    /// How long a run may take before the device counts as hung. The CPU does not hang, it is only busy.
+    /// Time after which a run counts as hung. The CPU has none: it does not hang, it is only busy.
     pub(super) fn deadline(&self, device: Device) -> Option<Duration> {
         device.number().map(|_| (self.probe * HUNG.0).max(HUNG.1))
     }
 
-    /// Looks at what the session says it ran on.
+    /// Checks that the session ran on the device.
     ///
     /// # Errors
-    /// Where it is not the device, or that can't be seen.
+    /// If it did not, or that can't be seen.
     pub(super) fn check_placement(&mut self, session: &Mutex<Session>, device: Device) -> Result<(), String> {
         let ended = session.lock().end_profiling();
         let file = ended.map_err(|error| error.to_string())?;
@@ -59,15 +59,14 @@ impl WarmUp {
     }
 }
 
-/// Runs the runtimes of a device: every size a batch may have, the largest first, and then all of them once more to see how
-/// fast they are now.
+/// Runs the runtimes of a device: the largest batch first, then every size of batch, timed, and then all runtimes at once.
 ///
 /// # Errors
-/// What the runtime says.
+/// If a run fails, with the runtime's message.
 pub(super) fn pipelined(runtimes: &mut [PipelinedRuntime], side: u32, batch: usize) -> Result<WarmUp, String> {
     let mut warm_up: Option<WarmUp> = None;
     for runtime in &mut *runtimes {
-        // All runtimes of a session take what fitted the first.
+        // All runtimes of a session run the size that fitted the first.
         let most = warm_up.as_ref().map_or(batch, |warm_up| warm_up.fits);
         let first = run(runtime, side, &[most])?;
         let sizes: Vec<usize> = limit::sizes(batch).into_iter().filter(|size| *size <= first.fits).rev().collect();
@@ -82,11 +81,12 @@ pub(super) fn pipelined(runtimes: &mut [PipelinedRuntime], side: u32, batch: usi
     Ok(WarmUp { fits, ..warm_up })
 }
 
-/// How many images fit where all runtimes run at once, as they will: the copy of one is on the device beside the run of another.
+/// Number of images that fit if all runtimes run at once, as they will: the copy of one is on the device beside the run of
+/// another.
 fn together<T: Runtime>(runtimes: &mut [T], side: u32, batch: usize) -> Result<usize, String> {
     let fitted: Vec<Result<WarmUp, String>> = std::thread::scope(|scope| {
         let running = runtimes.iter_mut().map(|runtime| scope.spawn(move || run(runtime, side, &[batch; OVERLAPPING])));
-        // All are started before the first is waited for.
+        // Starts all before the first is joined.
         let running: Vec<_> = running.collect();
         let ended = running.into_iter().map(std::thread::ScopedJoinHandle::join);
         ended.map(|ended| ended.unwrap_or_else(|panic| Err(panic_message(&*panic).to_owned()))).collect()
@@ -95,10 +95,10 @@ fn together<T: Runtime>(runtimes: &mut [T], side: u32, batch: usize) -> Result<u
     Ok(fitted.iter().map(|warm_up| warm_up.fits).min().unwrap_or(batch))
 }
 
-/// Runs blank images in batches of these sizes one after the other, or of as many as fit. What is told is of the last.
+/// Runs blank images in batches of these sizes one after the other, or of as many as fit. Returns the report of the last.
 ///
 /// # Errors
-/// What the runtime says.
+/// If a run fails, with the runtime's message.
 pub(super) fn run(runtime: &mut dyn Runtime, side: u32, sizes: &[usize]) -> Result<WarmUp, String> {
     let row = vec![255; side as usize * side as usize * CHANNELS];
     let mut last = WarmUp { fits: 1, suspicion: None, probe: Duration::MAX, nodes: None };
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use crate::failure::Failure;
 
-    /// Has memory for what all runtimes run at once, of which the first two runs are sure to overlap.
+    /// Runtime with memory for two images beside the other runtimes. The first two runs are sure to overlap.
     struct Crowded<'a> {
         barrier: &'a Barrier,
         runs: usize,
@@ -158,7 +158,7 @@ mod tests {
         let barrier = Barrier::new(2);
         let mut runtimes = [(); 2].map(|()| Crowded { barrier: &barrier, runs: 0 });
         assert_eq!(together(&mut runtimes, 2, 8), Ok(2));
-        // 8, 4 and 2 to find it, and twice more.
+        // 8, 4 and 2 to find the size, and two more.
         assert_eq!(runtimes.map(|runtime| runtime.runs), [5, 5]);
     }
 }
