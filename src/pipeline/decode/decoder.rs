@@ -1,15 +1,15 @@
-//! From an image file to one row of a model's input, on one thread.
+//! Conversion of an image file to one row of a model's input, on one thread.
 
 use super::fit::Fitter;
 use super::picture::{self, Reserve, Settings};
 use crate::failure::Failure;
 use crate::model::frame::Frame;
 
-/// Bytes of a JPEG's pixels that are kept for the next one: those of most photos, which need not be cleared then, nor asked of
-/// the system. 12 MiB.
+/// Bytes of a JPEG's pixels that are kept for the next one: those of most photos, which then need not be cleared or
+/// requested from the system. 12 MiB.
 const KEPT: usize = 12 << 20;
 
-/// Makes rows for one model; keeps its buffers between images.
+/// Makes rows for one model. Keeps its buffers between images.
 pub(crate) struct Decoder {
     settings: Settings,
     fitter: Fitter,
@@ -17,12 +17,12 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// For models that look at this frame.
+    /// Creates a decoder for models with this frame.
     pub(crate) fn new(settings: Settings, frame: Frame) -> Self {
         Self { settings, fitter: Fitter::new(frame), spare: Vec::new() }
     }
 
-    /// What its rows are made for.
+    /// Frame of its rows.
     pub(crate) const fn frame(&self) -> Frame {
         self.fitter.frame()
     }
@@ -32,7 +32,7 @@ impl Decoder {
         self.settings == *settings && self.frame() == frame
     }
 
-    /// The row of an image: RGB, `side * side * 3` bytes. `reserve` is called before its pixels are allocated.
+    /// Returns the row of an image: RGB, `side * side * 3` bytes. `reserve` is called before its pixels are allocated.
     ///
     /// # Errors
     /// As [`picture::decode`].

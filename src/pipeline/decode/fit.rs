@@ -1,7 +1,7 @@
-//! From a picture of any size to one square row of the model's input, as the models were trained: most of them centred on
-//! a white square and resized with Pillow's antialiased bicubic.
+//! Conversion of a picture of any size to one square row of the model's input, as in training: most models take it centred
+//! on a white square and resized with Pillow's antialiased bicubic.
 //!
-//! The padded square never exists. What is computed is what Pillow computes on it: resizing runs along the width first
+//! The padded square never exists. The result is the one that Pillow computes on it: resizing runs along the width first
 //! and the height second, each pass to 8 bits, and along a padded axis only the part whose filter reaches the picture is
 //! resized, from the picture with a margin of padding as wide as the filter. The rest of the row is padding.
 //!
@@ -18,10 +18,10 @@ use crate::model::frame::{CHANNELS, Filter, Fit, Frame};
 /// Pixels of a strip of the first pass: 384 KiB.
 const STRIP: usize = 1 << 17;
 
-/// Pixels that are kept between pictures of what the first pass made: enough for photos of 40 megapixels.
+/// Maximum pixels kept between pictures of the first pass's result: enough for photos of 40 megapixels.
 const KEPT: usize = 1 << 22;
 
-/// Fits pictures to a frame; keeps its buffers between pictures.
+/// Fits pictures to a frame. Keeps its buffers between pictures.
 pub struct Fitter {
     frame: Frame,
     padding: U8x3,
@@ -39,7 +39,7 @@ pub struct Picture<'a> {
 }
 
 impl<'a> Picture<'a> {
-    /// A picture from RGB bytes, row by row; `None` unless there are exactly `width * height * 3`, and some.
+    /// Creates a picture from RGB bytes, row by row. Returns `None` unless there are exactly `width * height * 3`, and some.
     #[must_use]
     pub fn new(width: u32, height: u32, rgb: &'a [u8]) -> Option<Self> {
         if rgb.is_empty() || rgb.len() != width as usize * height as usize * CHANNELS {
@@ -51,7 +51,7 @@ impl<'a> Picture<'a> {
 }
 
 impl Fitter {
-    /// For this frame.
+    /// Creates a fitter for this frame.
     #[must_use]
     pub fn new(frame: Frame) -> Self {
         let padding = match frame.fit {
@@ -62,13 +62,13 @@ impl Fitter {
         Self { frame, padding: U8x3::new(padding), resizer: Resizer::new(), margined, columns }
     }
 
-    /// The frame pictures are fitted to.
+    /// Frame to which pictures are fitted.
     #[must_use]
     pub const fn frame(&self) -> Frame {
         self.frame
     }
 
-    /// The picture as one row of the model's input: RGB, `side * side * 3` bytes.
+    /// Returns the picture as one row of the model's input: RGB, `side * side * 3` bytes.
     pub fn fit(&mut self, picture: &Picture<'_>) -> Box<[u8]> {
         let (across, down) = axes(&self.frame, picture.width, picture.height);
         self.resize_width(picture, &across, &down);
@@ -78,12 +78,12 @@ impl Fitter {
         row
     }
 
-    /// First pass: into `columns`, which has the margin of the second pass above and below.
+    /// First pass: resizes into `columns`, which has the margin of the second pass above and below.
     fn resize_width(&mut self, picture: &Picture<'_>, across: &Axis, down: &Axis) {
         let width = across.count();
         let lines = |count: u32| (count * width) as usize;
         let (above, inside, below) = (lines(down.before), lines(picture.height), lines(down.after));
-        // What an earlier picture left is written over, not cleared first.
+        // Overwrites an earlier picture instead of clearing it first.
         self.columns.resize(above + inside + below, self.padding);
         self.columns[..above].fill(self.padding);
         self.columns[above + inside..].fill(self.padding);
@@ -93,7 +93,7 @@ impl Fitter {
             let whole = Axis::whole(picture.height);
             return resize(&mut self.resizer, self.frame.filter, &picture.pixels, &mut target, across, &whole);
         }
-        // In strips that stay in the cache, so that the picture is never copied whole.
+        // Resizes in strips that stay in the cache, so that the picture is never copied whole.
         let margined = across.before + picture.width + across.after;
         let strip = (STRIP / margined as usize).max(1);
         let lines = picture.pixels.pixels().chunks(strip * picture.width as usize);
@@ -111,7 +111,7 @@ impl Fitter {
         }
     }
 
-    /// Second pass: into the touched part of a row that is padding elsewhere.
+    /// Second pass: resizes into the touched part of a row that is padding elsewhere.
     fn resize_height(&mut self, height: u32, across: &Axis, down: &Axis) -> Box<[u8]> {
         let (side, width) = (self.frame.side, across.count());
         let mut row = self.padding.0.repeat((side * side) as usize).into_boxed_slice();
@@ -141,7 +141,7 @@ fn resize(
     resizer.resize_typed(source, target, &options).expect("an axis stays inside its source");
 }
 
-/// What of a picture's width and height is resized.
+/// Resized parts of a picture's width and height.
 fn axes(frame: &Frame, width: u32, height: u32) -> (Axis, Axis) {
     let axis = |len: u32| {
         let square = match frame.fit {
@@ -153,7 +153,7 @@ fn axes(frame: &Frame, width: u32, height: u32) -> (Axis, Axis) {
     (axis(width), axis(height))
 }
 
-/// The resizer's name of a filter.
+/// Filter type of the resizer for a filter.
 const fn kernel(filter: Filter) -> FilterType {
     match filter {
         Filter::Bicubic => FilterType::CatmullRom,
@@ -162,21 +162,21 @@ const fn kernel(filter: Filter) -> FilterType {
     }
 }
 
-/// What of one axis of the padded square is resized.
+/// Resized part of one axis of the padded square.
 #[derive(Clone, Debug, PartialEq)]
 struct Axis {
-    /// The pixels of the result that the picture touches.
+    /// Pixels of the result that the picture touches.
     touched: Range<u32>,
     /// Padding kept for the filter to read before the picture, and after it; none beyond the square.
     before: u32,
     after: u32,
-    /// Where `touched` starts and how far it goes, in source pixels after the margin was added.
+    /// Start and length of `touched`, in source pixels after the margin was added.
     start: f64,
     length: f64,
 }
 
 impl Axis {
-    /// For a picture `len` long at `offset` in a square of `square`, resized to `side`.
+    /// Creates the axis of a picture `len` long at `offset` in a square of `square`, resized to `side`.
     fn new(len: u32, offset: u32, square: u32, side: u32, support: f64) -> Self {
         if len == square {
             return Self { touched: 0..side, before: 0, after: 0, start: 0.0, length: f64::from(len) };
@@ -184,16 +184,16 @@ impl Axis {
         let scale = f64::from(square) / f64::from(side);
         let reach = support * scale.max(1.0);
         let (first, last) = (f64::from(offset), f64::from(offset + len));
-        // Pixel i of the result is centred on (i + 0.5) * scale and sees `reach` to both sides.
+        // Pixel i of the result is centred on (i + 0.5) * scale and reads `reach` to both sides.
         let low = ((first - reach) / scale - 0.5).floor().max(0.0);
         let high = ((last + reach) / scale + 0.5).ceil().min(f64::from(side));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and side")]
         let touched = low as u32..high as u32;
-        // The outermost touched pixels see at most twice the reach beyond the picture; more is never read.
+        // The outermost touched pixels read at most twice the reach beyond the picture, and no pixel reads more.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few source pixels")]
         let margin = (2.0 * (reach + scale)).ceil() as u32 + 1;
         let (before, after) = (margin.min(offset), margin.min(square - offset - len));
-        // Where the picture's own margin reaches the square's edge, rounding must not lead beyond it.
+        // If the picture's own margin reaches the square's edge, rounding must not lead beyond it.
         let start = (low * scale - first + f64::from(before)).max(0.0);
         let length = ((high - low) * scale).min(f64::from(before + len + after) - start);
         Self { touched, before, after, start, length }
@@ -204,7 +204,7 @@ impl Axis {
         Self { touched: 0..len, before: 0, after: 0, start: 0.0, length: f64::from(len) }
     }
 
-    /// Pixels of the result that it touches.
+    /// Number of pixels of the result that it touches.
     const fn count(&self) -> u32 {
         self.touched.end - self.touched.start
     }

@@ -1,9 +1,9 @@
 //! Decodes quarantined images in a process of its own, so that an image that ends its decoder costs no other job anything.
 //!
-//! A process serves one image after another, is killed and reaped whatever happens to it, and ends when it has been idle. A
-//! process that dies or runs out of time over an image is evidence against that image, provided it has decoded no other
-//! before, which may have damaged it; so the image is decoded again at once in a fresh one. [`protocol`] has the messages,
-//! [`child`] the other side.
+//! A process serves one image after another, is always killed and reaped, and ends when it has been idle. A process that
+//! dies or runs out of time over an image is evidence against that image, unless it has decoded another one before, which
+//! may have damaged it; so the image is decoded again at once in a fresh process. [`protocol`] has the messages, [`child`]
+//! the other side.
 
 pub mod child;
 mod process;
@@ -18,22 +18,22 @@ use crate::model::frame::Frame;
 use crate::telemetry::rate_limited::{self, warn_limited};
 use process::{End, Process, own_program};
 
-/// The argument that makes the program an isolated decoder.
+/// Argument that makes the program an isolated decoder.
 pub const ARGUMENT: &str = "decode-isolated";
 
-/// Time a process may take over an image: once to read its header, once to decode it. Waiting for memory does not count.
+/// Time limit of a process for an image: once to read its header, once to decode it. Waiting for memory does not count.
 const TIME_LIMIT: Duration = Duration::from_mins(1);
 
-/// Time a process is kept without an image to decode.
+/// Time for which a process is kept without an image to decode.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Fresh processes that must end over an image for it to be rejected.
+/// Number of fresh processes that must end over an image before it is rejected.
 const EVIDENCE: usize = 3;
 
-/// Processes killed from outside over one image, after which the job is handed back.
+/// Number of processes killed from outside over one image, after which the job is handed back.
 const MAX_KILLS: usize = 3;
 
-/// The isolated decoder of one thread. No process exists until the first image.
+/// Isolated decoder of one thread. No process exists until the first image.
 pub(super) struct IsolatedDecoder {
     launch: fn() -> Command,
     time_limit: Duration,
@@ -52,7 +52,7 @@ impl IsolatedDecoder {
         Self { launch, time_limit, process: None, used: Instant::now() }
     }
 
-    /// When its process, if there is one, is to be ended for want of images.
+    /// Time at which its process, if there is one, is ended for lack of images.
     pub(super) fn idle_until(&self) -> Option<Instant> {
         self.process.as_ref().map(|_| self.used + IDLE)
     }
@@ -64,11 +64,11 @@ impl IsolatedDecoder {
         }
     }
 
-    /// The row of an image, as [`Decoder::row`](super::decoder::Decoder::row). `reserve` is called once for each attempt.
+    /// Returns the row of an image, as [`Decoder::row`](super::decoder::Decoder::row). `reserve` is called once per attempt.
     ///
     /// # Errors
-    /// As for any image; `attempts_exhausted` where one fresh process after another ended over it; `shutting_down`, which
-    /// hands the job back, where no process can be had.
+    /// As for any image; `attempts_exhausted` if one fresh process after another ended over it; `shutting_down`, which
+    /// hands the job back, if no process can be started, or several were killed from outside.
     pub(super) fn row(
         &mut self,
         id: &str,
@@ -120,12 +120,12 @@ fn cannot_start(error: &std::io::Error) -> Failure {
     handed_back(format!("cannot start an isolated decoder: {error}"))
 }
 
-/// The fault is the worker's: the code that goes back to the queue however often the job was delivered.
+/// The fault is the worker's: this code returns the job to the queue, regardless of the number of its deliveries.
 fn handed_back(message: String) -> Failure {
     Failure::new(Code::ShuttingDown, message)
 }
 
-/// The variable that shortens the time limit in tests, in milliseconds.
+/// Variable that shortens the time limit in tests, in milliseconds.
 #[cfg(debug_assertions)]
 const TEST_TIME_LIMIT: &str = "TAGMILL_TEST_DECODE_MS";
 

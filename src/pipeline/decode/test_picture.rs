@@ -1,11 +1,11 @@
-//! Pictures of a test format, which do to their decoder what hostile ones would. Not in release builds.
+//! Pictures of a test format that affect their decoder as hostile ones would. Not in release builds.
 
 use std::time::Duration;
 
-/// The variable without which there is no such format.
+/// Variable that enables the format.
 pub(super) const SWITCH: &str = "TAGMILL_TEST_PICTURES";
 
-/// Does what a picture of the test format says.
+/// Executes the order in a picture of the test format.
 pub(super) fn obey(bytes: &[u8]) {
     let Some(order) = bytes.strip_prefix(b"tagmill-test:") else { return };
     if std::env::var_os(SWITCH).is_none() {

@@ -66,7 +66,7 @@ async fn a_panic_over_one_image_costs_that_job_a_retry_and_the_thread_goes_on() 
     assert!(matches!(running.await, Ok(Ok(()))), "it ends with its input");
 }
 
-/// How far this thread gives way to others.
+/// Niceness of this thread.
 fn niceness() -> i32 {
     #[cfg(target_os = "linux")]
     return rustix::process::getpriority_process(None).expect("its own");
@@ -74,14 +74,14 @@ fn niceness() -> i32 {
     return 0;
 }
 
-/// An image that nobody waits for could keep a request waiting in two ways: before it, and beside it on the same core.
+/// A bulk image could delay an interactive one in two ways: before it, and beside it on the same core.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_decoded_beside_the_queues_images_and_before_them() {
     #[cfg(not(target_os = "linux"))]
     const NICER: i32 = 0;
     static BEGUN: Notify = Notify::const_new();
     static GATE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    /// Makes rows that say how nice their thread is.
+    /// Makes rows that contain the niceness of their thread.
     const DECODE: Decode = |_, bytes, reserve| {
         reserve(bytes.len() as u64)?;
         if bytes == b"slow" {

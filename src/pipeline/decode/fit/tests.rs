@@ -11,7 +11,7 @@ fn fit_with(filter: Filter, width: u32, height: u32, rgb: &[u8], side: u32) -> B
     Fitter::new(frame).fit(&Picture::new(width, height, rgb).expect("a picture"))
 }
 
-/// Pads for real, then fits the square.
+/// Pads first, then fits the square.
 fn padded(filter: Filter, width: u32, height: u32, picture: &[u8], side: u32) -> Box<[u8]> {
     let square = width.max(height);
     let mut rgb = vec![255; (square * square) as usize * CHANNELS];
@@ -34,7 +34,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 proptest! {
-    /// The short cut around the padded square changes nothing but how its fixed-point weights are rounded.
+    /// The short cut around the padded square changes only the rounding of fixed-point weights.
     #[test]
     fn equals_resizing_the_padded_square(width in 1u32..90, height in 1u32..90, side in 1u32..60, seed: u64) {
         let rgb = noise((width * height) as usize * CHANNELS, seed);
@@ -62,7 +62,7 @@ fn a_stretched_picture_fills_the_frame() {
 }
 
 proptest! {
-    /// Room is taken for what fitting allocates.
+    /// The reserved memory is enough for the allocations of fitting.
     #[test]
     fn takes_the_memory_it_says(width in 1u32..3000, height in 1u32..3000, side in 1u32..600, pad: bool) {
         let fit = if pad { Fit::Pad([255; 3]) } else { Fit::Stretch };

@@ -1,4 +1,4 @@
-//! The worker's side of an isolated decoder's process: every wait for it has a bound, and none outlives its owner.
+//! The worker's side of an isolated decoder's process: every wait for it is bounded, and no process outlives its owner.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -17,14 +17,14 @@ use super::protocol::{GO, Head, MAX_REFUSAL, NO, Request, parse_refusal};
 use crate::failure::Failure;
 use crate::model::frame::Frame;
 
-/// Time a process may take to be ready.
+/// Time limit for a process to become ready.
 const START: Duration = Duration::from_secs(10);
 
-/// Room in each pipe, so that a row is not passed on by the page. 1 MiB, which every user may have.
+/// Capacity of each pipe, so that a row is not passed on by the page. 1 MiB, which every user may have.
 #[cfg(target_os = "linux")]
 const PIPE: usize = 1 << 20;
 
-/// Signals that a process brings upon itself: SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGXCPU, SIGSYS.
+/// Signals that a process causes itself: SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGXCPU, SIGSYS.
 const OWN_SIGNALS: [(i32, &str); 8] = [
     (4, "SIGILL"),
     (5, "SIGTRAP"),
@@ -36,9 +36,9 @@ const OWN_SIGNALS: [(i32, &str); 8] = [
     (31, "SIGSYS"),
 ];
 
-/// The program itself as an isolated decoder, with an empty environment.
+/// This program as an isolated decoder, with an empty environment.
 pub(super) fn own_program() -> Command {
-    // This very program, even if it was replaced on disk.
+    // This program, even if it was replaced on disk.
     #[cfg(target_os = "linux")]
     let program = "/proc/self/exe";
     #[cfg(not(target_os = "linux"))]
@@ -52,18 +52,18 @@ pub(super) fn own_program() -> Command {
     command
 }
 
-/// Why a process gave no answer.
+/// Reason why a process gave no answer.
 #[derive(Debug)]
 pub(super) enum Lost {
     /// Its pipes are closed.
     Closed,
-    /// It took too long.
+    /// The time limit passed.
     TimedOut,
     /// It answered something else.
     Garbled,
 }
 
-/// How a process ended.
+/// End of a process.
 #[derive(Debug)]
 pub(super) enum End {
     /// By its own doing.
@@ -95,7 +95,7 @@ impl Process {
     /// # Errors
     /// If it can't be started, or is not ready in time.
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
-        // A process group of its own: an interrupt from the terminal is for the worker.
+        // A process group of its own, because an interrupt from the terminal is for the worker.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).current_dir("/");
         let mut child = command.spawn()?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
@@ -106,7 +106,7 @@ impl Process {
         fcntl_setfl(&process.output, OFlags::NONBLOCK)?;
         #[cfg(target_os = "linux")]
         for pipe in [process.input.as_fd(), process.output.as_fd()] {
-            // Only slower where the user has too many of them.
+            // Fails if the user has too many pipes. This one is only slower then.
             let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
         }
         match process.head(Instant::now() + START) {
@@ -119,15 +119,15 @@ impl Process {
         }
     }
 
-    /// Returns `true` if it has seen no image yet.
+    /// Returns `true` if it has received no image yet.
     pub(super) const fn is_fresh(&self) -> bool {
         self.is_fresh
     }
 
-    /// The row of an image, or why it is refused.
+    /// Returns the row of an image, or its refusal.
     ///
     /// # Errors
-    /// If the process gives no answer; it is of no use then.
+    /// If the process gives no answer. It can't be used any more then.
     pub(super) fn row(
         &mut self,
         (settings, frame): (&Settings, Frame),
@@ -164,7 +164,7 @@ impl Process {
 
     /// Kills and reaps it.
     pub(super) fn end(mut self, lost: Lost, time_limit: Duration) -> End {
-        // One that is ending already keeps its status.
+        // A process that is ending already keeps its status.
         let _ = self.child.kill();
         let status = self.child.wait();
         match (lost, status) {
@@ -216,7 +216,7 @@ impl Drop for Process {
     }
 }
 
-/// Waits until a pipe may be used again, where that is why it failed.
+/// Waits until a pipe is ready again, if that is why it failed.
 fn retry(error: &io::Error, pipe: &impl AsFd, ready: PollFlags, deadline: Instant) -> Result<(), Lost> {
     match error.kind() {
         io::ErrorKind::WouldBlock => {}

@@ -2,11 +2,11 @@
 //!
 //! | from | message | content |
 //! |---|---|---|
-//! | decoder | [`Head::Hello`] | once, when it has limited itself |
+//! | decoder | [`Head::Hello`] | once, after it has limited itself |
 //! | worker | [`Request`] | settings, frame and length of an image, then the image |
 //! | decoder | [`Head::Needs`] | bytes that decoding takes, known from the header |
-//! | worker | [`GO`] or [`NO`] | whether they are reserved |
-//! | decoder | [`Head::Row`] or [`Head::Refused`] | the row, or why there is none |
+//! | worker | [`GO`] or [`NO`] | these bytes are reserved, or not |
+//! | decoder | [`Head::Row`] or [`Head::Refused`] | the row, or the refusal |
 
 use super::super::picture::Settings;
 use crate::failure::{Class, Code, Failure};
@@ -14,7 +14,7 @@ use crate::model::frame::{Filter, Fit, Frame};
 
 /// The memory is reserved.
 pub(super) const GO: u8 = 1;
-/// It is not: the image is to be refused.
+/// The memory is not reserved, so the image must be refused.
 pub(super) const NO: u8 = 0;
 
 /// Maximum bytes of a refusal.
@@ -22,20 +22,20 @@ pub(super) const MAX_REFUSAL: u64 = 4096;
 
 const FILTERS: [Filter; 3] = [Filter::Bicubic, Filter::Bilinear, Filter::Lanczos];
 
-/// The codes of refusals.
+/// Codes of refusals.
 const CODES: [Code; 2] = [Code::ImageUndecodable, Code::ImageTooLarge];
 
-/// An image to decode.
+/// Image to decode.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) settings: Settings,
     pub(super) frame: Frame,
-    /// Bytes of the image, which follow.
+    /// Number of bytes of the image, which follow.
     pub(super) length: u64,
 }
 
 impl Request {
-    /// Bytes of a request without the image.
+    /// Number of bytes of a request without the image.
     pub(super) const BYTES: usize = 26;
 
     pub(super) fn to_bytes(&self) -> [u8; Self::BYTES] {
@@ -67,12 +67,12 @@ impl Request {
     }
 }
 
-/// The head of a message of the decoder.
+/// Head of a message of the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Head {
-    /// It takes requests.
+    /// The decoder accepts requests.
     Hello,
-    /// It waits for so many bytes to be reserved.
+    /// The decoder waits for so many bytes to be reserved.
     Needs(u64),
     /// A row of so many bytes follows.
     Row(u64),
@@ -81,7 +81,7 @@ pub(super) enum Head {
 }
 
 impl Head {
-    /// Bytes of a head.
+    /// Number of bytes of a head.
     pub(super) const BYTES: usize = 9;
 
     pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {

@@ -11,7 +11,7 @@ use crate::model::frame::{Filter, Fit};
 const FRAME: Frame = Frame { side: 8, fit: Fit::Pad([255; 3]), filter: Filter::Bicubic };
 const SETTINGS: Settings = Settings { max_pixels: 1_000_000, ignore_orientation: false };
 
-/// A process that says hello and then does this.
+/// A process that sends a hello and then runs this.
 fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("head -c 9 /dev/zero; {script}")]);

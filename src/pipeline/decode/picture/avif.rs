@@ -1,4 +1,4 @@
-//! AVIF, by libavif and dav1d: what Pillow decodes with. No safe binding sets libavif's limits, so its C interface is
+//! AVIF, by libavif and dav1d, with which Pillow decodes too. No safe binding sets libavif's limits, so its C interface is
 //! used here, and nowhere else.
 
 #![expect(unsafe_code, reason = "libavif has no safe binding that sets its limits")]
@@ -28,10 +28,10 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     Ok(Decoded { image: decoder.pixels()?, orientation })
 }
 
-/// Owns libavif's decoder, whose header was read.
+/// Owner of libavif's decoder, whose header was read.
 struct Decoder<'a> {
     decoder: NonNull<sys::avifDecoder>,
-    /// What it reads from: libavif keeps the pointer.
+    /// Input of the decoder: libavif keeps the pointer.
     _bytes: &'a [u8],
 }
 
@@ -46,7 +46,7 @@ impl<'a> Decoder<'a> {
         settings.maxThreads = 1; // There is a thread for every core already.
         settings.imageDimensionLimit = MAX_SIDE;
         settings.imageCountLimit = 1 << 16;
-        // As Pillow: files of older encoders lack what the standard came to require.
+        // As in Pillow, because files of older encoders do not meet later requirements of the standard.
         settings.strictFlags &= !(sys::AVIF_STRICT_PIXI_REQUIRED | sys::AVIF_STRICT_CLAP_VALID);
         // SAFETY: `bytes` outlives the decoder, by the lifetime of `Self`.
         check(unsafe { sys::avifDecoderSetIOMemory(this.decoder.as_ptr(), bytes.as_ptr(), bytes.len()) })?;
@@ -70,7 +70,7 @@ impl<'a> Decoder<'a> {
         unsafe { &*self.decoder.as_ref().image }
     }
 
-    /// The pixels of the image that was decoded.
+    /// Returns the pixels of the decoded image.
     fn pixels(&self) -> Result<DynamicImage, Failure> {
         let image = self.image();
         let (width, height) = (image.width, image.height);
@@ -102,10 +102,10 @@ impl Drop for Decoder<'_> {
     }
 }
 
-/// More than libavif allows for the size limit is refused by it as no limit at all.
+/// Maximum size limit of libavif, which refuses a larger one as no limit at all.
 const LARGEST: u32 = 16_384 * 16_384;
 
-/// The rotation and the mirroring of the container, which go before EXIF.
+/// Rotation and mirroring of the container, which take precedence over EXIF.
 fn orientation(image: &sys::avifImage) -> Orientation {
     let is = |flag: sys::avifTransformFlag| image.transformFlags & flag != 0;
     let turns = if is(sys::AVIF_TRANSFORM_IROT) { image.irot.angle % 4 } else { 0 };

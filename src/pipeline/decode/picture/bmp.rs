@@ -1,5 +1,5 @@
-//! BMP, with or without its file header, read as Pillow and Chromium read it: where a header is wrong, what the pixels must
-//! be is taken from the rest of it.
+//! BMP, with or without its file header, read as Pillow and Chromium read it: if a header is wrong, the layout of the
+//! pixels is taken from the rest of it.
 
 mod header;
 mod run_length;
@@ -12,7 +12,7 @@ use super::{Decoded, Limits, RGB, admit};
 use crate::failure::Failure;
 use header::{Coding, Header, Mask};
 
-/// Bytes of a pixel: RGBA, and the index that run-length coding makes first.
+/// Bytes per pixel: RGBA, and the index that run-length coding makes first.
 const BYTES_PER_PIXEL: u64 = 4 + 1 + RGB;
 
 pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
@@ -35,7 +35,7 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     Ok(Decoded { image: DynamicImage::ImageRgba8(image), orientation: Orientation::NoTransforms })
 }
 
-/// The stored rows, the topmost first.
+/// Stored rows, the topmost first.
 fn rows<'a>(header: &Header, bytes: &'a [u8]) -> Result<impl Iterator<Item = &'a [u8]> + use<'a>, Failure> {
     let (width, height) = (header.width as usize, header.height as usize);
     let used = (width * header.bits).div_ceil(8);
@@ -52,7 +52,7 @@ fn rows<'a>(header: &Header, bytes: &'a [u8]) -> Result<impl Iterator<Item = &'a
     }))
 }
 
-/// The indices of pixels of 1, 2, 4 or 8 bits, one byte each.
+/// Indices of pixels of 1, 2, 4 or 8 bits, one byte each.
 fn unpacked(header: &Header, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
     let (width, bits) = (header.width as usize, header.bits);
     let mut indices = Vec::with_capacity(width * header.height as usize);

@@ -1,15 +1,15 @@
-//! Headers that claim what is not there, as other programs leave them: put right before the decoder reads them, as libwebp and
-//! Pillow do in reading.
+//! Correction of headers that claim missing parts, as other programs leave them, before the decoder reads them. libwebp and
+//! Pillow do the same while they read.
 
 use std::borrow::Cow;
 
-/// Flags of WebP's extended header: a chunk of EXIF, XMP or alpha is announced, or an animation.
+/// Flags of WebP's extended header that announce a chunk of EXIF, XMP or alpha, or an animation.
 const EXIF: u8 = 0x08;
 const XMP: u8 = 0x04;
 const ALPHA: u8 = 0x10;
 const ANIMATION: u8 = 0x02;
 
-/// A WebP whose extended header announces no chunk that is not there.
+/// Returns a WebP whose extended header announces no missing chunk.
 pub(super) fn webp(bytes: &[u8]) -> Cow<'_, [u8]> {
     let (Some(b"VP8X"), Some(&flags)) = (bytes.get(12..16), bytes.get(20)) else { return bytes.into() };
     let has = |kind: &[u8; 4]| chunks(bytes).any(|chunk| chunk == kind);
@@ -19,7 +19,7 @@ pub(super) fn webp(bytes: &[u8]) -> Cow<'_, [u8]> {
             there &= !flag;
         }
     }
-    // Lossless pictures, and the frames of animations, have their alpha elsewhere.
+    // Lossless pictures and the frames of animations store their alpha elsewhere.
     if flags & ALPHA != 0 && flags & ANIMATION == 0 && !has(b"ALPH") && has(b"VP8 ") {
         there &= !ALPHA;
     }
@@ -31,7 +31,7 @@ pub(super) fn webp(bytes: &[u8]) -> Cow<'_, [u8]> {
     bytes.into()
 }
 
-/// The kinds of a WebP's chunks.
+/// Kinds of a WebP's chunks.
 fn chunks(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes.get(12..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -42,7 +42,7 @@ fn chunks(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A GIF whose screen has room for its first frame, and that has a table of colours: greys where it has none.
+/// Returns a GIF whose screen has room for its first frame, and that has a table of colours: greys if it had none.
 pub(super) fn gif(bytes: &[u8]) -> Cow<'_, [u8]> {
     let Some(frame) = first_frame(bytes) else { return bytes.into() };
     let (Some(screen), Some(descriptor)) = (bytes.get(..13), bytes.get(frame..frame + 10)) else { return bytes.into() };

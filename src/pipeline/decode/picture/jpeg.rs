@@ -1,4 +1,4 @@
-//! JPEG, by libjpeg-turbo: what Pillow decodes with, so the pixels are the same.
+//! JPEG, by libjpeg-turbo, with which Pillow decodes too, so the pixels are the same.
 //!
 //! libjpeg makes a picture of whatever is left of a file, grey where data are missing, and only warns. Warnings of missing or
 //! wrong samples refuse the file; those of unusual headers do not.
@@ -13,17 +13,17 @@ use super::{Decoded, Frame, Limits, RGB, check, opaque, orientation, take_room};
 use crate::failure::Failure;
 use libjpeg::{Decoder, Header, Warnings};
 
-/// Scans a progressive JPEG may have; encoders write about ten, and each costs a pass over the whole picture.
+/// Maximum scans of a progressive JPEG. Encoders write about ten, and each costs a pass over the whole picture.
 const MAX_SCANS: u16 = 100;
 
-/// Of a decoded picture, at most: inks have four.
+/// Maximum channels of a decoded picture: inks have four.
 const CHANNELS: u64 = 4;
 
-/// How many pixels of 8 along a side a reduced picture may have. 5, 6 and 7 are left out: their transforms have no SIMD and
+/// Possible sizes of a reduced picture, in eighths of a side. 5, 6 and 7 are left out: their transforms have no SIMD and
 /// take longer than the whole one, by more than resizing then saves.
 const REDUCED: [u8; 4] = [1, 2, 3, 4];
 
-/// Bytes between the last scan and the end marker that are taken for stray ones. A decoder that lost its place in damaged
+/// Maximum bytes between the last scan and the end marker that count as stray. A decoder that lost its place in damaged
 /// data leaves more: of 4,800 files damaged in every way, those that left any left more than 16.
 const MAX_STRAY: u32 = 16;
 
@@ -37,14 +37,14 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     let pixels = u64::from(width) * u64::from(height);
     take_room(pixels * (CHANNELS + RGB) + coefficients, (width, height), limits)?;
     let samples = samples(&mut decoder, bytes, (width, height), header.inks, limits.spare)?;
-    // Inverted whether the file says so or not, as every program has come to write them and Pillow reads them.
+    // Inverted, marked or not: every program has come to write them so, and Pillow reads them so.
     let rgb = if header.inks { opaque::from_cmyk(&samples, |light| 255 - light) } else { samples };
     let image = RgbImage::from_raw(width, height, rgb).expect("sized by the decoder");
     Ok(Decoded { image: DynamicImage::ImageRgb8(image), orientation: orientation(bytes) })
 }
 
-/// How much smaller than stored the picture is decoded: as much as leaves enough for the frame. The transform back from
-/// frequencies then makes fewer pixels of each block of 8 by 8.
+/// Size of the decoded picture in eighths of the stored one: the smallest that is enough for the frame. The transform back
+/// from frequencies then makes fewer pixels of each block of 8 by 8.
 fn eighths(header: &Header, frame: &Frame) -> u8 {
     let side = |length: u32, eighths: u8| {
         u32::try_from((u64::from(length) * u64::from(eighths)).div_ceil(8)).unwrap_or(u32::MAX)
@@ -66,19 +66,19 @@ fn samples(
     if pixels.capacity() < length {
         pixels = vec![0; length];
     }
-    // What is left of an earlier picture is written over, not cleared first.
+    // Overwrites an earlier picture instead of clearing it first.
     pixels.resize(length, 0);
     let warnings = decoder.decode(&mut pixels).map_err(broken)?;
     damage(&warnings, bytes).map_or(Ok(pixels), |damage| Err(broken(damage.unwrap_or_else(|| decoder.message()))))
 }
 
-/// Damage to the samples, if any, and its sign where libjpeg reports none.
+/// Returns damage to the samples, if any, with a description of it if libjpeg reports none.
 #[expect(clippy::option_option, reason = "whether there is damage, and what is known of it")]
 fn damage(warnings: &Warnings, bytes: &[u8]) -> Option<Option<String>> {
     if warnings.damage {
         return Some(None);
     }
-    // Where all samples came before the file ended, only its end marker is missing.
+    // If all samples came before the file ended, only its end marker is missing.
     if warnings.no_end && (!warnings.complete || is_lossless(bytes)) {
         return Some(Some("it ends before its image data do".to_owned()));
     }
@@ -99,7 +99,7 @@ fn broken(error: impl std::fmt::Display) -> Failure {
     Format::Jpeg.broken(error)
 }
 
-/// What the metadata before the first scan say.
+/// Orientation from the metadata before the first scan.
 fn orientation(bytes: &[u8]) -> Orientation {
     let first = |route: &[u8]| {
         segments(bytes).find_map(|(marker, data)| (marker == 0xe1).then(|| data.strip_prefix(route)).flatten())
@@ -107,7 +107,7 @@ fn orientation(bytes: &[u8]) -> Orientation {
     orientation::stated(first(b"Exif\0\0"), first(b"http://ns.adobe.com/xap/1.0/\0"))
 }
 
-/// The marker segments before the first scan: marker and content of each.
+/// Marker segments before the first scan: marker and content of each.
 fn segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = bytes.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {

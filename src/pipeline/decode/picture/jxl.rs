@@ -1,4 +1,4 @@
-//! JPEG XL, by `jxl-oxide`. How a picture is turned is part of its coded form and always applied; EXIF is not asked.
+//! JPEG XL, by `jxl-oxide`. A picture's orientation is part of its coded form and always applied, so EXIF is ignored.
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayAlphaImage, GrayImage, RgbImage, RgbaImage};
@@ -14,7 +14,7 @@ const HEAD: usize = 64 << 10;
 /// Memory before the size is known, for tables.
 const TABLES: usize = 64 << 20;
 
-/// Memory for each pixel: all is computed in floating point, in a few layers.
+/// Memory per pixel: everything is computed in floating point, in a few layers.
 const BYTES_PER_PIXEL: u64 = 64;
 
 pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {
@@ -25,7 +25,7 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     let more = u64::from(width) * u64::from(height) * BYTES_PER_PIXEL;
     memory.expand_limit(usize::try_from(more).unwrap_or(usize::MAX));
     image.feed_bytes(rest).map_err(broken)?;
-    // What is there of a frame can be rendered too.
+    // An incomplete frame could be rendered too.
     if image.num_loaded_keyframes() == 0 {
         return Err(broken("it ends before its image does"));
     }
@@ -35,9 +35,9 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     Ok(Decoded { image: pixels(&image)?, orientation: Orientation::NoTransforms })
 }
 
-/// The image as far as its header, and what follows.
+/// Reads the image as far as its header. Returns the remaining bytes too.
 fn header(bytes: &[u8], memory: AllocTracker) -> Result<(JxlImage, &[u8]), Failure> {
-    // On this thread alone: there is one for every core already.
+    // On this thread alone, because there is one for every core already.
     let mut started = JxlImage::builder().pool(JxlThreadPool::none()).alloc_tracker(memory).build_uninit();
     let (mut fed, mut upto) = (0, 0);
     while upto < bytes.len() {

@@ -1,9 +1,9 @@
-//! From whatever samples a file has to 8-bit RGB, as Pillow converts: 16-bit samples keep their high byte, and
-//! transparency is composited on white as `alpha_composite` rounds it.
+//! Conversion of any samples to 8-bit RGB, as Pillow converts: 16-bit samples keep their high byte, and transparency is
+//! composited on white as `alpha_composite` rounds it.
 
 use image::{DynamicImage, RgbImage};
 
-/// The image on a white ground.
+/// Composites the image on white.
 pub(super) fn on_white(image: DynamicImage) -> RgbImage {
     let (width, height) = (image.width(), image.height());
     let rgb = match image {
@@ -19,14 +19,14 @@ pub(super) fn on_white(image: DynamicImage) -> RgbImage {
         DynamicImage::ImageRgba16(image) => {
             flatten(image.as_raw(), |&[r, g, b, alpha]| over_white([r, g, b].map(high), high(alpha)))
         }
-        // Of the kinds that remain, floating point; their values are rounded by `image`.
+        // The remaining kinds are floating point; `image` rounds their values.
         other => flatten(other.into_rgba8().as_raw(), |&[r, g, b, alpha]| over_white([r, g, b], alpha)),
     };
     RgbImage::from_raw(width, height, rgb).expect("three bytes for every pixel")
 }
 
-/// RGB of CMYK as Pillow computes it. JPEG stores how much light an ink leaves, TIFF how much ink there is: `ink` tells
-/// the ink of a sample.
+/// RGB of CMYK as Pillow computes it. JPEG stores the light that an ink leaves, TIFF the amount of ink: `ink` returns the
+/// ink of a sample.
 pub(super) fn from_cmyk(cmyk: &[u8], ink: impl Fn(u8) -> u8) -> Vec<u8> {
     flatten(cmyk, |inks: &[u8; 4]| of_inks(inks.map(&ink)))
 }
@@ -47,7 +47,7 @@ fn over_white(rgb: [u8; 3], alpha: u8) -> [u8; 3] {
     rgb.map(|colour| clamp(div255(u32::from(colour) * alpha + 255 * (255 - alpha))))
 }
 
-/// Divided by 255 and rounded, for products of two bytes.
+/// Divides by 255 and rounds, for products of two bytes.
 const fn div255(product: u32) -> u32 {
     let rounded = product + 128;
     (rounded + (rounded >> 8)) >> 8

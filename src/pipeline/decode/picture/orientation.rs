@@ -1,17 +1,17 @@
-//! Which way up a picture is: the EXIF orientation, else the one that XMP states, as Pillow reads them.
+//! Orientation of a picture, from EXIF, otherwise from XMP, as Pillow reads them.
 
 use image::metadata::Orientation;
 
-/// The attribute and element of XMP that state it.
+/// Name of the XMP attribute or element.
 const XMP_NAME: &[u8] = b"tiff:Orientation";
 
-/// The orientation that a file's metadata state, if any: an EXIF block with or without its `Exif` route, XMP as text.
+/// Orientation in a file's metadata, if any: an EXIF block with or without its `Exif` prefix, or XMP as text.
 pub(super) fn stated(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     let exif = exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)));
     exif.or_else(|| xmp.and_then(of_xmp)).unwrap_or(Orientation::NoTransforms)
 }
 
-/// Of `tiff:Orientation="6"` or `<tiff:Orientation>6<`.
+/// Orientation from `tiff:Orientation="6"` or `<tiff:Orientation>6<`.
 fn of_xmp(xmp: &[u8]) -> Option<Orientation> {
     let at = xmp.windows(XMP_NAME.len()).position(|window| window == XMP_NAME)?;
     let ([b'=', b'"' | b'\'', value, ..] | [b'>', value, ..]) = &xmp[at + XMP_NAME.len()..] else { return None };

@@ -1,5 +1,5 @@
-//! TIFF. The `tiff` crate unpacks samples; what colours they are is told here, for it knows neither palettes nor planes of
-//! tiles. It is given the first directory written anew, as one of grey pixels of so many samples.
+//! TIFF. The `tiff` crate unpacks samples, but supports neither palettes nor planes of tiles, so their colours are
+//! interpreted here. The crate reads the first directory rewritten, as one of grey pixels of so many samples.
 
 mod directory;
 mod kind;
@@ -26,7 +26,7 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     }
     let size = (kind.width, kind.height);
     let pixels = check(Format::Tiff, size, limits)?;
-    // As stored, as bytes, as RGBA, and opaque; and the file with another directory.
+    // Pixels as stored, as bytes, as RGBA and opaque, and the file with another directory.
     let each = (kind.samples as u64 * kind.bits).div_ceil(8) + kind.samples as u64 + 4 + RGB;
     take_room(pixels * each + 2 * bytes.len() as u64, size, limits)?;
     let stored = if kind.planar { planes(&directory, &kind, bytes)? } else { chunky(&directory, &kind, bytes)? };
@@ -42,7 +42,7 @@ pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, F
     Ok(Decoded { image, orientation: turned(&directory) })
 }
 
-/// Returns `true` if every strip and tile ends within the file: behind it a directory is appended, which is no pixels.
+/// Returns `true` if every strip and tile ends within the file. Behind it a directory is appended, which is not pixels.
 fn has_all_pixels(directory: &Directory<'_>, length: u64) -> bool {
     let ends_within = |(at, bytes): (u64, u64)| at.checked_add(bytes).is_some_and(|end| end <= length);
     [(kind::STRIP_OFFSETS, kind::STRIP_LENGTHS), (kind::TILE_OFFSETS, kind::TILE_LENGTHS)].into_iter().all(
@@ -50,14 +50,14 @@ fn has_all_pixels(directory: &Directory<'_>, length: u64) -> bool {
     )
 }
 
-/// The samples of all pixels, eight bits each.
+/// Samples of all pixels, eight bits each.
 fn chunky(directory: &Directory<'_>, kind: &Kind, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
     let mut file = prepared(directory, bytes);
     grey(directory, directory, kind, kind.samples).append_to(&mut file);
     read(&file, kind, kind.samples)
 }
 
-/// As [`chunky`], of a picture whose samples are stored apart.
+/// As [`chunky`], for a picture whose samples are stored apart.
 fn planes(directory: &Directory<'_>, kind: &Kind, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
     let file = prepared(directory, bytes);
     let pixels = kind.width as usize * kind.height as usize;
@@ -82,7 +82,7 @@ fn planes(directory: &Directory<'_>, kind: &Kind, bytes: &[u8]) -> Result<Vec<u8
     Ok(all)
 }
 
-/// The file with all bits in the usual order.
+/// Returns the file with all bits in the usual order.
 fn prepared(directory: &Directory<'_>, bytes: &[u8]) -> Vec<u8> {
     let mut file = bytes.to_vec();
     if directory.number(kind::FILL_ORDER) == Some(2) && directory.number(kind::COMPRESSION) != Some(7) {
@@ -104,7 +104,7 @@ fn prepared(directory: &Directory<'_>, bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The directory of a picture of grey pixels with so many samples, which the decoder unpacks and leaves as they are.
+/// Directory of a picture of grey pixels with so many samples, which the decoder unpacks and leaves as they are.
 fn grey<'a>(chunks: &Directory<'_>, directory: &Directory<'a>, kind: &Kind, samples: usize) -> Directory<'a> {
     let mut grey =
         directory.only(&[kind::WIDTH, kind::HEIGHT, kind::COMPRESSION, kind::ROWS_PER_STRIP, 317, 322, 323, 347]);

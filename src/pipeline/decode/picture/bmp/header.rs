@@ -1,19 +1,19 @@
-//! Headers of BMP: of Windows and OS/2, of every length, and what is made of values that can't be.
+//! Headers of BMP, of Windows and OS/2, of every length, and the treatment of impossible values.
 
 use super::super::format::{BMP_CORE as CORE, BMP_HEADERS as LENGTHS};
 
 /// Length of the file header.
 const FILE: usize = 14;
 
-/// More entries of a palette than a byte can name are not kept.
+/// Maximum entries kept of a palette, as many as a byte can name.
 const MAX_COLOURS: usize = 256;
 
-/// Facts known before the pixels.
+/// Properties known before the pixels.
 pub(super) struct Header {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) top_down: bool,
-    /// Of a pixel.
+    /// Bits per pixel.
     pub(super) bits: usize,
     pub(super) coding: Coding,
     /// RGB.
@@ -22,7 +22,7 @@ pub(super) struct Header {
     pub(super) start: usize,
 }
 
-/// How pixels are stored.
+/// Storage format of pixels.
 pub(super) enum Coding {
     /// Indices of the palette, packed.
     Indices,
@@ -32,12 +32,12 @@ pub(super) enum Coding {
     Masks([Mask; 4]),
 }
 
-/// Bits of a pixel that are one sample.
+/// Bits of a pixel that form one sample.
 #[derive(Clone, Copy)]
 pub(super) struct Mask(u32);
 
 impl Mask {
-    /// The sample of a pixel, widened or cut to eight bits; `none` where there is no such sample.
+    /// Returns the sample of a pixel, widened or cut to eight bits, or `none` if there is no such sample.
     pub(super) fn sample(self, pixel: u32, none: u8) -> u8 {
         if self.0 == 0 {
             return none;
@@ -89,7 +89,7 @@ impl Header {
         Ok(this)
     }
 
-    /// Reads the palette, and finds where pixels begin whose offset is none or lies in the headers.
+    /// Reads the palette, and finds the start of pixels whose offset is missing or lies in the headers.
     fn read_palette(&mut self, bytes: &[u8], headers_end: usize, size: usize, colours: usize) {
         let colours = match (self.bits, colours) {
             (9.., colours) => colours, // For screens of few colours.
@@ -109,7 +109,7 @@ impl Header {
     }
 }
 
-/// How pixels are stored; `mask` reads the mask of a sample.
+/// Returns the storage format of pixels. `mask` reads the mask of a sample.
 fn coding(
     compression: u32,
     bits: u16,

@@ -1,6 +1,6 @@
-//! Run-length coding of BMP. Pixels that no run names have the palette's first colour.
+//! Run-length coding of BMP. Pixels outside all runs have the palette's first colour.
 
-/// The indices of all pixels, rows in the order they are stored in; `None` where the data end before the image does.
+/// Returns the indices of all pixels, rows as stored, or `None` if the data end before the image does.
 pub(super) fn decode(data: &[u8], nibbles: bool, width: usize, height: usize) -> Option<Vec<u8>> {
     let mut canvas = Canvas { indices: vec![0; width * height], width, x: 0, y: 0, height };
     let mut data = data;
@@ -46,7 +46,7 @@ struct Canvas {
     width: usize,
     height: usize,
     x: usize,
-    /// Rows as they are stored.
+    /// Row, in the order of storage.
     y: usize,
 }
 
@@ -55,7 +55,7 @@ impl Canvas {
         self.y >= self.height || (self.y + 1 == self.height && self.x >= self.width)
     }
 
-    /// What does not fit the row is dropped.
+    /// Writes values. Those that do not fit the row are dropped.
     fn put(&mut self, values: impl Iterator<Item = u8>) {
         let row = self.y * self.width;
         for value in values {

@@ -1,4 +1,4 @@
-//! libjpeg, by the C functions in `libjpeg.c`: its own error manager tells warnings apart by their codes.
+//! libjpeg, by the C functions in `libjpeg.c`, whose own error manager distinguishes warnings by their codes.
 
 #![expect(unsafe_code, reason = "libjpeg is a C library, and no safe binding reports the codes of its warnings")]
 
@@ -50,14 +50,14 @@ unsafe extern "C" {
     fn tagmill_jpeg_close(decoder: *mut Opaque);
 }
 
-/// A decoder of one file.
+/// Decoder of one file.
 pub(super) struct Decoder<'a> {
     decoder: NonNull<Opaque>,
     _bytes: PhantomData<&'a [u8]>,
 }
 
 impl<'a> Decoder<'a> {
-    /// Of these bytes; a file of more scans is refused.
+    /// Creates a decoder of these bytes. It refuses a file of more scans.
     pub(super) fn new(bytes: &'a [u8], max_scans: u16) -> Result<Self, String> {
         // SAFETY: `bytes` outlives the decoder, by the lifetime of `Self`.
         let decoder = unsafe { tagmill_jpeg_open(bytes.as_ptr(), bytes.len(), c_int::from(max_scans)) };
@@ -68,7 +68,7 @@ impl<'a> Decoder<'a> {
     /// Reads up to the first scan.
     pub(super) fn header(&mut self) -> Result<Header, String> {
         let mut header = Header::default();
-        // SAFETY: the decoder lives, and `header` is as large as the C side takes it for.
+        // SAFETY: the decoder lives, and `header` is as large as the C side assumes.
         let read = unsafe { tagmill_jpeg_read_header(self.decoder.as_ptr(), &raw mut header) };
         if read { Ok(header) } else { Err(self.message()) }
     }
@@ -92,7 +92,7 @@ impl<'a> Decoder<'a> {
         if decoded { Ok(warnings) } else { Err(self.message()) }
     }
 
-    /// The fatal error, or the first warning of damage.
+    /// Returns the fatal error, or the first warning of damage.
     pub(super) fn message(&self) -> String {
         // SAFETY: a text that ends in zero, inside the decoder.
         let message = unsafe { CStr::from_ptr(tagmill_jpeg_message(self.decoder.as_ptr())) };

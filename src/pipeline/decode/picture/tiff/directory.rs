@@ -1,15 +1,15 @@
-//! The first directory of a TIFF: read without a decoder, and written anew with other values for the decoder to read.
+//! First directory of a TIFF: read without a decoder, and rewritten with other values for the decoder to read.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Bytes of a value by its type's number; 0 where there is no such type.
+/// Bytes of a value by its type's number; 0 if there is no such type.
 const SIZES: [usize; 19] = [0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8];
 
-/// Numbers that are read of a field: more than a picture within the limits has strips.
+/// Maximum numbers read of a field, more than the strips of a picture within the limits.
 const MOST: usize = 1 << 22;
 
-/// Bytes of a field that is copied, such as JPEG's tables.
+/// Maximum bytes of a field that is copied, such as JPEG's tables.
 const LONGEST: usize = 1 << 16;
 
 const ASCII: u64 = 2;
@@ -17,7 +17,7 @@ pub(super) const SHORT: u16 = 3;
 pub(super) const LONG: u16 = 4;
 const LONG8: u16 = 16;
 
-/// The fields of one picture.
+/// Fields of one picture.
 pub(super) struct Directory<'a> {
     big: bool,
     little: bool,
@@ -28,12 +28,12 @@ pub(super) struct Directory<'a> {
 #[derive(Clone)]
 struct Field<'a> {
     kind: u16,
-    /// Of a file, not a copy: hundreds of fields could claim all of it.
+    /// Borrowed from the file, not copied, because hundreds of fields could claim all of it.
     bytes: Cow<'a, [u8]>,
 }
 
 impl<'a> Directory<'a> {
-    /// The first one of a file; `None` where it is cut or no TIFF has such.
+    /// Reads the first directory of a file. Returns `None` if it is cut or invalid.
     pub(super) fn first(file: &'a [u8]) -> Option<Self> {
         let little = file.starts_with(b"II");
         let version = number(file.get(2..4)?, little);
@@ -49,7 +49,7 @@ impl<'a> Directory<'a> {
             let entry = file.get(start..start.checked_add(length)?)?;
             match this.field(file, entry) {
                 Some((tag, field)) => drop(this.fields.entry(tag).or_insert(field)),
-                // Its default would give other pixels.
+                // The field's default would give other pixels.
                 None if this.shapes_pixels(entry) => return None,
                 None => {}
             }
@@ -61,14 +61,15 @@ impl<'a> Directory<'a> {
         if self.big { 8 } else { 4 }
     }
 
-    /// Whether the pixels depend on a field: on most up to JPEG's and YCbCr's, but not on resolutions, positions and texts.
+    /// Returns `true` if pixels depend on a field, as on most up to JPEG's and YCbCr's, but not on resolutions, positions
+    /// and texts.
     fn shapes_pixels(&self, entry: &[u8]) -> bool {
         const RATIONAL_PLACES: [u64; 4] = [282, 283, 286, 287];
         let (tag, kind) = (number(&entry[..2], self.little), number(&entry[2..4], self.little));
         (256..=532).contains(&tag) && kind != ASCII && !RATIONAL_PLACES.contains(&tag)
     }
 
-    /// A field that is all there.
+    /// Reads a field, if it is complete.
     fn field(&self, file: &'a [u8], entry: &'a [u8]) -> Option<(u16, Field<'a>)> {
         let width = self.width();
         let short = |at: usize| u16::try_from(number(&entry[at..at + 2], self.little)).unwrap_or(0);
@@ -85,7 +86,7 @@ impl<'a> Directory<'a> {
         Some((tag, Field { kind, bytes: bytes.into() }))
     }
 
-    /// The whole numbers of a field; none where it is not there.
+    /// Whole numbers of a field; none if it is missing.
     pub(super) fn numbers(&self, tag: u16) -> Vec<u64> {
         let Some(field) = self.fields.get(&tag) else { return Vec::new() };
         let size = SIZES.get(usize::from(field.kind)).copied().unwrap_or(1).max(1);
@@ -96,7 +97,7 @@ impl<'a> Directory<'a> {
         self.numbers(tag).first().copied()
     }
 
-    /// The bytes of a field.
+    /// Bytes of a field.
     pub(super) fn bytes(&self, tag: u16) -> Option<&[u8]> {
         self.fields.get(&tag).map(|field| &*field.bytes)
     }
@@ -109,7 +110,7 @@ impl<'a> Directory<'a> {
         self.fields.insert(tag, Field { kind, bytes });
     }
 
-    /// One with these fields alone, unless they are longer than any is.
+    /// Returns a directory of these fields alone, without those that are too long to copy.
     pub(super) fn only(&self, tags: &[u16]) -> Self {
         let short = |field: &&Field<'_>| field.bytes.len() <= LONGEST;
         let fields = tags.iter().filter_map(|tag| Some((*tag, self.fields.get(tag).filter(short)?.clone())));
