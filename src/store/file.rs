@@ -49,8 +49,8 @@ pub(crate) fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::new(code, format!("`{}` can't be read: {error}", path.display()))
 }
 
-/// Reads a whole file of at most `limit` bytes, after it has reserved memory for it. The file may be outside the stores: a
-/// user who may read it has named it.
+/// Reads a whole file of at most `limit` bytes, after it has reserved memory for it. The file may be outside the stores,
+/// because a user who may read it has named it.
 ///
 /// # Errors
 /// `image_not_found`, `image_too_large` (before anything is read), `storage_denied` or `storage_unavailable`.

@@ -91,7 +91,7 @@ fn object_path(key: &str) -> Option<Path> {
     if plain { Path::parse(key).ok() } else { None }
 }
 
-/// Refuses a key of a configured bucket that may be there but that the client can't ask for, such as `a//b.jpg`.
+/// Refuses a key of a configured bucket that may exist but that the client can't request, such as `a//b.jpg`.
 fn unaddressable(image: &str, stores: &[Store]) -> Option<Failure> {
     let (bucket, key) = image.strip_prefix("s3://")?.split_once('/')?;
     let is_ours = |store: &Store| match &store.place {

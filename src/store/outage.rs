@@ -297,7 +297,7 @@ impl Store {
         }
     }
 
-    /// Probes the store until it answers, and forgets earlier failures.
+    /// Probes the store until it answers, and then clears earlier failures.
     async fn recover(self) {
         let mut tries = 0;
         loop {

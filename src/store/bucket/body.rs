@@ -1,5 +1,5 @@
 //! Reads the body of an object. The time limit is on silence, not on length: a body that is cut is resumed where it ended,
-//! if the object has not changed; one that arrives too slowly is given up.
+//! if the object has not changed; one that arrives too slowly fails.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// Body of this answer.
+    /// Creates the body of this answer.
     pub(super) const fn new(bucket: &'a Bucket, path: &'a Path, object: GetResult) -> Self {
         Self { bucket, path, object }
     }

@@ -19,25 +19,25 @@ use crate::failure::{Code, Failure};
 /// Attempts at a page of a list.
 const ATTEMPTS: u64 = 3;
 
-/// Delays between them.
+/// Delays between attempts.
 const RETRY: Backoff = Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(2));
 
-/// An object of a bucket.
+/// Object of a bucket.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
-    /// Its key, as the server has it.
+    /// Key, as the server returns it.
     pub key: String,
-    /// The key as a path; `None` for one that no job can name, such as `a//b.jpg`.
+    /// Key as a path; `None` for a key that no job can name, such as `a//b.jpg`.
     pub path: Option<Path>,
-    /// Its key below the bucket's prefix.
+    /// Key below the bucket's prefix.
     pub name: String,
     /// Size in bytes.
     pub size: u64,
-    /// Changes with its content.
+    /// Version, which changes with the content.
     pub version: String,
 }
 
-/// A page of a list.
+/// Page of a list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Page {
@@ -65,11 +65,11 @@ impl Bucket {
         self.listing(None).try_collect().await
     }
 
-    /// The same as it is listed, a page at a time, in the server's order, which should be that of keys; only what comes after
-    /// the key `after`, if that is given. Markers of folders, which are empty objects whose key ends with a slash, are skipped.
+    /// Lists the same objects a page at a time, in the server's order, which should be that of keys. Starts after the key
+    /// `after`, if given. Skips markers of folders, which are empty objects whose key ends with a slash.
     ///
     /// # Errors
-    /// `storage_denied` or `storage_unavailable`, once, and then no more comes.
+    /// `storage_denied` or `storage_unavailable`, once, as the last item.
     pub(crate) fn listing(&self, after: Option<&str>) -> impl Stream<Item = Result<Listed, Failure>> + Send + '_ {
         let first = Some((after.map(str::to_owned), None::<String>));
         let pages = stream::try_unfold(first, move |next| async move {
@@ -136,10 +136,10 @@ impl Bucket {
         format!("s3://{}/{path}", self.name)
     }
 
-    /// Writes an object to a file, which must not be there.
+    /// Writes an object to a file, which must not exist.
     ///
     /// # Errors
-    /// As for reading; and `storage_unavailable` if the file can't be written or the object has another size than listed.
+    /// As for reading; `storage_unavailable` also if the file can't be written or the object has another size than listed.
     pub(crate) async fn copy_to(&self, object: &Listed, file: &FilePath) -> Result<(), Failure> {
         let Listed { path: Some(path), size, .. } = object else {
             return Err(unavailable(&Path::default(), self, &format_args!("no path names the key `{}`", object.key)));
@@ -164,7 +164,7 @@ impl Bucket {
     }
 }
 
-/// A key of a list that is percent-encoded, with a plus for a space.
+/// Decodes a percent-encoded key of a list, with a plus for a space.
 fn decoded(key: &str) -> Option<String> {
     let key = key.replace('+', " ");
     percent_decode_str(&key).decode_utf8().ok().map(std::borrow::Cow::into_owned)

@@ -1,4 +1,4 @@
-//! Probe of a bucket: is it there, and does it accept our credentials?
+//! Probe of a bucket: its existence, and access with our credentials.
 
 use std::sync::atomic::Ordering;
 
@@ -10,9 +10,9 @@ use super::requests::Refused;
 use crate::failure::{Code, Failure};
 
 impl Bucket {
-    /// Probes the bucket: by its head, else by its list below the prefix, since policies and servers differ in what they allow.
-    /// Where a policy forbids both from the start, objects may be readable all the same, which only reading them shows: the
-    /// probe succeeds then, with a warning.
+    /// Probes the bucket by its head, otherwise by its list below the prefix, because policies and servers differ in what
+    /// they allow. If a policy forbids both from the start, objects may still be readable, which only reading them shows:
+    /// the probe then succeeds with a warning.
     ///
     /// # Errors
     /// `image_not_found` if the bucket does not exist, `storage_denied` or `storage_unavailable`.
@@ -23,7 +23,7 @@ impl Bucket {
                 return Ok(());
             }
             Err(Refused { failure, .. }) if failure.code != Code::StorageDenied => return Err(failure),
-            // The answer to a list says more: a head has no body.
+            // The answer to a list has more details, because a head has no body.
             Err(_) => {}
         }
         let prefix = self.list_prefix();
@@ -47,7 +47,7 @@ impl Bucket {
         }
     }
 
-    /// The prefix as a list takes it: with a slash at its end, so that `a` does not list `ab/`.
+    /// Prefix for a list, with a slash at its end, so that `a` does not list `ab/`.
     pub(super) fn list_prefix(&self) -> String {
         let prefix = Path::as_ref(&self.prefix);
         if prefix.is_empty() { String::new() } else { format!("{prefix}/") }

@@ -1,5 +1,5 @@
-//! Requests on a bucket itself, beside the object store crate, which normalises keys and hides statuses: it signs them, and
-//! they are sent from here. No redirect is followed, so that no credential leaves for another server.
+//! Requests on a bucket itself. They are sent from here, because the object store crate normalises keys and hides statuses;
+//! it only signs them. No redirect is followed, so that no credential goes to another server.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -21,21 +21,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Clocks that differ by more make servers refuse signatures: 15 minutes, by S3's own rule.
+/// Difference of clocks, in seconds, above which servers refuse signatures: 15 minutes, by S3's own rule.
 const SKEW: i64 = 15 * 60;
 
 /// Sends signed requests on one bucket.
 #[derive(Clone)]
 pub(super) struct Requests {
     http: reqwest::Client,
-    /// Of the bucket.
+    /// URL of the bucket.
     url: Url,
     region: String,
     /// `None` for a bucket that is read without credentials.
     signer: Option<Arc<AmazonS3>>,
 }
 
-/// A bucket's refusal.
+/// Refusal of a bucket.
 pub(super) struct Refused {
     pub(super) failure: Failure,
     /// `true` if the server accepts the credentials, and their policy forbids the request.
@@ -48,7 +48,7 @@ impl From<Failure> for Refused {
     }
 }
 
-/// The body of an S3 error.
+/// Body of an S3 error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct ErrorBody {
@@ -56,7 +56,7 @@ struct ErrorBody {
 }
 
 impl Requests {
-    /// Of the bucket that the builder names, which `signer` was built from.
+    /// Creates requests on the bucket that the builder names. `signer` must be built from it.
     pub(super) fn new(builder: &AmazonS3Builder, signer: Arc<AmazonS3>) -> Result<Self, String> {
         let value = |key: Key| builder.get_config_value(&key).unwrap_or_default();
         let region = Some(value(Key::Region)).filter(|region| !region.is_empty());
@@ -126,7 +126,7 @@ impl Requests {
         let failure = match status {
             StatusCode::NOT_FOUND => not_found(&itself, bucket),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => unavailable(&itself, bucket, &said),
-            // Moved permanently and bad request are what a wrong region looks like.
+            // A wrong region is answered with moved permanently or bad request.
             status if status.is_redirection() || status.is_client_error() => denied(&itself, bucket, &said),
             _ => unavailable(&itself, bucket, &said),
         };
@@ -134,7 +134,7 @@ impl Requests {
     }
 }
 
-/// The bucket's address.
+/// URL of the bucket.
 fn url(builder: &AmazonS3Builder, region: &str) -> Result<Url, String> {
     let value = |key: Key| builder.get_config_value(&key).filter(|value| !value.is_empty());
     let bucket = value(Key::Bucket).unwrap_or_default();
@@ -158,7 +158,7 @@ fn skew(date: &str) -> Option<i64> {
     Some(seconds(std::time::SystemTime::now())? - seconds(server)?)
 }
 
-/// Signing fails where there is nothing to sign with: then the machine's own credentials are asked for, which few have.
+/// Error of signing without configured credentials. The machine's own are requested then, which few have.
 fn no_credentials(error: &object_store::Error) -> String {
     format!("no credentials can be had (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else the machine's own): {error}")
 }

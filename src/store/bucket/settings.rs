@@ -10,7 +10,7 @@ use url::{Host, Url};
 use super::body::SILENCE;
 use crate::store::InvalidStore;
 
-/// Settings for a bucket whose client tries again for so long after an error.
+/// Settings for a bucket whose client retries for up to `retry_timeout` after an error.
 ///
 /// # Errors
 /// If a variable is wrong.
@@ -43,14 +43,15 @@ pub(super) fn builder(bucket: &str, retry_timeout: Duration) -> Result<AmazonS3B
     };
     let client = ClientOptions::new()
         .with_connect_timeout(Duration::from_secs(5))
-        // A read that stands still is given up; one that moves has time.
+        // A read that stands still fails; one that moves has time.
         .with_read_timeout(SILENCE)
         .with_timeout_disabled()
         .with_allow_http(allowed);
     Ok(builder.with_retry(retry).with_client_options(client))
 }
 
-/// The builder's own reading of the environment takes an empty variable for a value; it is unset, as in AWS's own tools.
+/// Reads the environment. The builder's own reading takes an empty variable for a value; here it is unset, as in AWS's own
+/// tools.
 fn environment() -> AmazonS3Builder {
     env::vars_os().fold(AmazonS3Builder::new(), |builder, (name, value)| {
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { return builder };
@@ -61,8 +62,8 @@ fn environment() -> AmazonS3Builder {
     })
 }
 
-/// The endpoint of a bucket in the virtual-hosted style, with the bucket's name in front. Without it the first part of a key
-/// would name the bucket: another one.
+/// Endpoint of a bucket in the virtual-hosted style, with the bucket's name in front. Without it, the first part of a key
+/// would name another bucket.
 fn of_bucket(mut endpoint: Url, bucket: &str) -> Result<String, InvalidStore> {
     let Some(Host::Domain(host)) = endpoint.host() else { return Err(InvalidStore::VirtualHosted) };
     let in_front = format!("{bucket}.");
