@@ -1,6 +1,6 @@
 //! Everything fails at once, and nothing is lost: workers are killed and stopped, the server is killed and restarted, the
 //! store goes away, objects trickle, and bad jobs are mixed in with good ones, some of which end the worker that decodes
-//! them. An oracle that knows every accepted job checks the end.
+//! them. At the end, every accepted job is compared with its expected outcome.
 //!
 //! The order of events follows from a seed (`CHAOS_SEED`, to try others).
 
@@ -22,10 +22,10 @@ use crate::support::worker::Worker;
 const JOBS: usize = 1200;
 const LENGTH: Duration = Duration::from_secs(30);
 
-/// What must become of a job: a result, or a dead letter with this code.
+/// Expected outcome of a job: a result, or a dead letter with this code.
 type Expected = Option<&'static str>;
 
-/// The jobs, by id, with what must become of each.
+/// Jobs by id, with the expected outcome of each.
 fn jobs() -> HashMap<String, (String, Expected)> {
     let image = |id: &str, image: &str| json!({ "id": id, "image": image }).to_string();
     let job = |number: usize| {
@@ -46,7 +46,7 @@ fn jobs() -> HashMap<String, (String, Expected)> {
     (0..JOBS).map(job).collect()
 }
 
-/// Three workers, started again when they end, as a supervisor would.
+/// Three workers, started again when they end, as by a supervisor.
 struct Fleet {
     workers: Vec<Worker>,
     environment: Vec<(&'static str, String)>,
@@ -69,12 +69,12 @@ impl Fleet {
     }
 }
 
-/// Publishes every job until the server has it, spread over most of the test.
+/// Publishes every job until the server confirms it, spread over most of the test.
 async fn publish(client: Arc<Client>, jobs: Vec<(String, String)>) {
     let pause = LENGTH.mul_f64(0.8) / u32::try_from(jobs.len()).expect("a few");
     for (id, payload) in jobs {
         let mut headers = HeaderMap::new();
-        // The message id makes a second try of the same job none, the other names it.
+        // The message id makes a second try of the same job a duplicate. The other header names the job.
         headers.insert("Nats-Msg-Id", id.as_str());
         headers.insert("Tagmill-Id", id.as_str());
         while !client.try_publish("tagmill.jobs", headers.clone(), payload.clone()).await {}
@@ -141,15 +141,15 @@ async fn whatever_fails_every_job_ends_once() {
     judge(&client, &jobs, seed).await;
 }
 
-/// None lost, none both tagged and dead, none twice, the right code on each dead letter.
+/// Checks that no job is lost, both tagged and dead, or answered twice, and that each dead letter has the right code.
 async fn judge(client: &Client, jobs: &HashMap<String, (String, Expected)>, seed: u64) {
     let (results, letters) = (client.count("TAGMILL_RESULTS").await, client.count("TAGMILL_DEAD").await);
     let results = client.results(usize::try_from(results).expect("a few")).await;
     let letters = client.dead(usize::try_from(letters).expect("a few")).await;
     let tagged: HashSet<&str> = results.iter().map(Answer::id).collect();
     let dead: HashMap<&str, &str> = letters.iter().map(|letter| (letter.id(), letter.code())).collect();
-    // By the job's place in the queue, not its id: a server killed before it confirmed a job may take it a second time, for
-    // it forgets the ids of jobs that are done.
+    // By the job's place in the queue, not its id: a server killed before it confirmed a job may accept it a second time,
+    // because it forgets the ids of finished jobs.
     let answers = || results.iter().chain(&letters);
     let jobs_answered: HashSet<_> = answers().map(Answer::message_id).collect();
     assert_eq!(jobs_answered.len(), answers().count(), "a job has two answers (seed {seed})");

@@ -29,7 +29,7 @@ async fn a_result_that_is_not_confirmed_is_published_until_it_is() {
     client.queue_is_empty().await;
 }
 
-/// A server whose workers may not acknowledge, as where acknowledgements are lost.
+/// Users of a server. Without `acknowledge`, the worker's acknowledgements are refused, as if they were lost.
 fn users(acknowledge: bool) -> String {
     let lost = if acknowledge { "" } else { r#", permissions: { publish: { deny: ["$JS.ACK.>"] } }"# };
     format!("authorization {{ users: [{{ user: test, password: test }}, {{ user: worker, password: secret{lost} }}] }}")
@@ -47,7 +47,7 @@ async fn lost_acknowledgements_make_no_second_answer() {
     for number in 0..8 {
         client.submit(&number.to_string(), "sunset.jpg").await;
     }
-    // Retried, which is one more word that is lost, and then a dead letter.
+    // Retried, so that one more acknowledgement is lost, and then a dead letter.
     client.submit("broken", "broken.jpg").await;
     // Answered record by record, and acknowledged once.
     let created = |key| json!({ "eventName": "ObjectCreated:Put", "s3": { "bucket": { "name": "images" }, "object": { "key": key } } });
@@ -75,7 +75,7 @@ async fn a_read_that_stands_still_fails_its_own_job() {
     s3.put("images", "sunset.jpg", &repository("samples/orange-sunset.jpg"));
     s3.fault("stalled.jpg", Fault::Stalled);
     let client = Client::connect(&nats).await;
-    // Much shorter than the read that stands still: slow is not dead.
+    // Much shorter than the read that stands still, because slow is not dead.
     client.make_queue(Duration::from_secs(1), 1).await;
     let worker = Worker::start_with(&nats, "s3://images", &["--max-attempts", "1"], &s3.environment());
     client.submit("stalled", "stalled.jpg").await;
@@ -113,7 +113,7 @@ async fn a_server_that_stands_still_loses_nothing() {
     client.submit_samples(500).await;
     client.results(50).await;
     nats.signal("STOP");
-    // Longer than the ack wait, so that every claim lapses.
+    // Longer than the ack wait, so that it expires for every job.
     tokio::time::sleep(Duration::from_secs(2)).await;
     nats.signal("CONT");
     client.queue_is_empty().await;
@@ -144,7 +144,7 @@ async fn objects_that_can_never_be_read_do_not_stop_a_worker() {
     s3.fault("denied.jpg", Fault::Denied);
     let client = Client::connect(&nats).await;
     client.make_queue(Duration::from_secs(30), 1).await;
-    // More than a worker holds, of an image that is refused though its bucket answers.
+    // More jobs than a worker holds, of an image that is refused although its bucket answers.
     for number in 0..15 {
         client.submit(&format!("denied-{number}"), "denied.jpg").await;
     }
@@ -159,7 +159,7 @@ async fn objects_that_can_never_be_read_do_not_stop_a_worker() {
     until("the worker to be ready", || async { (worker.get("/readyz").await.0 == 200).then_some(()) }).await;
 }
 
-/// A job that brings its image: one colour throughout.
+/// Submits a job with its image: one colour throughout.
 async fn submit_colour(client: &Client, id: &str, colour: [u8; 3]) {
     let mut png = Cursor::new(Vec::new());
     RgbImage::from_pixel(4, 4, Rgb(colour)).write_to(&mut png, ImageFormat::Png).expect("it fits");
@@ -171,8 +171,8 @@ async fn submit_colour(client: &Client, id: &str, colour: [u8; 3]) {
 fn start_with_model(nats: &NatsServer, model: &str, more: &[&str]) -> Worker {
     let models = repository("tests/models").display().to_string();
     let arguments = [&["--models", &models, "--model", model], more].concat();
-    // The C library takes 64 MiB for each of some threads. Where the memory is limited, the runtime's arena would then lack room
-    // for its notes of what it has taken, and lose that.
+    // The C library takes 64 MiB for each of some threads. With limited memory, the runtime's arena would then lack room
+    // for its record of allocations, and lose it.
     Worker::start_with(nats, &samples(), &arguments, &[("MALLOC_ARENA_MAX", "1".to_owned())])
 }
 
@@ -185,7 +185,7 @@ fn start_fragile(nats: &NatsServer, more: &[&str]) -> Worker {
 async fn a_batch_that_does_not_fit_the_memory_is_split_and_later_ones_are_smaller() {
     let nats = NatsServer::start();
     let client = Client::connect(&nats).await;
-    // A GiB an image, and room for little more than two.
+    // A GiB per image, and memory for little more than two.
     let worker = start_with_model(&nats, "hungry", &["--window", "2s"]);
     assert_eq!(worker.metric("tagmill_batch_limit{model=\"hungry\"}").await, Some(8.0));
     worker.limit_memory(2400 << 20);
@@ -290,7 +290,7 @@ async fn images_take_no_more_memory_than_the_budget() {
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_find_no_room_are_read_once_there_is() {
     let (nats, folder) = (NatsServer::start(), tempfile::tempdir().expect("a folder"));
-    // Six megabytes, of which two have room in a quarter of the budget.
+    // Six megabytes each. Two of them fit a quarter of the budget.
     RgbImage::from_pixel(1600, 1250, Rgb([255, 127, 0])).save(folder.path().join("photo.bmp")).expect("a file");
     let store = format!("file://{}", folder.path().display());
     let worker = Worker::start_with(&nats, &store, &["--memory-budget", "64MiB"], &[]);
@@ -306,5 +306,5 @@ async fn images_that_find_no_room_are_read_once_there_is() {
     .await;
 }
 
-/// What rows, sessions and the allocator take besides.
+/// Memory of rows, sessions and the allocator beyond the budget.
 const OVERHEAD: u64 = 128 << 20;

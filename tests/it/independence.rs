@@ -1,4 +1,4 @@
-//! Independence: one thing is stalled at a time, and everything that does not need it must go on.
+//! Independence: one thing is stalled at a time, and everything that does not need it must continue.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Cursor};
@@ -17,7 +17,7 @@ use crate::support::s3::{Fault, S3Server};
 use crate::support::worker::{Worker, tagmill};
 use crate::support::{repository, until};
 
-/// How long what goes on may take here, where many tests share two cores: far less than what stands still does.
+/// Time limit for work that must continue, although many tests share two cores: far less than the stalls last.
 const SOON: Duration = Duration::from_secs(8);
 
 async fn bucket(keys: &[&str]) -> S3Server {
@@ -36,7 +36,7 @@ fn bitmap(bytes: u32) -> Vec<u8> {
     bmp.into_inner()
 }
 
-/// How long a caller who brings an image waits for the answer.
+/// Sends an image in a request, and returns the time to the answer.
 async fn request(worker: &Worker, model: Option<&str>) -> Duration {
     let image = STANDARD.encode(std::fs::read(repository("samples/orange-sunset.jpg")).expect("a sample"));
     let began = Instant::now();
@@ -227,7 +227,7 @@ async fn a_stream_that_is_made_anew_under_a_worker_loses_no_answer() {
     }
     client.results(20).await;
     client.queue_is_empty().await;
-    // At once: the creation time of the new one, in seconds, may be that of the old one.
+    // At once, because the creation time of the new one, in seconds, may then be that of the old one.
     client.jetstream.delete_stream("TAGMILL_JOBS").await.expect("it is there");
     client.make_queue(Duration::from_secs(2), 1).await;
     for number in 0..20 {
@@ -298,7 +298,7 @@ async fn a_log_that_nobody_reads_stops_nothing() {
     let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (client, url) = (reqwest::Client::new(), format!("http://{address}/nothing-here"));
-    // Each is a line or more: several times what a pipe holds.
+    // Each request logs a line or more: several times the capacity of a pipe.
     for _ in 0..2000 {
         client.get(&url).send().await.expect("an answer");
     }
@@ -335,7 +335,7 @@ async fn any_number_of_processes_share_a_copy_of_the_models() {
     }
     let copies: usize = servers.iter().map(|server| server.log().matches("copying model").count()).sum();
     assert_eq!(copies, 1, "one copies, the others wait");
-    // A new version: all end on it, and the old one goes when nobody has it any more.
+    // A new version: all end on it, and the old one is removed when no process uses it any more.
     s3.set_rate(0);
     let manifest = s3.bucket("models").join("demo/tagmill.toml");
     let mut text = std::fs::read_to_string(&manifest).unwrap_or_default();

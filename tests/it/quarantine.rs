@@ -1,4 +1,4 @@
-//! Jobs of which two deliveries ended without a word: each is decoded in a process of its own, which costs no other job
+//! Jobs of which two deliveries ended unexplained: each is decoded in a process of its own, which costs no other job
 //! anything.
 
 use std::path::Path;
@@ -31,7 +31,7 @@ fn test_pictures() -> (&'static str, String) {
     ("TAGMILL_TEST_PICTURES", "1".to_owned())
 }
 
-/// What a model made of an image, in order of ids.
+/// Tags of the results whose ids have this prefix, in order of ids.
 fn tags(results: &[Answer], prefix: &str) -> Vec<(String, Vec<f64>)> {
     let of = |result: &Answer| {
         let number = result.id().strip_prefix(prefix)?.to_owned();
@@ -47,7 +47,7 @@ fn read(process: u32, file: &str) -> String {
     std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join(file)).unwrap_or_default()
 }
 
-/// Ends when a process has ended, reaped or, where its worker is gone, left to the system.
+/// Waits until a process has ended: reaped, or left to the system if its worker is gone.
 async fn ended(process: u32) {
     let has_ended = || {
         let stat = read(process, "stat");
@@ -70,7 +70,7 @@ async fn a_quarantined_job_is_tagged_like_any_other_by_a_process_that_may_do_not
     for (number, sample) in SAMPLES.into_iter().cycle().take(40).enumerate() {
         client.submit(&format!("first-{}", number % 4), sample).await;
     }
-    // Once it has said hello, which is before it has the first image.
+    // The limits are in place once it has sent its hello, before it has the first image.
     let limits = until("its limits", || async {
         let limits = read(child, "limits");
         let open_files = limits.lines().find(|line| line.starts_with("Max open files"))?.to_owned();
@@ -89,7 +89,7 @@ async fn a_quarantined_job_is_tagged_like_any_other_by_a_process_that_may_do_not
     let (first, third) = (tags(&results, "first-"), tags(&results, "third-"));
     assert_eq!(third.len(), 4);
     for (third, scores) in &third {
-        // Batches of other sizes round otherwise.
+        // Batches of other sizes round differently.
         let close = |others: &[f64]| others.iter().zip(scores).all(|(one, other)| (one - other).abs() < 0.001);
         assert!(first.iter().any(|(first, others)| first == third && close(others)), "{third} {scores:?} {first:?}");
     }

@@ -1,4 +1,4 @@
-//! SIGTERM while something stands still: the worker ends within its drain timeout and a moment, whatever it waits for.
+//! SIGTERM while something stands still: the worker ends within its drain timeout and a moment, regardless of the stall.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use crate::support::{repository, samples, until};
 
 const DRAIN: [&str; 2] = ["--drain-timeout", "1s"];
 
-/// The drain timeout, the two seconds that are promised beyond it, and as much again for a machine shared with other tests.
+/// The drain timeout, the two seconds promised beyond it, and as much again because other tests share the machine.
 const BOUND: Duration = Duration::from_secs(6);
 
 /// Sends SIGTERM, and checks that the worker ends in time and by itself, with this exit code.
