@@ -18,7 +18,7 @@ use crate::model::frame::{CHANNELS, Filter, Fit, Frame};
 /// Pixels of a strip of the first pass: 384 KiB.
 const STRIP: usize = 1 << 17;
 
-/// Maximum pixels kept between pictures of the first pass's result: enough for photos of 40 megapixels.
+/// Maximum pixels of the first pass's result that are kept between pictures: enough for photos of 40 megapixels.
 const KEPT: usize = 1 << 22;
 
 /// Fits pictures to a frame. Keeps its buffers between pictures.

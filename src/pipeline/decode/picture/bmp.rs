@@ -12,7 +12,7 @@ use super::{Decoded, Limits, RGB, admit};
 use crate::failure::Failure;
 use header::{Coding, Header, Mask};
 
-/// Bytes per pixel: RGBA, and the index that run-length coding makes first.
+/// Bytes per pixel: RGBA, the index that run-length coding makes first, and the opaque picture.
 const BYTES_PER_PIXEL: u64 = 4 + 1 + RGB;
 
 pub(super) fn decode(bytes: &[u8], limits: &mut Limits<'_>) -> Result<Decoded, Failure> {

@@ -1,6 +1,6 @@
 //! JPEG, by libjpeg-turbo, with which Pillow decodes too, so the pixels are the same.
 //!
-//! libjpeg makes a picture of whatever is left of a file, grey where data are missing, and only warns. Warnings of missing or
+//! libjpeg makes a picture of any remainder of a file, grey for missing data, and only warns. Warnings of missing or
 //! wrong samples refuse the file; those of unusual headers do not.
 
 mod libjpeg;
