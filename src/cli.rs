@@ -137,6 +137,7 @@ impl Cli {
             Command::Models(ModelsCommand::List(args)) => args.log.format,
             Command::Models(ModelsCommand::Check(args)) => args.models.log.format,
             Command::Models(ModelsCommand::Pull(args)) => args.log.format,
+            Command::Models(ModelsCommand::Optimize(args)) => args.log.format,
             Command::Dead(DeadCommand::List(args)) => args.log.format,
             Command::Dead(DeadCommand::Retry(args) | DeadCommand::Drop(args)) => args.log.format,
         }

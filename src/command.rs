@@ -8,6 +8,7 @@ mod images;
 mod init;
 mod lines;
 mod models;
+mod samples;
 mod select;
 mod serve;
 mod signals;
@@ -20,6 +21,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cli::Command;
+use crate::model::Unusable;
 use crate::model::catalog::NoModel;
 use crate::pipeline::tag::onnx::CannotLoad;
 use crate::settings::Invalid;
@@ -93,6 +95,12 @@ impl From<NoModel> for Failed {
             NoModel::Store(_) => Self::running(error),
             other => Self::settings(other),
         }
+    }
+}
+
+impl From<Unusable> for Failed {
+    fn from(error: Unusable) -> Self {
+        Self::settings(error)
     }
 }
 

@@ -30,7 +30,7 @@
 //! [`cli`] parses arguments and [`settings`] checks them before anything is opened; [`command`] has a file for each
 //! subcommand. [`memory`] is the budget for images in flight, [`machine`] reads the machine's memory and GPUs, [`nats`] keeps
 //! the connection and publishes confirmed answers, [`telemetry`] has logs, metrics and health. [`backoff`] computes delays
-//! between attempts, [`atomic`] replaces files and folders, [`json`] parses input and names the wrong field, [`text`]
+//! between attempts, [`optimize`] rewrites a model's graph, [`atomic`] replaces files and folders, [`json`] parses input and names the wrong field, [`text`]
 //! decodes text files.
 //!
 //! The public modules are the ones used by `main`, the benchmarks and the tests of the docs: the command line, and the
@@ -50,6 +50,7 @@ mod machine;
 mod memory;
 pub mod model;
 mod nats;
+mod optimize;
 pub mod pipeline;
 pub mod priority;
 mod settings;

@@ -11,26 +11,18 @@ mod whole;
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Failed;
 use super::bar::Bar;
-use super::images::{Found, Sources};
+use super::images::Sources;
+use super::samples::Samples;
 use super::select::Selection;
 use crate::cli::bench::BenchArgs;
 use crate::cli::tag::CaptionArgs;
-use crate::memory::Budget;
 use crate::pipeline::tag::device::Device;
 use crate::settings;
-use crate::source::local::Image;
-use crate::store::location::Location;
-use crate::store::{Store, file};
 use crate::telemetry::say;
 use parts::Bench;
 use report::Report;
-
-/// Maximum number of images to use, and of their bytes in memory.
-const MOST: (usize, u64) = (256, 512 << 20);
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     let BenchArgs { sources, mut batch_sizes, time, json, select, mut tagging, log: _ } = args;
@@ -46,7 +38,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     let files = catalog.choose(settings.model.as_deref())?.clone();
     let steps = Steps::new();
     steps.begin("reading the images".to_owned());
-    let (images, encoded) = images(&sources, &settings).await?;
+    let Samples { images, encoded } = Samples::read(&sources, settings.pipeline.fetch.max_image_bytes).await?;
 
     steps.begin("loading the model".to_owned());
     let names = images.iter().map(|image| image.name.clone()).collect();
@@ -82,48 +74,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failed> {
     report.show(json).map_err(Failed::running)
 }
 
-/// Images to measure with, and their bytes.
-async fn images(sources: &Sources, settings: &settings::Local) -> Result<(Vec<Image>, Vec<Bytes>), Failed> {
-    let stores = sources.stores();
-    let limit = settings.pipeline.fetch.max_image_bytes;
-    let mut found = sources.found(Found::Image);
-    let (mut images, mut encoded, mut total) = (Vec::new(), Vec::new(), 0);
-    while let Some(found) = found.recv().await {
-        let image = match found {
-            Found::Image(image) => image,
-            Found::Skipped => continue,
-            Found::Broken { name, failure } => {
-                return Err(Failed::running(anyhow::anyhow!("{name}: {failure}")));
-            }
-        };
-        let bytes = read(&image, stores, limit).await.map_err(Failed::running)?;
-        total += bytes.len() as u64;
-        images.push(image);
-        encoded.push(bytes);
-        if images.len() == MOST.0 || total >= MOST.1 {
-            break;
-        }
-    }
-    sources.selection().passed().summary().into_iter().for_each(say);
-    if images.is_empty() {
-        return Err(Failed::running(anyhow::anyhow!("there is no image to measure with in what was named")));
-    }
-    Ok((images, encoded))
-}
-
-async fn read(image: &Image, stores: &[Store], limit: u64) -> Result<Bytes, crate::failure::Failure> {
-    let room = Budget::new(4 * limit).encoded;
-    match &image.path {
-        Some(path) => file::read(path.clone(), limit, &room).await.map(|read| read.bytes),
-        None => match Location::find(&mut image.name.clone(), stores)? {
-            Location::Stored { store, path } => store.read(&path, limit, &room).await.map(|read| read.bytes),
-            Location::Inline(uri) => uri.decode(limit),
-            other => unreachable!("{other:?} is no object"),
-        },
-    }
-}
-
-/// Display of the current step: one line that changes on a terminal, otherwise a line for each step.
+/// Display of the step under way: one line that changes on a terminal, else a line for each step.
 #[derive(Clone)]
 struct Steps(Bar);
 

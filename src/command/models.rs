@@ -1,5 +1,7 @@
 //! `tagmill models`: looks after the folder of models.
 
+mod agreement;
+mod optimize;
 mod pull;
 mod report;
 mod table;
@@ -38,6 +40,7 @@ pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {
             .await
         }
         ModelsCommand::Pull(args) => pull::run(*args).await,
+        ModelsCommand::Optimize(args) => optimize::run(*args).await,
     }
 }
 

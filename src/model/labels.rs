@@ -61,14 +61,28 @@ impl Labels {
         self.categories.iter().enumerate().map(move |(kind, category)| (&**category, count(kind)))
     }
 
-    /// Selects rating and tags from the scores of one image, one score per label.
-    #[must_use]
-    pub fn select(&self, scores: &[f32], thresholds: &Thresholds) -> Selected {
+    /// The score that a tag must be over, by category; none for ratings.
+    fn cuts(&self, scores: &[f32], thresholds: &Thresholds) -> Vec<Option<f32>> {
         let cut = |(kind, category): (usize, &Arc<str>)| {
             let scores = self.kinds.iter().zip(scores).filter(move |(of, _)| **of == kind).map(|(_, score)| *score);
             (**category != *RATING).then(|| thresholds.cut(category, scores))
         };
-        let cuts: Vec<Option<f32>> = self.categories.iter().enumerate().map(cut).collect();
+        self.categories.iter().enumerate().map(cut).collect()
+    }
+
+    /// Places of the labels that are tags by these scores, in the order of the output's columns.
+    pub(crate) fn over(&self, scores: &[f32], thresholds: &Thresholds) -> impl Iterator<Item = usize> {
+        let cuts = self.cuts(scores, thresholds);
+        let columns = self.kinds.iter().zip(scores).enumerate();
+        columns
+            .filter(move |(_, (kind, score))| cuts[**kind].is_some_and(|cut| **score > cut))
+            .map(|(column, _)| column)
+    }
+
+    /// What the scores of one image, one per label, say of it.
+    #[must_use]
+    pub fn select(&self, scores: &[f32], thresholds: &Thresholds) -> Selected {
+        let cuts = self.cuts(scores, thresholds);
         let (mut rating, mut over) = (Vec::new(), Vec::new());
         for (column, ((label, &kind), &value)) in self.columns.iter().zip(&self.kinds).zip(scores).enumerate() {
             match cuts[kind] {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::frame::{Filter, Fit};
 use crate::model::threshold::Thresholds;
@@ -29,10 +30,12 @@ pub struct Manifest {
     pub thresholds: Thresholds,
     /// Precision of computation. TensorRT heeds it; elsewhere the graph itself decides.
     pub precision: Precision,
+    /// SHA-256 of the ONNX file that this one was made of.
+    pub optimized_from: Option<String>,
 }
 
-/// Precision of a model's computation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// What a model may be computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Precision of the graph.
@@ -217,7 +220,21 @@ pub enum Format {
 }
 
 impl Manifest {
-    /// Parses a manifest.
+    /// The text of a manifest for a model that was made of this one's: without the other names, which stay the other's.
+    ///
+    /// # Errors
+    /// Where the text is no manifest's.
+    pub(crate) fn derived(toml: &str, precision: Precision, optimized_from: &str) -> Result<String, String> {
+        let mut table: toml::Table = toml::from_str(toml).map_err(|error| on_one_line(toml, &error))?;
+        table.remove("aliases");
+        if precision == Precision::Fp16 {
+            table.insert("precision".into(), precision.as_str().into());
+        }
+        table.insert("optimized_from".into(), optimized_from.into());
+        toml::to_string(&table).map_err(|error| error.to_string())
+    }
+
+    /// Reads a manifest.
     ///
     /// # Errors
     /// If it is invalid, with the line and the cause.
@@ -275,6 +292,15 @@ mod tests {
         assert_eq!((channels, scale, mean, std), (Channels::Bgr, 1.0, [0.0; 3], [1.0; 3]));
         assert_eq!(manifest.input.fit(), Fit::Pad([255; 3]));
         assert_eq!(manifest.output.activation, Activation::None);
+    }
+
+    #[test]
+    fn a_derived_manifest_differs_in_what_it_says_of_itself() {
+        let toml = "aliases = [\n  \"short\",\n]\nprecision = \"fp32\"\n[input]\nsize = 224 # pixels\n";
+        let derived = Manifest::derived(toml, Precision::Fp16, "abc").expect("a manifest");
+        let manifest = Manifest::parse(&derived).expect("a manifest");
+        assert_eq!((manifest.aliases, manifest.input.size), (vec![], Some(224)));
+        assert_eq!((manifest.precision, manifest.optimized_from.as_deref()), (Precision::Fp16, Some("abc")));
     }
 
     #[test]

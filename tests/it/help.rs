@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::worker::tagmill;
 
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 18] = [
     &[],
     &["worker"],
     &["tag"],
@@ -22,6 +22,7 @@ const COMMANDS: [&[&str]; 17] = [
     &["models", "list"],
     &["models", "check"],
     &["models", "pull"],
+    &["models", "optimize"],
     &["completions"],
     &["man"],
 ];

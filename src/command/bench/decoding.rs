@@ -7,7 +7,6 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::spread::Spread;
-use crate::failure::Failure;
 use crate::model::frame::Frame;
 use crate::pipeline::decode::decoder::Decoder;
 use crate::pipeline::decode::picture;
@@ -23,23 +22,7 @@ pub(super) struct Measured {
     pub(super) seconds: Spread,
 }
 
-/// Index of an image that can't be decoded, and the failure.
-pub(super) type Broken = (usize, Failure);
-
-/// Rows of the images that can be decoded, and the failures of the others.
-pub(super) fn rows(images: &[Bytes], settings: &picture::Settings, frame: Frame) -> (Vec<Box<[u8]>>, Vec<Broken>) {
-    let mut decoder = Decoder::new(settings.clone(), frame);
-    let (mut rows, mut broken) = (Vec::new(), Vec::new());
-    for (place, image) in images.iter().enumerate() {
-        match decoder.row(image, &mut |_| Ok(())) {
-            Ok(row) => rows.push(row),
-            Err(failure) => broken.push((place, failure)),
-        }
-    }
-    (rows, broken)
-}
-
-/// Decodes the images repeatedly for `time`.
+/// Decodes the images again and again, for so long.
 pub(super) fn measure(
     images: &[Bytes],
     settings: &picture::Settings,

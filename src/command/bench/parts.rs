@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::advice::{self, Rates, Split};
-use super::decoding::Broken;
 use super::report::Advice;
 use super::{Steps, decoding, session, whole};
+use crate::command::samples::{self, Broken};
 use crate::command::{Failed, how_many, plain};
 use crate::machine;
 use crate::model::ModelFiles;
@@ -96,7 +96,7 @@ impl Bench {
         };
         runners.retain(|runner| runner.device == device);
         let picture = &self.settings.pipeline.decode.picture;
-        let (rows, broken) = decoding::rows(&self.encoded, picture, model.frame);
+        let (rows, broken) = samples::rows(&self.encoded, picture, model.frame);
         let named = |(place, failure): &Broken| plain(&format!("{}: {failure}", self.names[*place]));
         let unreadable: Vec<String> = broken.iter().map(named).collect();
         if let (true, Some(first)) = (rows.is_empty(), unreadable.first()) {
