@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What a GPU does: whether it gives the CPU's tags, how fast it is by precision and batch, and whether a worker feeds it.
 
-For a bare machine: needs Python with numpy, onnx and onnxconverter_common, what `scripts/bench-gpu.sh prepare` leaves in
-target and .runtime, and by ORT_DYLIB_PATH ONNX Runtime. Writes its section of benches/RESULTS.md, and the same as a file
+For a bare machine: needs Python with numpy and onnx, what `scripts/bench-gpu.sh prepare` leaves in target and .runtime, and by
+ORT_DYLIB_PATH ONNX Runtime. Where torch is installed it is measured on the same card, as the peer. Writes its section of benches/RESULTS.md, and the same as a file
 (--section). With --device cpu it does all the same on the CPU, to see that it works, and leaves RESULTS.md as it is."""
 import argparse
 import datetime
@@ -19,10 +19,10 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benches"), str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT / "benches")]
 
+import agreement  # noqa: E402
 import gpu_worker  # noqa: E402
-import half  # noqa: E402
 import make_models  # noqa: E402
 import sections  # noqa: E402
 
@@ -51,12 +51,15 @@ def has_tensorrt():
     return importlib.util.find_spec("tensorrt_libs") is not None
 
 
-def models(model, work):
-    """The model, and its like in half precision, each alone in a folder of models."""
+def models(arguments, work):
+    """The model as PyTorch exports it, and what `tagmill models optimize` makes of it, each alone in a folder of models."""
+    model = arguments.model
     if not (work / model / "model.onnx").exists():
         make_models.make(work / model, make_models.MODELS[model])
     if not (work / f"{model}-fp16").exists():
-        half.convert(work / model, work / f"{model}-fp16")
+        # On the device itself: what it refuses is not measured, and the reason stands in the section.
+        command = [TAGMILL, "models", "optimize", model, "--models", work, "--images", arguments.images, "--device", arguments.device]
+        subprocess.run(list(map(str, command)), check=False)
 
 
 def alone(model, work):
@@ -94,10 +97,10 @@ def loading_seconds(log):
 
 def correctness(reference, others, images, work):
     """How far each variant's scores are from the CPU's, fp32."""
-    expected = half.scores(TAGMILL, reference, "cpu", [images], "--batch-size", "4")
+    expected = agreement.scores(TAGMILL, reference, "cpu", [images], "--batch-size", "4")
     rows = {}
     for name, model, device in others:
-        rows[name] = or_error(lambda: half.agreement(half.scores(TAGMILL, model, device, [images]), expected, 0.35))
+        rows[name] = or_error(lambda: agreement.agreement(agreement.scores(TAGMILL, model, device, [images]), expected, 0.35))
     return rows
 
 
@@ -107,6 +110,15 @@ def or_error(measure):
         return measure()
     except (SystemExit, OSError, subprocess.CalledProcessError) as failed:
         return {"error": (str(failed).strip() or repr(failed)).splitlines()[0]}
+
+
+def or_nothing(measure):
+    """Lines that were measured; none where that failed, which is shown as it happens."""
+    try:
+        return measure()
+    except (OSError, subprocess.CalledProcessError, ValueError) as failed:
+        print(f"  {failed}", flush=True)
+        return []
 
 
 @functools.cache
@@ -138,7 +150,22 @@ def commit():
     return done.stdout.strip() or "unknown"
 
 
-def written(arguments, agreed, benched, fed):
+def peer(arguments, work):
+    """What torch does on the same card: lines of benches/gpu_peer.py; nothing where it is not installed."""
+    if arguments.device == "cpu" or importlib.util.find_spec("torch") is None:
+        return []
+    sizes = ",".join(str(size) for size in arguments.batch_sizes if size >= 32)
+    command = [sys.executable, ROOT / "benches/gpu_peer.py", work / arguments.model, arguments.model, "--batch-sizes", sizes]
+    done = subprocess.run([*map(str, command), "--seconds", str(arguments.seconds)], stdout=subprocess.PIPE, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def peer_row(lines, sizes):
+    rates = {line["batch"]: line["rate"] for line in lines if "rate" in line}
+    return " | ".join([f"{rates[size]:.1f}" if size in rates else "" for size in sizes] + ["", ""])
+
+
+def written(arguments, agreed, benched, fed, peers=()):
     """The section."""
     sizes = arguments.batch_sizes
     absent = "" if arguments.device == "cpu" or has_tensorrt() else " TensorRT's wheel was not there."
@@ -165,6 +192,8 @@ def written(arguments, agreed, benched, fed):
     ]
     for name, report in benched.items():
         lines.append(f"| {name} | {bench_row(report, sizes)} |")
+    if peers:
+        lines.append(f"| torch {peers[0]['torch']}, fp16, compiled | {peer_row(peers, sizes)} |")
     lines += [
         "\nA whole worker:\n",
         "| | batch | images/s | : the model alone | GPU busy | device memory, MiB | CPU ms an image | cores used | cores to feed the model alone |",
@@ -217,7 +246,7 @@ def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a trial (%(default)s)")
     parser.add_argument("--model", default="vit-b", help="its size, of benches/make_models.py (%(default)s)")
-    parser.add_argument("--batch-sizes", type=lambda text: [int(size) for size in text.split(",")], default=[1, 2, 4, 8, 16, 32, 64, 128])
+    parser.add_argument("--batch-sizes", type=lambda text: [int(size) for size in text.split(",")], default=[1, 8, 32, 64, 128, 256])
     parser.add_argument("--only", default="", help="only those of such a name, as 'TensorRT' or 'fp16': the section has no others then")
     parser.add_argument("--seconds", type=float, default=2, help="for each batch size (%(default)s)")
     parser.add_argument("--worker-seconds", type=float, default=20, help="for each worker (%(default)s)")
@@ -235,7 +264,7 @@ def main():
         those = variants(arguments.device, arguments.model, work, arguments.only)
         work.mkdir(parents=True, exist_ok=True)
         print(f"making {arguments.model}", flush=True)
-        models(arguments.model, work)
+        models(arguments, work)
         # Engines are built once: for the largest batch, whichever command is the first to need them.
         os.environ |= {"TAGMILL_ENGINE_CACHE": str(work / "engines"), "TAGMILL_BATCH_SIZE": str(max(arguments.batch_sizes))}
         measure(arguments, those, work)
@@ -243,17 +272,18 @@ def main():
 
 def measure(arguments, those, work):
     """All of it; the section is written after each part."""
-    agreed, benched, fed = {}, {}, {}
+    agreed, benched, fed, peers = {}, {}, {}, []
     for name, model, device in those:
         print(f"{name}: the model alone", flush=True)
         benched[name] = or_error(lambda: bench(model, device, arguments.batch_sizes, arguments.seconds, arguments.images, work))
         print(f"  {bench_row(benched[name], arguments.batch_sizes)}", flush=True)
         keep(arguments, agreed, benched, fed)
+    peers += or_nothing(lambda: peer(arguments, work))
     print("against the CPU", flush=True)
     agreed = or_error(lambda: correctness(work / arguments.model, those, arguments.images, work))
     if "error" in agreed:
         agreed = {"all": agreed}
-    keep(arguments, agreed, benched, fed)
+    keep(arguments, agreed, benched, fed, peers)
     for name, model, device in those:
         if "error" not in benched[name]:
             print(f"{name}: a whole worker", flush=True)
@@ -261,13 +291,13 @@ def measure(arguments, those, work):
             batch, rate = fastest(benched[name]) if "tensorrt" not in device else largest(benched[name])
             fed[name] = or_error(lambda: gpu_worker.run(TAGMILL, alone(model, work), device, batch, rate, arguments, work))
             print(f"  {worker_row(fed[name])}", flush=True)
-            keep(arguments, agreed, benched, fed)
-    print(written(arguments, agreed, benched, fed))
+            keep(arguments, agreed, benched, fed, peers)
+    print(written(arguments, agreed, benched, fed, peers))
 
 
-def keep(arguments, agreed, benched, fed):
+def keep(arguments, agreed, benched, fed, peers=()):
     """Writes what is known so far."""
-    section = written(arguments, agreed, benched, fed)
+    section = written(arguments, agreed, benched, fed, peers)
     if arguments.section:
         arguments.section.parent.mkdir(parents=True, exist_ok=True)
         arguments.section.write_text(section)

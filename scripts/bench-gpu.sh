@@ -3,9 +3,9 @@
 #
 # `prepare` builds and fetches what is needed, where there is a network and Rust; `run` measures and needs neither, only
 # Python with numpy and onnx. Without a word, both. What `run` needs of `prepare`, for another machine with the same tree:
-# target/release/{tagmill,examples/s3-server}, target/bench/images/photos-1.6mp, .runtime/{nats-server-*,python}; and ONNX Runtime's GPU
+# target/release/{tagmill,examples/s3-server}, target/bench/images/photos-1.6mp, .runtime/nats-server-*; and ONNX Runtime's GPU
 # build (.runtime/gpu, or ORT_DYLIB_PATH) with CUDA's libraries (LD_LIBRARY_PATH; those of Python packages are found).
-# TensorRT is measured where its wheel, `tensorrt-cu13-libs`, is installed.
+# TensorRT is measured where its wheel, `tensorrt-cu13-libs`, is installed, and torch where it is.
 #
 # The section is written after each part of the measurement. On a machine whose tree is thrown away, write it where it is
 # fetched from, too: `scripts/bench-gpu.sh run --section "$OUT/gpu.md"`; COMMIT names the commit where there is no git.
@@ -22,8 +22,6 @@ prepare() {
         "$python" -m pip install --quiet --disable-pip-version-check --requirement benches/requirements.txt
         cp benches/requirements.txt .runtime/bench-venv/
     fi
-    python3 -m pip install --quiet --disable-pip-version-check \
-        --no-deps --upgrade --target .runtime/python onnxconverter-common==1.16.0 packaging==25.0
     cargo build --locked --release --quiet
     cargo build --locked --release --quiet --example s3-server
     strip target/release/tagmill target/release/examples/s3-server
@@ -35,7 +33,7 @@ run() {
     python3 -c 'import numpy, onnx' 2>/dev/null || python=.runtime/bench-venv/bin/python
     # A folder that is missing is no error: ORT_DYLIB_PATH may name the library.
     library=$({ find "$PWD/.runtime/gpu" "$PWD/.runtime" -maxdepth 1 -name 'libonnxruntime.so.*' 2>/dev/null || true; } | head -n 1)
-    export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$library} PYTHONPATH=$PWD/.runtime/python${PYTHONPATH:+:$PYTHONPATH}
+    export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$library}
     local folders
     folders=$("$python" -c '
 import glob
