@@ -120,7 +120,8 @@ impl Cli {
     /// What to log where nothing is said: of what measures, only what is wrong, for models are loaded again and again.
     #[must_use]
     pub const fn log_level(&self) -> LevelFilter {
-        if matches!(self.command, Command::Bench(_)) { LevelFilter::WARN } else { LevelFilter::INFO }
+        let measures = matches!(self.command, Command::Bench(_) | Command::Models(ModelsCommand::Optimize(_)));
+        if measures { LevelFilter::WARN } else { LevelFilter::INFO }
     }
 
     /// How to log.

@@ -10,10 +10,12 @@ mod attention;
 mod beginning;
 mod file;
 mod graph;
+mod linear;
 
 mod norm;
 mod precision;
 mod probe;
+mod rotation;
 mod settle;
 #[cfg(test)]
 mod tests;

@@ -4,11 +4,11 @@
 //! adds the same to all scores of a query, which softmax takes out again. A value's bias comes out as it is, because the
 //! weights of a query add up to 1, and joins the bias of the projection that follows. Only the query's is added.
 
-use std::ops::Range;
-
-use super::file::{Attribute, FLOAT, Node};
+use super::file::{Attribute, Node};
 use super::graph::{Graph, Tally};
+use super::linear::{Linear, size, weights};
 use super::probe::Facts;
+use super::rotation::{self, Rotation};
 
 /// Batch, heads, places, values of a head; and with places before heads.
 const SWAP: [i64; 4] = [0, 2, 1, 3];
@@ -44,6 +44,8 @@ enum Source {
     Product(Linear),
     /// Batch, places, width.
     Whole(String),
+    /// A product whose pairs of values are turned by place.
+    Rotated(Linear, Rotation),
     /// Batch, heads, places, values of a head.
     Heads(String),
     /// Batch, places, heads, values of a head.
@@ -163,7 +165,12 @@ impl Parts<'_> {
         {
             return self.whole(node.input(0));
         }
-        self.third(value).map_or_else(|| Source::Heads(value.to_owned()), Source::Product)
+        if let Some(linear) = self.third(value) {
+            return Source::Product(linear);
+        }
+        let rotated =
+            rotation::find(self.graph, value).and_then(|(origin, rotation)| Some((self.third(origin)?, rotation)));
+        rotated.map_or_else(|| Source::Heads(value.to_owned()), |(linear, rotation)| Source::Rotated(linear, rotation))
     }
 
     /// Origin of a value of batch, places, heads and values of a head.
@@ -201,64 +208,6 @@ impl Parts<'_> {
     }
 }
 
-/// A product with constant weights, or columns of one.
-#[derive(Debug)]
-struct Linear {
-    input: String,
-    /// The product as the graph has it.
-    product: String,
-    /// The columns, if not all, and their number.
-    columns: Option<Range<usize>>,
-    bias: Option<Vec<f32>>,
-}
-
-impl Linear {
-    fn find(graph: &Graph, value: &str) -> Option<Self> {
-        let node = graph.producer(value)?;
-        let (product, bias) = if node.is("Add") {
-            let (data, constant) = graph.with_constant(node)?;
-            let bias = constant.floats().filter(|_| constant.shape.len() == 1)?;
-            (graph.produced_by(data, "MatMul")?, Some(bias))
-        } else {
-            (Some(node).filter(|node| node.is("MatMul"))?, None)
-        };
-        let width = weights(graph, product)?.1;
-        let whole = bias.as_ref().is_none_or(|bias| bias.len() == width);
-        let (input, product) = (product.input(0).to_owned(), product.output().to_owned());
-        whole.then_some(Self { input, product, columns: None, bias })
-    }
-
-    fn columns(self, part: usize, width: usize) -> Option<Self> {
-        let columns = part * width..(part + 1) * width;
-        let bias = self.bias.map(|bias| bias.get(columns.clone()).map(<[f32]>::to_vec));
-        let bias = bias.map_or(Some(None), |bias| bias.map(Some))?;
-        Some(Self { columns: Some(columns), bias, ..self })
-    }
-
-    /// The value of the product alone.
-    fn write(&self, graph: &mut Graph, purpose: &str, nodes: &mut Vec<Node>) -> Option<String> {
-        let Some(columns) = self.columns.clone() else { return Some(self.product.clone()) };
-        let (rows, width) = weights(graph, graph.producer(&self.product)?)?;
-        let all = graph.floats(graph.producer(&self.product)?.input(1))?;
-        let part: Vec<f32> = all.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect();
-        let weights = graph.add_floats(purpose, &[size(rows), size(columns.len())], &part);
-        let output = graph.fresh(purpose);
-        nodes.push(Node::new("MatMul", &[&self.input, &weights], &output));
-        Some(output)
-    }
-}
-
-/// Rows and columns of a product's weights.
-fn weights(graph: &Graph, product: &Node) -> Option<(usize, usize)> {
-    let tensor = graph.constant(product.input(1)).filter(|tensor| tensor.kind == FLOAT)?;
-    let &[rows, columns] = &tensor.shape[..] else { return None };
-    Some((usize::try_from(rows).ok()?, usize::try_from(columns).ok()?))
-}
-
-fn size(size: usize) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
-}
-
 /// The value of batch, places and width.
 fn input(
     graph: &mut Graph,
@@ -268,13 +217,11 @@ fn input(
     nodes: &mut Vec<Node>,
 ) -> Result<String, &'static str> {
     match source {
-        Source::Product(linear) => {
-            let product = linear.write(graph, purpose, nodes).ok_or("its weights are of another type")?;
-            let bias = linear.bias.as_ref().filter(|bias| biased && bias.iter().any(|value| *value != 0.0));
-            let Some(bias) = bias else { return Ok(product) };
-            let (bias, sum) = (graph.add_floats(purpose, &[width], bias), graph.fresh(purpose));
-            nodes.push(Node::new("Add", &[&product, &bias], &sum));
-            Ok(sum)
+        Source::Product(linear) => product(graph, linear, (purpose, width), biased, nodes),
+        // Turned, a key's bias depends on the place.
+        Source::Rotated(linear, rotation) => {
+            let value = product(graph, linear, (purpose, width), true, nodes)?;
+            Ok(rotated(graph, &value, rotation, (purpose, width), nodes))
         }
         Source::Whole(value) => Ok(value.clone()),
         Source::Heads(value) => {
@@ -284,6 +231,39 @@ fn input(
         }
         Source::Places(value) => Ok(joined(graph, value, (purpose, width), nodes)),
     }
+}
+
+fn product(
+    graph: &mut Graph,
+    linear: &Linear,
+    (purpose, width): (&str, i64),
+    biased: bool,
+    nodes: &mut Vec<Node>,
+) -> Result<String, &'static str> {
+    let product = linear.write(graph, purpose, nodes).ok_or("its weights are of another type")?;
+    let bias = linear.bias.as_ref().filter(|bias| biased && bias.iter().any(|value| *value != 0.0));
+    let Some(bias) = bias else { return Ok(product) };
+    let (bias, sum) = (graph.add_floats(purpose, &[width], bias), graph.fresh(purpose));
+    nodes.push(Node::new("Add", &[&product, &bias], &sum));
+    Ok(sum)
+}
+
+fn rotated(
+    graph: &mut Graph,
+    value: &str,
+    rotation: &Rotation,
+    (purpose, width): (&str, i64),
+    nodes: &mut Vec<Node>,
+) -> String {
+    let Rotation { cosine, sine, places, pairs } = rotation;
+    let shape = [size(*places), size(*pairs)];
+    let first = graph.add_integers("places", &[0]);
+    let (cosine, sine) = (graph.add_floats("cosine", &shape, cosine), graph.add_floats("sine", &shape, sine));
+    let output = graph.fresh(purpose);
+    let node = Node::microsoft("RotaryEmbedding", &[value, &first, &cosine, &sine], &output);
+    let node = node.with(Attribute::integer("interleaved", 1));
+    nodes.push(node.with(Attribute::integer("num_heads", width / (2 * size(*pairs)))));
+    output
 }
 
 fn joined(graph: &mut Graph, value: &str, (purpose, width): (&str, i64), nodes: &mut Vec<Node>) -> String {

@@ -4,6 +4,7 @@
 
 use super::file::{Attribute, Node, Tensor};
 use super::graph::Graph;
+use super::linear::size;
 use super::probe::Facts;
 use crate::model::manifest::Layout;
 
@@ -287,8 +288,4 @@ impl Target {
             all.chunks_exact(bias.len()).flat_map(|place| place.iter().zip(bias).map(|(a, b)| a + b)).collect();
         (graph.add_floats("places", &whole, &all), sum)
     }
-}
-
-fn size(size: usize) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
 }

@@ -16,7 +16,7 @@ pub(super) fn fuse(graph: &mut Graph, facts: &Facts) -> Tally {
     tally
 }
 
-/// `(x - mean(x)) / sqrt(mean((x - mean(x))²) + ε) · γ + β`
+/// `(x - mean(x)) / sqrt(mean((x - mean(x))²) + ε) · γ + β`, in this order or with `γ / sqrt(…)` as one factor.
 fn in_pieces(graph: &Graph, facts: &Facts, root: &Node) -> Option<Node> {
     let guarded = graph.produced_by(root.input(0), "Add")?;
     let (variance, epsilon) = graph.with_constant(guarded)?;
@@ -25,26 +25,64 @@ fn in_pieces(graph: &Graph, facts: &Facts, root: &Node) -> Option<Node> {
     let square = graph.producer(variance.input(0))?;
     let squared = (square.is("Pow") && graph.scalar(square.input(1)).is_some_and(|power| is(power, 2.0)))
         || (square.is("Mul") && square.input(0) == square.input(1));
-    let quotient = graph.only_user(root.output()).filter(|node| node.is("Div") && node.input(1) == root.output())?;
-    let (centred, other) = (graph.produced_by(square.input(0), "Sub")?, graph.produced_by(quotient.input(0), "Sub")?);
-    let mean = graph.produced_by(centred.input(1), "ReduceMean")?;
-    let other_mean = graph.produced_by(other.input(1), "ReduceMean")?;
-    let input = centred.input(0);
-    let rank = i64::try_from(facts.shape(input)?.len()).ok()?;
-    let last = |node: &Node| {
-        let axes = graph.integers(node, 1, "axes");
-        axes.is_some_and(|axes| axes == [-1] || axes == [rank - 1]) && node.integer("keepdims") != Some(0)
-    };
-    let same = other.input(0) == input && mean.input(0) == input && other_mean.input(0) == input;
-    if !squared || !same || ![variance, mean, other_mean].into_iter().all(last) {
+    let centred = Centred::of(graph, square.input(0))?;
+    let rank = facts.shape(centred.input)?.len();
+    if !squared || ![variance, centred.mean].into_iter().all(|node| is_over_last_axis(graph, node, rank)) {
         return None;
     }
-    let scaled = graph.only_user(quotient.output()).filter(|node| node.is("Mul"))?;
-    let gamma = operand(graph, scaled, quotient.output())?;
-    let shifted = graph.only_user(scaled.output()).filter(|node| node.is("Add"))?;
-    let beta = operand(graph, shifted, scaled.output())?;
-    let node = Node::new("LayerNormalization", &[input, gamma, beta], shifted.output());
+    let (gamma, beta, output) = divided(graph, root, &centred, rank).or_else(|| factored(graph, root, &centred))?;
+    let node = Node::new("LayerNormalization", &[centred.input, gamma, beta], output);
     Some(node.with(Attribute::integer("axis", -1)).with(Attribute::number("epsilon", epsilon)))
+}
+
+/// A value less its mean.
+struct Centred<'a> {
+    input: &'a str,
+    mean: &'a Node,
+}
+
+impl<'a> Centred<'a> {
+    fn of(graph: &'a Graph, value: &str) -> Option<Self> {
+        let node = graph.produced_by(value, "Sub")?;
+        let mean = graph.produced_by(node.input(1), "ReduceMean").filter(|mean| mean.input(0) == node.input(0))?;
+        Some(Self { input: node.input(0), mean })
+    }
+}
+
+fn is_over_last_axis(graph: &Graph, node: &Node, rank: usize) -> bool {
+    let last = i64::try_from(rank).unwrap_or_default() - 1;
+    let axes = graph.integers(node, 1, "axes");
+    axes.is_some_and(|axes| axes == [-1] || axes == [last]) && node.integer("keepdims") != Some(0)
+}
+
+/// Scale, shift and result of a division by the root.
+fn divided<'a>(
+    graph: &'a Graph,
+    root: &Node,
+    centred: &Centred<'_>,
+    rank: usize,
+) -> Option<(&'a str, &'a str, &'a str)> {
+    let quotient = graph.only_user(root.output()).filter(|node| node.is("Div") && node.input(1) == root.output())?;
+    let dividend = Centred::of(graph, quotient.input(0)).filter(|dividend| dividend.input == centred.input)?;
+    is_over_last_axis(graph, dividend.mean, rank).then_some(())?;
+    let scaled = graph.only_user(quotient.output()).filter(|node| node.is("Mul"))?;
+    let shifted = graph.only_user(scaled.output()).filter(|node| node.is("Add"))?;
+    Some((operand(graph, scaled, quotient.output())?, operand(graph, shifted, scaled.output())?, shifted.output()))
+}
+
+/// Scale, shift and result of `x · factor + (β - mean(x) · factor)`, where the factor is `γ / root`.
+fn factored<'a>(graph: &'a Graph, root: &Node, centred: &Centred<'_>) -> Option<(&'a str, &'a str, &'a str)> {
+    let reciprocal = graph.only_user(root.output()).filter(|node| node.is("Reciprocal"))?;
+    let factor = graph.only_user(reciprocal.output()).filter(|node| node.is("Mul"))?;
+    let gamma = operand(graph, factor, reciprocal.output())?;
+    let times = |value: &str| {
+        graph.users(factor.output()).find(|node| node.is("Mul") && node.inputs.iter().any(|input| input == value))
+    };
+    let (scaled, less) = (times(centred.input)?, times(centred.mean.output())?);
+    let shift = graph.only_user(less.output()).filter(|node| node.is("Sub") && node.input(1) == less.output())?;
+    let shifted = graph.only_user(shift.output()).filter(|node| node.is("Add"))?;
+    shifted.inputs.iter().any(|input| input == scaled.output()).then_some(())?;
+    Some((gamma, operand(graph, shift, less.output())?, shifted.output()))
 }
 
 fn is(value: f32, expected: f32) -> bool {

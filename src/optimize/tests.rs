@@ -84,9 +84,26 @@ fn a_vit_of_an_old_opset() {
 }
 
 #[test]
-fn an_eva02() {
-    check("eva02-eager-17", ([(2, 2), (2, 2), (3, 5)], true));
-    check("eva02-sdpa-14", ([(2, 2), (2, 2), (3, 5)], true));
+fn an_eva02_with_its_rotations() {
+    for name in ["eva02-eager-17", "eva02-sdpa-14"] {
+        check(name, ([(2, 2), (2, 2), (3, 5)], true));
+        let operators = rewritten(&model(name), Precision::Fp32).rewritten.operators;
+        assert_eq!(operators.get("RotaryEmbedding"), Some(&4), "{operators:?}");
+    }
+}
+
+#[test]
+fn a_wrong_factor_would_show() {
+    let files = model("vit-sdpa-17");
+    let done = rewritten(&files, Precision::Fp32);
+    let (model, mut graph) = file::read(std::fs::read(&done.files.onnx).expect("a file").into()).expect("a model");
+    let attentions = graph.nodes.iter_mut().filter(|node| node.operator == "MultiHeadAttention");
+    for attribute in attentions.flat_map(|node| &mut node.attributes).filter(|each| each.name == "scale") {
+        attribute.number *= 2.0;
+    }
+    probe::write(&done.files.onnx, &model, &graph).expect("it is written");
+    let difference = largest_difference(&scores(&files), &scores(&done.files));
+    assert!(difference > 0.02, "attention decides too little: {difference}");
 }
 
 #[test]
@@ -104,5 +121,6 @@ fn a_model_of_one_batch_keeps_it() {
     let files = model("v2-tensorflow");
     let before = scores(&files);
     let single = rewritten(&files, Precision::Fp32);
+    assert_eq!(found(&single.rewritten), ([(2, 2), (2, 2), (4, 5)], true), "{:?}", single.rewritten);
     assert!(largest_difference(&before, &scores(&single.files)) < 1e-5);
 }

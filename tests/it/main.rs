@@ -22,6 +22,7 @@ mod init;
 mod live;
 mod log;
 mod models;
+mod optimize;
 mod page;
 mod pull;
 mod quarantine;

@@ -259,6 +259,7 @@ fn table(report: &Report, out: &mut impl Write) -> io::Result<()> {
         }
     }
     match report.preprocessing_left {
+        None if report.preprocessing_removed.is_empty() => {}
         None => writeln!(out, "{:<38}  {}", "preprocessing removed", report.preprocessing_removed.join(", "))?,
         Some(reason) => writeln!(out, "{:<38}  {reason}", "preprocessing left")?,
     }
