@@ -8,7 +8,6 @@ mod pipelined;
 mod placement;
 mod prepend;
 mod provider;
-mod removal;
 mod run_error;
 mod shared;
 pub mod tensor;
@@ -201,10 +200,7 @@ fn choose(library: &Library) -> Device {
 fn on_cpu(files: &ModelFiles, library: &Library, settings: &Settings, labels: usize) -> Result<Opened, CannotLoad> {
     let (device, limits) = (Device::Cpu, Limits { threads: settings.threads, memory: None });
     let builder = || provider::builder(library, device, limits, None);
-    let mut runtime = match cpu::simplified(builder, files, labels) {
-        Some(runtime) => runtime,
-        None => cpu::whole(builder, files, labels)?,
-    };
+    let mut runtime = cpu::open(builder, files, labels)?;
     let shared = Arc::clone(runtime.shared());
     let warm_up = warm_up::run(&mut runtime, shared.interface.side, &[settings.batch])
         .map_err(|reason| files.unusable(reason))?;

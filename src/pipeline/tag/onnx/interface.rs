@@ -61,7 +61,7 @@ fn choose_input<'a>(inputs: &'a [Outlet], name: Option<&str>) -> Result<&'a Outl
 }
 
 /// Layout, side and fixed batch of an input of this shape, where -1 stands for any number.
-pub(super) fn image(shape: &[i64], manifest: &manifest::Input) -> Result<(Layout, u32, Option<usize>), String> {
+fn image(shape: &[i64], manifest: &manifest::Input) -> Result<(Layout, u32, Option<usize>), String> {
     let &[batch, second, third, fourth] = shape else {
         return Err(format!("it has {} dimensions, not four", shape.len()));
     };

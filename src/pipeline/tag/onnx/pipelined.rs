@@ -190,7 +190,7 @@ mod tests {
         let library = library::load().expect("ONNX Runtime");
         let labels = files.labels().expect("labels").count();
         let builder = || provider::builder(library, Device::Cpu, LIMITS, None).expect("a builder");
-        let host = cpu::whole(|| Ok(builder()), files, labels).expect("a session");
+        let host = cpu::open(|| Ok(builder()), files, labels).expect("a session");
         let (shared, manifest) = (host.shared(), &files.manifest.input);
         let edited =
             prepend::open(&mut builder(), &files.onnx, &shared.interface, manifest).expect("an edited session");

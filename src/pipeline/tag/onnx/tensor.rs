@@ -29,27 +29,13 @@ impl Encoder {
         this
     }
 
-    pub(super) const fn layout(&self) -> Layout {
-        self.layout
-    }
-
     /// Has this done to every value, of which the channel is known.
-    pub(super) fn map(&mut self, apply: impl Fn(usize, f32) -> f32) {
+    fn map(&mut self, apply: impl Fn(usize, f32) -> f32) {
         for (channel, table) in self.tables.iter_mut().enumerate() {
             for value in table {
                 *value = apply(channel, *value);
             }
         }
-    }
-
-    /// Has each of these channels, all below three, where it stands here.
-    pub(super) fn reorder(&mut self, channels: [usize; CHANNELS]) {
-        *self.tables = channels.map(|channel| self.tables[channel]);
-        self.order = channels.map(|channel| self.order[channel]);
-    }
-
-    pub(super) const fn transpose(&mut self, layout: Layout) {
-        self.layout = layout;
     }
 
     /// Replaces `tensor` by these rows, filled up with zeros to `batch` images; the tensor's shape.
