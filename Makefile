@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 # ONNX Runtime tells nobody of this machine, in tests and benchmarks either.
 export ORT_DISABLE_TELEMETRY := 1
-.PHONY: help demo test test-cuda-library bench bench-gpu lint deny advisories image compose-smoke dashboards check-kubernetes scaling pillow-suite
+.PHONY: help demo test test-cuda-library bench bench-gpu bench-optimized lint deny advisories image compose-smoke dashboards check-kubernetes scaling pillow-suite
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,9 @@ bench: ## measure decoding, batching and whole workers against Python and ONNX R
 
 bench-gpu: ## measure an NVIDIA device: tags against the CPU's, speed by precision and batch, whole workers (DEVICE=cuda:N)
 	@scripts/bench-gpu.sh $(if $(DEVICE),--device $(DEVICE))
+
+bench-optimized: ## see what models optimize makes of graphs of each family, on the CPU (IMAGES=<folder> for your own)
+	@scripts/bench.sh optimized $(or $(IMAGES),samples)
 
 lint: deny ## check format, clippy, documentation, dependencies, and that modules point one way
 	scripts/check-modules.py

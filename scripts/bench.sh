@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All benchmarks: builds and makes what they need, runs them and writes benches/RESULTS.md. Arguments go to
-# benches/end_to_end.py: `scripts/bench.sh small --rounds 5` runs one scenario and leaves the pure parts out.
+# benches/end_to_end.py: `scripts/bench.sh small --rounds 5` runs one scenario and leaves the pure parts out. `optimized` and images
+# runs benches/optimized.py alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +16,12 @@ fi
 
 echo "building (a quarter of an hour the first time)"
 cargo build --locked --release --quiet
+if [[ ${1:-} == optimized ]]; then
+    scripts/setup.sh learned
+    library=$(ls .runtime/libonnxruntime.so.*)
+    ORT_DYLIB_PATH=$PWD/$library "$python" benches/optimized.py "${@:2}"
+    exit
+fi
 # By itself, for it has other features of the same crates.
 cargo build --locked --release --quiet --example s3-server
 "$python" benches/make_models.py target/bench/models

