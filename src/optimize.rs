@@ -10,6 +10,7 @@ mod attention;
 mod beginning;
 mod file;
 mod graph;
+mod int8;
 mod linear;
 
 mod norm;
@@ -24,11 +25,37 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::model::manifest::Precision;
+use clap::ValueEnum;
+use serde::Serialize;
+
 use crate::model::{ModelFiles, Unusable};
 use crate::pipeline::tag::onnx::CannotLoad;
 use graph::Graph;
 pub(crate) use graph::Tally;
+
+/// Numbers that a new model computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Precision {
+    /// Single precision, as the old one.
+    Fp32,
+    /// Half precision, for GPUs.
+    Fp16,
+    /// Products in eight bits, for CPUs.
+    Int8,
+}
+
+impl Precision {
+    /// Its name, as on the command line.
+    #[must_use]
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
+        }
+    }
+}
 
 /// Why a model can't be rewritten.
 #[derive(Debug, thiserror::Error)]
@@ -100,14 +127,16 @@ pub(crate) fn rewrite(files: &ModelFiles, precision: Precision, target: &Path) -
     let facts = probe::run(&graph, files, target.parent().unwrap_or(Path::new(".")))?;
     settle::settle(&mut graph, &facts);
     let preprocessing = beginning::fuse(&mut graph, &facts);
-    let fused = vec![
+    let mut fused = vec![
         ("attention", attention::fuse(&mut graph, &facts)),
         ("activation, with its bias", activation::fuse(&mut graph)),
         ("normalization in pieces", norm::fuse(&mut graph, &facts)),
         ("normalization with the sum before it", norm::with_sum(&mut graph, &facts)),
     ];
-    if precision == Precision::Fp16 {
-        precision::convert(&mut graph).map_err(about)?;
+    match precision {
+        Precision::Fp32 => {}
+        Precision::Fp16 => precision::convert(&mut graph).map_err(about)?,
+        Precision::Int8 => fused.push(("product in eight bits", int8::convert(&mut graph))),
     }
     let (model, file) = graph.file();
     probe::write(target, &model, &file)?;

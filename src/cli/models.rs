@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::{LogArgs, ModelSourceArgs};
 use crate::model::hub;
-use crate::model::manifest::Precision;
+use crate::optimize::Precision;
 use crate::pipeline::tag::device::Device;
 
 /// What is shown below the commands.
@@ -102,7 +102,7 @@ pub struct ModelsOptimizeArgs {
     /// 256 are used. Repeatable.
     #[arg(long, value_name = "PATH|LOCATION", required = true, num_args = 1.., env = "TAGMILL_IMAGES")]
     pub(crate) images: Vec<OsString>,
-    /// Precision of the new model.
+    /// Precision of the new model. fp16 is for GPUs; int8 is for CPUs with VNNI, and costs tags.
     #[arg(long, value_enum, default_value = "fp16", env = "TAGMILL_PRECISION")]
     pub(crate) precision: Precision,
     /// Device to compare on: auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N. The CPU computes fp16 in single precision: it shows
@@ -112,12 +112,12 @@ pub struct ModelsOptimizeArgs {
     /// Name of the new model [default: the model's with the precision after it].
     #[arg(long, env = "TAGMILL_NAME")]
     pub(crate) name: Option<hub::FolderName>,
-    /// Largest difference of a score.
-    #[arg(long, value_name = "SCORE", default_value_t = 0.02, env = "TAGMILL_TOLERANCE")]
-    pub(crate) tolerance: f32,
-    /// Smallest share of equal tags.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.98, env = "TAGMILL_AGREEMENT")]
-    pub(crate) agreement: f32,
+    /// Largest difference of a score [default: 0.02; for int8 0.2].
+    #[arg(long, value_name = "SCORE", env = "TAGMILL_TOLERANCE")]
+    pub(crate) tolerance: Option<f32>,
+    /// Smallest share of equal tags [default: 0.98; for int8 0.9].
+    #[arg(long, value_name = "SHARE", env = "TAGMILL_AGREEMENT")]
+    pub(crate) agreement: Option<f32>,
     /// Images to run at once.
     #[arg(long, value_name = "N", value_parser = super::whole::<usize>, default_value_t = 8, env = "TAGMILL_BATCH_SIZE")]
     pub(crate) batch_size: usize,

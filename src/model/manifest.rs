@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::ValueEnum;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
 use crate::model::frame::{Filter, Fit};
 use crate::model::threshold::Thresholds;
@@ -35,7 +34,7 @@ pub struct Manifest {
 }
 
 /// What a model may be computed in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Precision of the graph.
@@ -224,11 +223,11 @@ impl Manifest {
     ///
     /// # Errors
     /// Where the text is no manifest's.
-    pub(crate) fn derived(toml: &str, precision: Precision, optimized_from: &str) -> Result<String, String> {
+    pub(crate) fn derived(toml: &str, is_half: bool, optimized_from: &str) -> Result<String, String> {
         let mut table: toml::Table = toml::from_str(toml).map_err(|error| on_one_line(toml, &error))?;
         table.remove("aliases");
-        if precision == Precision::Fp16 {
-            table.insert("precision".into(), precision.as_str().into());
+        if is_half {
+            table.insert("precision".into(), Precision::Fp16.as_str().into());
         }
         table.insert("optimized_from".into(), optimized_from.into());
         toml::to_string(&table).map_err(|error| error.to_string())
@@ -297,7 +296,7 @@ mod tests {
     #[test]
     fn a_derived_manifest_differs_in_what_it_says_of_itself() {
         let toml = "aliases = [\n  \"short\",\n]\nprecision = \"fp32\"\n[input]\nsize = 224 # pixels\n";
-        let derived = Manifest::derived(toml, Precision::Fp16, "abc").expect("a manifest");
+        let derived = Manifest::derived(toml, true, "abc").expect("a manifest");
         let manifest = Manifest::parse(&derived).expect("a manifest");
         assert_eq!((manifest.aliases, manifest.input.size), (vec![], Some(224)));
         assert_eq!((manifest.precision, manifest.optimized_from.as_deref()), (Precision::Fp16, Some("abc")));

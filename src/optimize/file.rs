@@ -179,6 +179,7 @@ impl Attribute {
 
 /// `TensorProto.DataType`.
 pub(super) const FLOAT: i32 = 1;
+pub(super) const INT8: i32 = 3;
 pub(super) const INT64: i32 = 7;
 pub(super) const FLOAT16: i32 = 10;
 

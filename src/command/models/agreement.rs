@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
+use crate::optimize::Precision;
 use crate::pipeline::loaded::LoadedModel;
 
 /// Bounds that a new model must keep.
@@ -13,6 +14,14 @@ pub(super) struct Gate {
     pub(super) tolerance: f32,
     /// Smallest share of equal tags.
     pub(super) agreement: f32,
+}
+
+impl Gate {
+    /// The bounds of a precision, where the user sets none.
+    pub(super) fn of(precision: Precision, tolerance: Option<f32>, agreement: Option<f32>) -> Self {
+        let (usual, share) = if precision == Precision::Int8 { (0.2, 0.9) } else { (0.02, 0.98) };
+        Self { tolerance: tolerance.unwrap_or(usual), agreement: agreement.unwrap_or(share) }
+    }
 }
 
 /// Differences between the scores of two models.

@@ -21,10 +21,10 @@ use crate::command::samples::{self, Samples};
 use crate::command::select::Selection;
 use crate::model::ModelFiles;
 use crate::model::catalog::{Catalog, NoModel};
-use crate::model::manifest::{self, Manifest, Precision};
+use crate::model::manifest::{self, Manifest};
 use crate::model::repository::Repository;
 use crate::model::threshold::Thresholds;
-use crate::optimize::{self, Rewritten};
+use crate::optimize::{self, Precision, Rewritten};
 use crate::pipeline::decode::picture;
 use crate::pipeline::loaded::LoadedModel;
 use crate::pipeline::tag::{Loaded, library, onnx};
@@ -104,7 +104,7 @@ pub(super) async fn run(args: ModelsOptimizeArgs) -> Result<(), Failed> {
         device_memory: None,
         engines: settings::engines(None),
     };
-    let gate = Gate { tolerance: args.tolerance, agreement: args.agreement };
+    let gate = Gate::of(args.precision, args.tolerance, args.agreement);
     let task = Task { files, target, precision: args.precision, onnx, gate, samples };
     let report = tokio::task::spawn_blocking(move || task.run()).await.map_err(Failed::running)??;
     let mut out = stdout().lock();
@@ -168,7 +168,7 @@ impl Task {
         fs::copy(labels, folder.join(labels.file_name().unwrap_or_default()))?;
         let own = self.files.onnx.with_file_name(manifest::FILE);
         let text = if own.is_file() { fs::read_to_string(own)? } else { String::new() };
-        let derived = Manifest::derived(&text, self.precision, source).map_err(io::Error::other)?;
+        let derived = Manifest::derived(&text, self.precision == Precision::Fp16, source).map_err(io::Error::other)?;
         fs::write(folder.join(manifest::FILE), derived)
     }
 
