@@ -1,7 +1,7 @@
 //! Rewrites a model's graph once, so that a run takes fewer and better kernels: attention, normalizations and activations
 //! each as one operator of ONNX Runtime's, preprocessing in the first weights, half precision.
 //!
-//! ONNX Runtime fuses some of this itself when it loads a model, but never the attention of a graph that PyTorch exported.
+//! ONNX Runtime fuses some of this itself when it loads a model, but never the attention of a graph that `PyTorch` exported.
 //! [`probe`] runs the graph for the facts that the others need, [`settle`] makes constants of what shapes decide; what is not
 //! understood stays as it is. Whether the new model is as good as the old one is for its user's pictures to show.
 

@@ -76,7 +76,10 @@ impl Attention {
         let shape = facts.shape(product.input(0)).ok_or("its shape is not known")?;
         let &[_, heads, places, head] = &shape[..] else { return Err("its shape is not known") };
         let (width, out) = (heads * head, facts.shape(joined.output()).unwrap_or_default());
-        let same = facts.shape(mixed.input(1)).is_some_and(|shape| shape.last() == Some(&head));
+        let of = |value: &str, at: usize| {
+            facts.shape(value).is_some_and(|shape| shape.len() == 4 && shape[1] == heads && shape[at] == head)
+        };
+        let same = of(product.input(1), 2) && of(mixed.input(1), 3);
         if swapped.integers("perm") != Some(&SWAP) || out.len() != 3 || out[1..] != [places, width] || !same {
             return Err(after);
         }

@@ -1,4 +1,4 @@
-//! Graphs in the patterns of PyTorch's exporter, as they are and rewritten, on ONNX Runtime. They are in `tests/models/exports`,
+//! Graphs in the patterns of `PyTorch`'s exporter, as they are and rewritten, on ONNX Runtime. They are in `tests/models/exports`,
 //! made by `benches/make_models.py tests/models/exports tests`.
 
 use std::path::PathBuf;
