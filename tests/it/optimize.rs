@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::support::repository;
 use crate::support::worker::tagmill;
 
-/// A folder of models with a copy of one as PyTorch exports it.
+/// A folder of models with a copy of one as `PyTorch` exports it.
 fn models() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let (from, to) = (repository("tests/models/exports/vit-sdpa-17"), folder.path().join("vit"));
