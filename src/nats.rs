@@ -3,6 +3,7 @@
 pub(crate) mod answer_body;
 pub(crate) mod headers;
 pub(crate) mod publisher;
+mod relay;
 pub(crate) mod subjects;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 
 use crate::backoff::Backoff;
+use relay::Relay;
 
 /// Time limit for the first connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,14 +95,17 @@ pub(crate) enum Unreachable {
     },
     /// No connection within the time a start waits.
     #[error(
-        "can't connect to NATS at {servers} within {} s (--nats-url; `nats-server -js` starts one): {source}", CONNECT_TIMEOUT.as_secs()
+        "can't connect to NATS at {servers} within {} s (--nats-url; `nats-server -js` starts one): {reason}", CONNECT_TIMEOUT.as_secs()
     )]
     Connect {
         /// The servers, without passwords.
         servers: String,
-        /// The last attempt's error.
-        source: async_nats::ConnectError,
+        /// Error of the last attempt.
+        reason: String,
     },
+    /// No port on the loopback interface for the relay.
+    #[error("cannot listen on the loopback interface for the connection to NATS: {0}")]
+    Relay(std::io::Error),
 }
 
 impl Settings {
@@ -118,10 +123,13 @@ impl Nats {
     pub(crate) async fn connect(settings: &Settings, name: &str) -> Result<Self, Unreachable> {
         let (sender, connections) = watch::channel(Connection::default());
         let (sender, complaint) = (Arc::new(sender), Complaint::default());
+        let relay = Relay::start(&settings.servers, settings.ca.clone()).await.map_err(Unreachable::Relay)?;
+        // Once for each server: an attempt tries all of them.
+        let addresses = vec![relay.address.clone(); settings.servers.len()];
         let (deadline, mut last) = (tokio::time::Instant::now() + CONNECT_TIMEOUT, None::<async_nats::ConnectError>);
         loop {
             let options = options(settings, name, Arc::clone(&sender), Arc::clone(&complaint)).await?;
-            let connecting = tokio::time::timeout_at(deadline, options.connect(&settings.servers[..])).await;
+            let connecting = tokio::time::timeout_at(deadline, options.connect(&addresses[..])).await;
             // One that was cut short by the deadline says less than the one before.
             match connecting.unwrap_or_else(|_| Err(last.take().unwrap_or_else(|| ConnectErrorKind::TimedOut.into()))) {
                 Ok(client) => {
@@ -133,12 +141,14 @@ impl Nats {
                     return Err(Unreachable::Refused { servers: settings.shown(), source });
                 }
                 Err(source) if tokio::time::Instant::now() + Duration::from_secs(1) >= deadline => {
-                    return Err(Unreachable::Connect { servers: settings.shown(), source });
+                    let reason = relay.failure().unwrap_or_else(|| source.to_string());
+                    return Err(Unreachable::Connect { servers: settings.shown(), reason });
                 }
                 Err(error) => {
                     // Once, not with every attempt.
                     if last.as_ref().is_none_or(|last| last.to_string() != error.to_string()) {
-                        tracing::warn!(servers = settings.shown(), %error, "NATS can't be reached; trying again");
+                        let reason = relay.failure().unwrap_or_else(|| error.to_string());
+                        tracing::warn!(servers = settings.shown(), reason, "NATS can't be reached; trying again");
                     }
                     last = Some(error);
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -231,14 +241,12 @@ async fn options(
             .await
             .map_err(|source| Unreachable::Creds { path: path.clone(), source })?,
     };
-    let options = match &settings.ca {
-        Some(ca) => options.add_root_certificates(ca.clone()),
-        None => options,
-    };
     let (reported, servers) = (Mutex::default(), settings.shown());
     Ok(options
         .name(name)
-        .connection_timeout(Duration::from_secs(5))
+        .connection_timeout(relay::PATIENCE)
+        // The relay finds them.
+        .ignore_discovered_servers()
         .ping_interval(Duration::from_secs(10))
         .max_reconnects(None)
         .reconnect_delay_callback(|attempt| RECONNECT.after(u64::try_from(attempt).unwrap_or(u64::MAX)))

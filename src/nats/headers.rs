@@ -3,6 +3,8 @@
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{HeaderMap, Message};
 
+use super::relay::frames::MALFORMED;
+use crate::failure::{Code, Failure};
 use crate::job::LONGEST_ID;
 
 /// A client's id for its job, where the job itself has none.
@@ -28,12 +30,25 @@ pub(crate) fn id_in(headers: Option<&HeaderMap>) -> Option<String> {
     header(ID_HEADER).or_else(|| header(NATS_MESSAGE_ID.as_ref()))
 }
 
+/// Checks that a message had headers that can be read.
+///
+/// # Errors
+/// `bad_job`, with the reason that the relay has put in their place.
+pub(crate) fn check(message: &Message) -> Result<(), Failure> {
+    match message.headers.as_ref().and_then(|headers| headers.get(MALFORMED)) {
+        Some(reason) => {
+            Err(Failure::new(Code::BadJob, format!("the headers of the message can't be read: {}", reason.as_str())))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Adds a job's headers to an answer's, but for those of the server (`Nats-…`).
 pub(crate) fn carry(job: &Message, headers: &mut HeaderMap) {
     for (name, values) in job.headers.iter().flat_map(HeaderMap::iter) {
         let name_text: &str = name.as_ref();
         let servers = name_text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"));
-        for value in values.iter().filter(|_| !servers) {
+        for value in values.iter().filter(|_| !servers && name_text != MALFORMED) {
             headers.append(name.clone(), value.clone());
         }
     }

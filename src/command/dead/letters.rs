@@ -113,7 +113,7 @@ impl Letters {
         let stream = jetstream.get_stream(&name).await.with_context(|| {
             format!("the stream {name} can't be read; `tagmill init` makes it (is --prefix the workers'?)")
         })?;
-        let filter_subject = filter.subject.as_deref().map(|subject| subjects.dead_for(subject)).unwrap_or_default();
+        let filter_subject = filter.subject.as_deref().map(|subject| subjects.dead_filter(subject)).unwrap_or_default();
         let closed = if closed { HashSet::new() } else { retried(&stream).await? };
         let consumer = stream.create_consumer(OrderedConfig { filter_subject, ..OrderedConfig::default() }).await?;
         // Without any, its messages would be waited for.

@@ -23,7 +23,9 @@ use super::topology::Gone;
 use super::{Stream, event};
 use crate::delivery::Delivery;
 use crate::delivery::answers::Answers;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
+use crate::job::Job;
+use crate::nats::headers;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::pipeline::concurrency::Estimator;
 use crate::store::Store;
@@ -141,6 +143,10 @@ impl Puller {
             tracing::error!(subject = %message.subject, "a message without delivery information; it is left alone");
             return;
         };
+        if info.stream != self.stream.topology.identity.stream {
+            tracing::error!(subject = %message.subject, "a message of another stream; it is left alone");
+            return;
+        }
         let (sequence, number) = (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1));
         let queued = SystemTime::from(info.published).elapsed().unwrap_or_default();
         let acks = &self.stream.acks;
@@ -179,7 +185,7 @@ impl Puller {
         Delivered { message, sequence, number, queued, slot }: Delivered,
         unexplained: u64,
     ) {
-        let mut jobs = self.jobs(&message.payload).into_iter();
+        let mut jobs = self.jobs(&message).into_iter();
         let history = History { number, is_quarantined: unexplained >= QUARANTINE_FROM };
         let held = OpenMessage::new(Arc::clone(&self.stream), message, sequence, history, jobs.len());
         let Some(first) = jobs.next() else {
@@ -210,7 +216,9 @@ impl Puller {
     async fn admit(&self, Payload { record, bytes, wrong }: Payload, Arrived { held, queued, slot }: Arrived) {
         let History { number, is_quarantined } = held.history();
         let reply = StreamReply::new(held, bytes.clone(), record, slot);
-        let id = reply.default_id();
+        // One that is refused unread may have an id of its own nevertheless.
+        let own = || Job::id_in(&bytes).filter(|_| wrong.is_some() && record.is_none());
+        let id = own().unwrap_or_else(|| reply.default_id());
         let delivery = Delivery::new(id, Source::Stream, number, Box::new(reply), self.answers.clone());
         let delivery = if is_quarantined { delivery.quarantined() } else { delivery };
         match wrong {
@@ -220,9 +228,26 @@ impl Puller {
         }
     }
 
+    /// Checks that the job can be answered under its own subject.
+    ///
+    /// # Errors
+    /// `bad_job`; its dead letter has the subject of all.
+    fn check_subject(&self, subject: &str) -> Result<(), Failure> {
+        if self.stream.settings.subjects.is_answerable(subject) {
+            return Ok(());
+        }
+        let message = "the subject of the message can't be that of an answer: it is too long, or has blanks, control \
+                       characters, wildcards, empty parts or what is not UTF-8";
+        Err(Failure::new(Code::BadJob, message))
+    }
+
     /// The jobs a message brings: itself, or the records of an event.
-    fn jobs(&self, payload: &Bytes) -> Vec<Payload> {
+    fn jobs(&self, message: &async_nats::Message) -> Vec<Payload> {
+        let payload = &message.payload;
         let itself = |wrong| vec![Payload { record: None, bytes: payload.clone(), wrong }];
+        if let Err(wrong) = headers::check(message).and_then(|()| self.check_subject(&message.subject)) {
+            return itself(Some(wrong));
+        }
         match event::records(payload, &self.stream.settings.event_suffixes) {
             None => itself(None),
             Some(Err(wrong)) => itself(Some(wrong)),
