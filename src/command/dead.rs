@@ -3,19 +3,22 @@
 mod letters;
 
 use std::collections::HashSet;
-use std::io::{BufRead, IsTerminal, Write, stderr, stdin, stdout};
+use std::io::{BufRead, IsTerminal, Write, stdin};
 
+use anyhow::bail;
 use async_nats::jetstream::{self, message::PublishMessage};
-use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
+use async_nats::{HeaderMap, HeaderValue, header::NATS_MESSAGE_ID};
 
-use super::{Failed, how_many, plain, said};
+use super::{Failed, how_many, said};
 use crate::cli::dead::{DeadChangeArgs, DeadCommand, DeadFilter};
 use crate::cli::queue::NatsArgs;
 use crate::nats::headers::{ID_HEADER, RETRY_HEADER};
 use crate::nats::subjects::Subjects;
 use crate::nats::{self, Nats};
 use crate::settings;
-use crate::telemetry::say;
+use crate::telemetry::{ask, say};
+use crate::terminal::{self, Lines};
+use crate::text::plain;
 use letters::{Letter, Letters};
 
 pub(super) async fn run(command: DeadCommand) -> Result<(), Failed> {
@@ -67,19 +70,20 @@ fn is_pattern(subject: &str) -> bool {
 const LETTER: &str = "dead letter";
 
 async fn list(mut letters: Letters, json: bool) -> anyhow::Result<()> {
-    let mut out = stdout().lock();
+    let head = || format!("{:>8}  {:24}  {:19}  {:24}  {:24}  MESSAGE", "SEQUENCE", "AT", "CODE", "ID", "IMAGE");
     if !json {
-        writeln!(out, "{:>8}  {:24}  {:19}  {:24}  {:24}  MESSAGE", "SEQUENCE", "AT", "CODE", "ID", "IMAGE")?;
+        Lines::open().line(head())?;
     }
     let mut count = 0;
     while let Some(letter) = letters.next().await? {
         count += 1;
         if json {
-            writeln!(out, "{}", serde_json::to_string(&letter)?)?;
+            writeln!(terminal::exact(), "{}", serde_json::to_string(&letter)?)?;
         } else {
             let (Letter { sequence, at, error, id, .. }, image) = (&letter, letter.image());
             let [at, code, id, image, message] = [at.as_str(), &error.code, id, &image, &error.message].map(plain);
-            writeln!(out, "{sequence:>8}  {at:24}  {code:19}  {id:24}  {image:24}  {message}")?;
+            let line = format_args!("{sequence:>8}  {at:24}  {code:19}  {id:24}  {image:24}  {message}");
+            Lines::open().line(line)?;
         }
     }
     if !json {
@@ -184,7 +188,10 @@ async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
             headers.append(name.clone(), value.clone());
         }
     }
-    headers.insert(ID_HEADER, letter.id.as_str());
+    // An id that no header can have came with the job's own JSON, and still does.
+    if let Ok(id) = letter.id.parse::<HeaderValue>() {
+        headers.insert(ID_HEADER, id);
+    }
     headers.insert(RETRY_HEADER, letters.message_id(sequence).as_str());
     // Of the letter, not the job, so that the stream takes it as new; and the same again should this run be repeated.
     headers.insert(NATS_MESSAGE_ID, letters.message_id(sequence).as_str());
@@ -192,13 +199,17 @@ async fn retry(letters: &Letters, sequence: u64) -> anyhow::Result<()> {
     // No stream keeps requests: where nobody waited for the answer, the queue is as good a way to it.
     let requests = letter.subject == letters.subjects.requests();
     let subject = if requests { letters.subjects.jobs() } else { letter.subject };
+    // Whoever may publish letters must not have the operator publish elsewhere.
+    if !letters.subjects.is_answerable(&subject) {
+        bail!("`{subject}` is no subject of jobs below {}; publish the job anew if it is one", letters.subjects.jobs());
+    }
     letters.jetstream.send_publish(subject, message).await?.await?;
     Ok(())
 }
 
 fn confirm(question: &str) -> Result<(), Failed> {
     let mut answer = String::new();
-    let _ = write!(stderr(), "{question} [y/N] ").and_then(|()| stderr().flush());
+    ask(question);
     stdin().lock().read_line(&mut answer).map_err(Failed::running)?;
     if matches!(answer.trim(), "y" | "Y" | "yes") {
         Ok(())

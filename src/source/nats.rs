@@ -31,14 +31,14 @@ use crate::failure::{Code, Failure};
 use crate::job::random_id;
 use crate::memory::Pool;
 use crate::nats::Nats;
-use crate::nats::headers::id_in;
+use crate::nats::headers::{self, id_in};
 use crate::nats::publisher::ConfirmedPublisher;
 use crate::nats::subjects::Subjects;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::telemetry::labels::Source;
 use crate::telemetry::labels::Stage;
-use crate::telemetry::metrics;
 use crate::telemetry::span::JobIdentity;
+use crate::telemetry::{metrics, rate_limited};
 use answer::{NatsReply, Open};
 use service::Service;
 
@@ -221,11 +221,14 @@ impl NatsSource {
 
     /// Brings a request in, or says at once why not.
     async fn take(self: &Arc<Self>, message: Message, to_accept: &Sender<Incoming>, answers: &Answers) {
+        if let Some(reply) = message.reply.as_ref().filter(|reply| !self.settings.subjects.is_inbox(reply)) {
+            return refuse_reply(reply);
+        }
         let id = id_in(message.headers.as_ref()).unwrap_or_else(random_id);
         let place = self.in_flight_limit.try_acquire();
         // Twice: what it says of its image is read out of it.
         let room = self.settings.room.try_reserve(2 * message.payload.len() as u64);
-        let timeout = timeout::of(&message, self.settings.timeout);
+        let timeout = headers::check(&message).and_then(|()| timeout::of(&message, self.settings.timeout));
         let refused = match (place.as_ref().zip(room.as_ref()), &timeout) {
             (_, Err(bad)) => Some(bad.clone()),
             (None, _) => Some(Failure::new(
@@ -270,6 +273,14 @@ impl NatsSource {
         let reply = NatsReply::new(Arc::clone(self), number, None, place);
         let delivery = Delivery::new(id, Source::Nats, 1, Box::new(reply), answers.clone());
         delivery.refuse(refused);
+    }
+}
+
+/// Counts a request whose answer would go elsewhere than to its caller. It is not worked on.
+fn refuse_reply(reply: &str) {
+    metrics::failed(Stage::Accept, Code::BadJob);
+    if rate_limited::is_new("a reply subject is refused", None) {
+        tracing::warn!(reply, "a request is not answered: its reply subject is no inbox");
     }
 }
 

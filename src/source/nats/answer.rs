@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::NatsSource;
 use crate::delivery::{Answer, Reply};
-use crate::failure::{ErrorBody, Failure};
+use crate::failure::{Code, ErrorBody, Failure};
 use crate::job::random_id;
 use crate::memory::Reservation;
 use crate::nats::answer_body::{self, dead_letter, result_too_large};
@@ -126,7 +126,12 @@ impl NatsSource {
     }
 
     async fn reply_failed(&self, caller: &Subject, message: &Message, id: &str, failure: Failure) -> Option<Failure> {
-        tracing::debug!(code = %failure.code, error = %failure, "a request failed");
+        if matches!(failure.code, Code::StorageUnavailable | Code::StorageDenied) {
+            warn_limited!("the image of a request can't be read", failure.code, error = %failure);
+        } else {
+            tracing::debug!(code = %failure.code, error = %failure, "a request failed");
+        }
+        let failure = failure.for_callers();
         let error = ErrorBody::from(&failure);
         let mut headers = error_headers(&error);
         carry(message, &mut headers);

@@ -22,7 +22,7 @@ const ENDPOINT: &str = "tag";
 /// One instance of the service.
 pub(crate) struct Service {
     identity: Identity,
-    subject: String,
+    subjects: Subjects,
     started: SystemTime,
     counts: Mutex<Counts>,
 }
@@ -40,7 +40,7 @@ struct Identity {
 struct Counts {
     requests: u64,
     errors: u64,
-    last_error: String,
+    last_error: &'static str,
     time: Duration,
 }
 
@@ -85,7 +85,7 @@ impl Service {
         let metadata = HashMap::from([("worker", worker.to_owned()), ("prefix", subjects.to_string())]);
         let id = format!("{:016x}", rand::random::<u64>());
         let identity = Identity { name: SERVICE, id, version: env!("CARGO_PKG_VERSION"), metadata };
-        Self { identity, subject: subjects.requests(), started: SystemTime::now(), counts: Mutex::default() }
+        Self { identity, subjects: subjects.clone(), started: SystemTime::now(), counts: Mutex::default() }
     }
 
     /// What tells it from the others.
@@ -100,7 +100,8 @@ impl Service {
         counts.time += took;
         if let Some(failure) = failure {
             counts.errors += 1;
-            counts.last_error = format!("{}:{}", failure.code, failure.message);
+            // Without the message: anybody may ask for statistics, and it names the caller's image.
+            counts.last_error = failure.code.as_str();
         }
     }
 
@@ -110,6 +111,10 @@ impl Service {
             let asked = subject.split('.').nth(1).unwrap_or_default();
             let verb = Verb::ALL.into_iter().find(|verb| verb.as_str() == asked);
             if let (Some(verb), Some(reply)) = (verb, reply) {
+                if !self.subjects.is_inbox(&reply) {
+                    super::refuse_reply(&reply);
+                    continue;
+                }
                 // Who asked may be gone already.
                 let _ = client.publish(reply, self.says(verb).to_string().into()).await;
             }
@@ -123,7 +128,7 @@ impl Service {
             Verb::Ping => json!({}),
             Verb::Info => json!({
                 "description": "Tags images.",
-                "endpoints": [{ "name": ENDPOINT, "subject": self.subject, "queue_group": GROUP, "metadata": {} }],
+                "endpoints": [{ "name": ENDPOINT, "subject": self.subjects.requests(), "queue_group": GROUP, "metadata": {} }],
             }),
             Verb::Stats => json!({
                 "started": humantime::format_rfc3339_millis(self.started).to_string(),
@@ -144,7 +149,7 @@ impl Service {
         let time = nanoseconds(counts.time);
         json!({
             "name": ENDPOINT,
-            "subject": self.subject,
+            "subject": self.subjects.requests(),
             "queue_group": GROUP,
             "num_requests": counts.requests,
             "num_errors": counts.errors,
