@@ -52,18 +52,6 @@ fn how_many<N: Copy + fmt::Display + PartialEq + From<u8>>(count: N, noun: &str)
     format!("{count} {noun}{}", if count == N::from(1) { "" } else { "s" })
 }
 
-/// Escapes control characters in a text from outside, for display on one line of a terminal.
-fn plain(text: &str) -> String {
-    text.chars().fold(String::new(), |mut plain, letter| {
-        if letter.is_control() {
-            plain.extend(letter.escape_default());
-        } else {
-            plain.push(letter);
-        }
-        plain
-    })
-}
-
 impl Failed {
     /// 2 for wrong settings, 1 for everything else.
     #[must_use]
@@ -161,11 +149,6 @@ mod tests {
     #[error("can't connect: {source}")]
     struct Named {
         source: io::Error,
-    }
-
-    #[test]
-    fn a_text_from_outside_stays_in_its_line() {
-        assert_eq!(plain("a\nb \u{1b}[2J größe"), "a\\nb \\u{1b}[2J größe");
     }
 
     #[test]

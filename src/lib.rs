@@ -30,8 +30,8 @@
 //! [`cli`] parses arguments and [`settings`] checks them before anything is opened; [`command`] has a file for each
 //! subcommand. [`memory`] is the budget for images in flight, [`machine`] reads the machine's memory and GPUs, [`nats`] keeps
 //! the connection and publishes confirmed answers, [`telemetry`] has logs, metrics and health. [`backoff`] computes delays
-//! between attempts, [`optimize`] rewrites a model's graph, [`atomic`] replaces files and folders, [`json`] parses input and names the wrong field, [`text`]
-//! decodes text files.
+//! between attempts, [`optimize`] rewrites a model's graph, [`atomic`] replaces files and folders, [`json`] parses input and
+//! names the wrong field, [`text`] decodes text files and keeps names in their line, [`terminal`] is standard output.
 //!
 //! The public modules are the ones used by `main`, the benchmarks and the tests of the docs: the command line, and the
 //! contract's own types. `docs/architecture.md` explains the sizes of queues, the memory pools and the delivery guarantee.
@@ -58,4 +58,5 @@ mod source;
 mod store;
 pub mod tags;
 pub mod telemetry;
+mod terminal;
 mod text;

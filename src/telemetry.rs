@@ -9,7 +9,7 @@ pub(crate) mod span;
 
 use std::backtrace::Backtrace;
 use std::fmt;
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{IsTerminal, Stderr, Write};
 use std::panic::PanicHookInfo;
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
@@ -17,7 +17,59 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::text::{is_obeyed, plain};
+
+/// Standard error, for this file alone.
+#[expect(clippy::disallowed_methods, reason = "the one place for lines on standard error")]
+fn stderr() -> Stderr {
+    std::io::stderr()
+}
+
+/// Writes events of the text log, each as one line whatever names it has: a newline in one would forge the next line, and an
+/// escape sequence would be obeyed by the terminal that shows the log.
+#[derive(Clone)]
+struct OneLineEach {
+    log: NonBlocking,
+    /// `true` if the lines have colours of their own; escapes in names are escaped before they come here.
+    colours: bool,
+}
+
+impl MakeWriter<'_> for OneLineEach {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for OneLineEach {
+    /// Writes an event, which comes whole.
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = plain_event(text.strip_suffix('\n').unwrap_or(&text), self.colours);
+        self.log.write_all(format!("{line}\n").as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.log.flush()
+    }
+}
+
+fn plain_event(text: &str, colours: bool) -> String {
+    let is_obeyed = |letter: char| is_obeyed(letter) && !(colours && letter == '\u{1b}');
+    text.chars().fold(String::with_capacity(text.len() + 16), |mut line, letter| {
+        if is_obeyed(letter) {
+            line.extend(letter.escape_default());
+        } else {
+            line.push(letter);
+        }
+        line
+    })
+}
 
 /// Format of logs on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -29,9 +81,14 @@ pub enum LogFormat {
     Json,
 }
 
+/// Returns `true` if standard error is a terminal.
+pub(crate) fn has_terminal() -> bool {
+    stderr().is_terminal()
+}
+
 /// Returns `true` if the log is read on a terminal and colours are not disabled (no-color.org).
 fn has_colours() -> bool {
-    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    has_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Default levels of libraries. A NATS server's errors reach the log through the event callback, and ONNX Runtime's are
@@ -62,7 +119,7 @@ pub(crate) fn dropped_lines() -> u64 {
 /// Writes a line to standard error for the person who started the program. A thread of its own writes it, and the call waits
 /// a second at most, so that an unread line is lost without stopping the program.
 pub fn say(text: impl fmt::Display) {
-    let line = format!("{text}\n");
+    let line = format!("{}\n", plain(&text.to_string()));
     let (done, written) = mpsc::channel();
     let write = move || {
         let _ = stderr().write_all(line.as_bytes());
@@ -71,6 +128,12 @@ pub fn say(text: impl fmt::Display) {
     if std::thread::Builder::new().spawn(write).is_ok() {
         let _ = written.recv_timeout(SAID);
     }
+}
+
+/// A question on standard error, which is answered on the same line.
+pub(crate) fn ask(question: &str) {
+    let mut out = stderr();
+    let _ = write!(out, "{} [y/N] ", plain(question)).and_then(|()| out.flush());
 }
 
 /// Logs a panic instead of writing it to standard error directly.
@@ -88,11 +151,14 @@ pub fn start(format: LogFormat, level: LevelFilter) -> Log {
     let (filter, wrong) = filter(&own, level);
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LINES).lossy(true).finish(stderr());
     let _ = DROPPED.set(writer.error_counter());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     match format {
-        LogFormat::Text => log.with_ansi(has_colours()).with_target(false).init(),
-        // The job's span has all fields, and a list of spans would repeat them.
-        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).init(),
+        LogFormat::Text => {
+            let colours = has_colours();
+            log.with_ansi(colours).with_target(false).with_writer(OneLineEach { log: writer, colours }).init();
+        }
+        // One span alone: a job's has all fields, and a list would repeat them.
+        LogFormat::Json => log.with_writer(writer).json().flatten_event(true).with_span_list(false).init(),
     }
     for directive in wrong {
         tracing::warn!(directive, "RUST_LOG has what is no level, and no name with one, such as ort=debug");
@@ -122,6 +188,12 @@ fn filter(own: &str, otherwise: LevelFilter) -> (EnvFilter, Vec<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line_and_has_no_escapes_but_colours() {
+        assert_eq!(plain_event("a\nb\u{1b}[2J\u{202e}", false), "a\\nb\\u{1b}[2J\\u{202e}");
+        assert_eq!(plain_event("\u{1b}[31mred\u{1b}[0m\r\n", true), "\u{1b}[31mred\u{1b}[0m\\r\\n");
+    }
 
     #[test]
     fn libraries_are_quiet_unless_they_are_named() {

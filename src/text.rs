@@ -1,6 +1,37 @@
-//! Text files as editors save them: UTF-8 or UTF-16, with a byte order mark or without.
+//! Text from outside: files as editors save them (UTF-8 or UTF-16, with a byte order mark or without), and names as they may
+//! stand in a line.
 
 use std::borrow::Cow;
+
+/// Returns `true` for characters that a terminal or editor obeys instead of showing them: control characters, ends of lines,
+/// and marks that turn the direction of what follows.
+pub(crate) fn is_obeyed(letter: char) -> bool {
+    let is_mark = matches!(
+        letter,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    );
+    letter.is_control() || is_mark
+}
+
+/// Text as it may stand in a line of a log or on a terminal: what would be obeyed is shown as an escape, such as `\n`.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().fold(String::with_capacity(text.len() + 16), |mut plain, letter| {
+        if is_obeyed(letter) {
+            plain.extend(letter.escape_default());
+        } else {
+            plain.push(letter);
+        }
+        plain
+    }))
+}
+
+/// Text of one line for files that have a meaning for lines and tabs, such as captions: blanks stand in for what is obeyed.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(is_obeyed) { Cow::Owned(text.replace(is_obeyed, " ")) } else { Cow::Borrowed(text) }
+}
 
 /// Why bytes are no text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +75,17 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'_, str>, NoText>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_from_outside_stays_in_its_line() {
+        assert_eq!(plain("a\nb \u{1b}[2J größe"), "a\\nb \\u{1b}[2J größe");
+        assert_eq!(
+            plain("\u{9b}\u{202e}\u{2067}\u{200f}\u{2028}\r\t"),
+            "\\u{9b}\\u{202e}\\u{2067}\\u{200f}\\u{2028}\\r\\t"
+        );
+        assert!(matches!(plain("größe 猫 \u{1f468}\u{200d}\u{1f469}"), Cow::Borrowed(_)));
+        assert_eq!(one_line("a\r\nb\u{202e}c"), "a  b c");
+    }
 
     #[test]
     fn text_is_read_in_every_encoding_that_its_first_bytes_tell() {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
+use crate::text::plain;
+
 /// Time between two redraws of a spinner and of the elapsed time.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -24,7 +26,7 @@ impl Bar {
     /// Line of a file of `size` bytes, of which the first `from` are present.
     pub(super) fn of_file(name: &str, size: u64, from: u64) -> Self {
         let template = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-        let bar = ProgressBar::new(size).with_style(style(template, "")).with_message(name.to_owned());
+        let bar = ProgressBar::new(size).with_style(style(template, "")).with_message(plain(name).into_owned());
         let bar = bar.with_position(from);
         // Rate and remaining time count new bytes only.
         bar.reset_eta();
@@ -57,7 +59,7 @@ impl Bar {
     }
 
     pub(super) fn set_message(&self, message: impl Into<String>) {
-        self.0.set_message(message.into());
+        self.0.set_message(plain(&message.into()).into_owned());
     }
 
     /// Runs something that writes to the terminal while the line is hidden.

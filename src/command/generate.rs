@@ -1,6 +1,6 @@
 //! `tagmill completions` and `tagmill man`, generated from the definitions of the command line.
 
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use anyhow::{Context, anyhow};
 use clap::CommandFactory;
@@ -9,11 +9,12 @@ use clap_mangen::Man;
 use super::Failed;
 use crate::cli::Cli;
 use crate::cli::generate::{CompletionsArgs, ManArgs};
+use crate::terminal;
 
 pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Failed> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "tagmill", &mut script);
-    stdout().write_all(&script).map_err(Failed::running)
+    terminal::exact().write_all(&script).map_err(Failed::running)
 }
 
 pub(super) fn man(args: &ManArgs) -> Result<(), Failed> {
@@ -31,5 +32,5 @@ pub(super) fn man(args: &ManArgs) -> Result<(), Failed> {
     }
     let mut page = Vec::new();
     Man::new(command).render(&mut page).map_err(Failed::running)?;
-    stdout().write_all(&page).map_err(Failed::running)
+    terminal::exact().write_all(&page).map_err(Failed::running)
 }

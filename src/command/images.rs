@@ -15,7 +15,7 @@ use crate::source::local::Image;
 use crate::store::bucket::Bucket;
 use crate::store::bucket::list::Listed;
 use crate::store::suffix::Suffixes;
-use crate::store::{InvalidStore, Store, file};
+use crate::store::{InvalidStore, Store, file, without_login};
 
 /// Images found ahead.
 const AHEAD: usize = 128;
@@ -67,7 +67,7 @@ impl Sources {
                 let path = url::Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
                 path.map(Source::Path).ok_or_else(|| InvalidStore::Location(url.to_owned()))
             }
-            Some(url) if url.contains("://") => Err(InvalidStore::Location(url.to_owned())),
+            Some(url) if url.contains("://") => Err(InvalidStore::Location(without_login(url))),
             _ => Ok(Source::Path((&name).into())),
         };
         let sources = names.map(&mut open).collect::<Result<_, _>>()?;

@@ -6,7 +6,7 @@ mod pull;
 mod report;
 mod table;
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::num::NonZero;
 
 use anyhow::Context;
@@ -16,6 +16,7 @@ use crate::cli::models::{ModelsArgs, ModelsCheckArgs, ModelsCommand};
 use crate::model::threshold::Thresholds;
 use crate::pipeline::tag::onnx;
 use crate::settings;
+use crate::terminal::{self, Lines};
 use report::report;
 
 pub(super) async fn run(command: ModelsCommand) -> Result<(), Failed> {
@@ -54,11 +55,11 @@ async fn look(args: ModelsArgs, onnx: Option<onnx::Settings>) -> Result<(), Fail
         models.map(|(name, model)| report(&catalog, name, model, onnx.as_ref())).collect::<Result<Vec<_>, _>>()
     });
     let reports = reporting.await.map_err(Failed::running)?.map_err(Failed::running)?;
-    let mut out = stdout().lock();
     let written = if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&reports).map_err(Failed::running)?)
+        writeln!(terminal::exact(), "{}", serde_json::to_string_pretty(&reports).map_err(Failed::running)?)
     } else {
-        out.write_all(table::of(&reports).as_bytes())
+        let mut out = Lines::open();
+        table::of(&reports).iter().try_for_each(|line| out.line(line))
     };
     written.context("standard output can't be written").map_err(Failed::Running)?;
     let broken: Vec<&str> = reports.iter().filter(|report| !report.ok).map(|report| report.name.as_str()).collect();

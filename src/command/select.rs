@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::plain;
 use crate::cli::select::{Pattern, SelectArgs};
 use crate::pipeline::decode::picture;
 use crate::store::suffix::{self, Suffixes};
@@ -127,7 +126,7 @@ impl Selection {
         let Some(reason) = reason else { return true };
         *self.passed.counts.lock().entry(reason).or_default() += 1;
         if self.passed.named {
-            say(plain(&format!("passed over: {name}: {reason}")));
+            say(format_args!("passed over: {name}: {reason}"));
         }
         false
     }

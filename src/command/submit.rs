@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::select::Selection;
 use super::signals::Stopping;
-use super::{Failed, how_many, plain};
+use super::{Failed, how_many};
 use crate::cli::select::Pattern;
 use crate::cli::submit::SubmitArgs;
 use crate::nats::subjects::Subjects;
@@ -227,7 +227,7 @@ async fn follow(publishing: Publishing<'_>, follower: Follower, stop: &Cancellat
 fn shown(names: &[String]) -> String {
     let (first, rest) = names.split_at(names.len().min(3));
     let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-    plain(&first.join(", ")) + &more
+    first.join(", ") + &more
 }
 
 fn interrupted(checkpoint: &Checkpoint) -> anyhow::Error {

@@ -10,7 +10,7 @@ use super::advice::{self, Rates, Split};
 use super::report::Advice;
 use super::{Steps, decoding, session, whole};
 use crate::command::samples::{self, Broken};
-use crate::command::{Failed, how_many, plain};
+use crate::command::{Failed, how_many};
 use crate::machine;
 use crate::model::ModelFiles;
 use crate::pipeline::loaded::LoadedModel;
@@ -97,7 +97,7 @@ impl Bench {
         runners.retain(|runner| runner.device == device);
         let picture = &self.settings.pipeline.decode.picture;
         let (rows, broken) = samples::rows(&self.encoded, picture, model.frame);
-        let named = |(place, failure): &Broken| plain(&format!("{}: {failure}", self.names[*place]));
+        let named = |(place, failure): &Broken| format!("{}: {failure}", self.names[*place]);
         let unreadable: Vec<String> = broken.iter().map(named).collect();
         if let (true, Some(first)) = (rows.is_empty(), unreadable.first()) {
             return Err(Failed::running(anyhow::anyhow!("not one of the images can be read; the first is {first}")));

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use super::advice::Bound;
 use super::{decoding, session, whole};
 use crate::command::how_many;
+use crate::terminal::{self, Lines};
 
 /// All measurements, and the conclusions.
 #[derive(Debug, Serialize)]
@@ -74,16 +75,23 @@ impl Report {
     /// # Errors
     /// If standard output can't be written to.
     pub(super) fn show(&self, json: bool) -> io::Result<()> {
-        let mut out = io::stdout().lock();
         if json {
+            let mut out = terminal::exact();
             serde_json::to_writer(&mut out, self)?;
             return writeln!(out);
         }
+        let mut text = Vec::new();
+        self.write(&mut text)?;
+        let mut out = Lines::open();
+        String::from_utf8_lossy(&text).lines().try_for_each(|line| out.line(line))
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> io::Result<()> {
         let unreadable =
             if self.unreadable > 0 { format!(", {} of them unreadable", self.unreadable) } else { String::new() };
         writeln!(out, "model {} on {}, {} images{unreadable}\n", self.model, self.device, self.images)?;
-        self.parts(&mut out)?;
-        self.together(&mut out)?;
+        self.parts(out)?;
+        self.together(out)?;
         writeln!(out, "\nbound by {}\n\nrecommended: {}", self.advice.bound, self.advice.flags())?;
         let rate = self.whole.iter().find(|whole| whole.batch == self.advice.batch_size).map(|whole| whole.rate);
         let time = rate.and_then(|rate| Duration::try_from_secs_f64(100_000.0 / rate).ok());

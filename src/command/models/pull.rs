@@ -1,7 +1,5 @@
 //! `tagmill models pull`: downloads a model from the hub, and shows how it goes.
 
-use std::io::{IsTerminal, stderr};
-
 use anyhow::Context;
 use bytesize::ByteSize;
 
@@ -11,7 +9,7 @@ use crate::command::{Failed, how_many};
 use crate::model::hub::{self, File, Order, Settings, Step, Watch};
 use crate::model::repository::Repository;
 use crate::settings;
-use crate::telemetry::say;
+use crate::telemetry::{has_terminal, say};
 
 /// Files below this size come too quickly to say more than that they came.
 const LARGE: u64 = 10 << 20;
@@ -48,7 +46,7 @@ struct Display {
 
 impl Display {
     fn new() -> Self {
-        Self { terminal: stderr().is_terminal(), bar: Bar::hidden(), tenths: 0 }
+        Self { terminal: has_terminal(), bar: Bar::hidden(), tenths: 0 }
     }
 
     fn begin(&mut self, file: &File, from: u64) {
@@ -81,7 +79,9 @@ impl Watch for Display {
             Step::Received { total } => self.more(file, total),
             Step::Done => {
                 self.bar.clear();
-                say(format_args!("{}: downloaded and verified", file.name()));
+                let how =
+                    if file.is_verifiable() { "and verified" } else { "but not verified: the hub lists no hash of it" };
+                say(format_args!("{}: downloaded {how}", file.name()));
             }
         }
     }

@@ -1,36 +1,34 @@
 //! Reports on models as a table for a person to read.
 
-use std::fmt::Write as _;
-
 use bytesize::ByteSize;
 
 use super::report::Report;
 
 /// A line per model under a head, in columns as wide as what stands in them; errors and warnings on lines of their own.
-pub(super) fn of(reports: &[Report]) -> String {
+pub(super) fn of(reports: &[Report]) -> Vec<String> {
     let head = ["MODEL", "ALIASES", "INPUT", "LABELS", "THRESHOLDS", "SIZE", "SHA256", "STATE"].map(str::to_owned);
     let rows: Vec<[String; 8]> = reports.iter().map(row).collect();
     let widths: [usize; 8] = std::array::from_fn(|column| {
         std::iter::once(&head).chain(&rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
     });
-    let mut text = line(&head, widths);
+    let mut lines = vec![line(&head, widths)];
     for (row, report) in rows.iter().zip(reports) {
-        text += &line(row, widths);
+        lines.push(line(row, widths));
         for (what, note) in [("error", report.error.as_deref()), ("warning", report.warning)] {
             if let Some(note) = note {
-                let _ = writeln!(text, "  {what}: {note}");
+                lines.push(format!("  {what}: {note}"));
             }
         }
     }
     if let Some(loaded) = reports.iter().find_map(|report| report.loaded.as_ref()) {
-        let _ = writeln!(text, "\nONNX Runtime {}", loaded.onnxruntime);
+        lines.extend([String::new(), format!("ONNX Runtime {}", loaded.onnxruntime)]);
     }
-    text
+    lines
 }
 
 fn line(row: &[String; 8], widths: [usize; 8]) -> String {
     let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-    format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
 }
 
 fn row(report: &Report) -> [String; 8] {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufWriter, Write, stdout};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -12,8 +12,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::screen::Screen;
-use crate::command::{lines, plain};
+use crate::command::lines;
 use crate::job::Job;
+use crate::terminal::{self, Lines};
 
 /// How wide the column of images is.
 const COLUMN: usize = 28;
@@ -121,15 +122,15 @@ impl Show {
     /// What comes before the first answer.
     pub(super) fn begin(&mut self, screen: &Screen) -> anyhow::Result<()> {
         match self {
-            Self::Table => print(screen, format!("{:COLUMN$}  TAGS", "IMAGE").as_bytes()),
+            Self::Table => print(screen, || Lines::open().line(format_args!("{:COLUMN$}  TAGS", "IMAGE"))),
             Self::Json | Self::File { .. } => Ok(()),
         }
     }
 
     pub(super) fn answer(&mut self, screen: &Screen, kind: Kind, payload: &[u8]) -> anyhow::Result<()> {
         match self {
-            Self::Table => print(screen, row(kind, payload).as_bytes()),
-            Self::Json => print(screen, &one_line(payload)),
+            Self::Table => print(screen, || Lines::open().line(row(kind, payload))),
+            Self::Json => print(screen, || terminal::exact().write_all(&[&*one_line(payload), b"\n"].concat())),
             Self::File { there, hash, .. } if there.contains(&hash.hash_one(one_line(payload).trim_ascii_end())) => {
                 Ok(())
             }
@@ -151,12 +152,8 @@ impl Show {
     }
 }
 
-fn print(screen: &Screen, line: &[u8]) -> anyhow::Result<()> {
-    let written = screen.aside(|| {
-        let mut out = stdout().lock();
-        out.write_all(line).and_then(|()| out.write_all(b"\n"))
-    });
-    written.context("standard output can't be written")
+fn print(screen: &Screen, write: impl FnOnce() -> io::Result<()>) -> anyhow::Result<()> {
+    screen.aside(write).context("standard output can't be written")
 }
 
 /// A dead letter holds its job as it was written; between the tokens of JSON, the end of a line is like any space.
@@ -174,10 +171,10 @@ fn row(kind: Kind, payload: &[u8]) -> String {
         Kind::Result => serde_json::from_slice(payload).map(|Tagged { id, tags }| {
             let tags: Vec<_> = tags.iter().map(|tag| format!("{} {:.2}", tag.name, tag.score)).collect();
             let tags = if tags.is_empty() { "(none over the thresholds)".to_owned() } else { tags.join("  ") };
-            plain(&format!("{id:COLUMN$}  {tags}"))
+            format!("{id:COLUMN$}  {tags}")
         }),
         Kind::Dead => serde_json::from_slice(payload)
-            .map(|Dead { id, error }| plain(&format!("{id:COLUMN$}  FAILED {}: {}", error.code, error.message))),
+            .map(|Dead { id, error }| format!("{id:COLUMN$}  FAILED {}: {}", error.code, error.message)),
     };
     row.unwrap_or_else(|error| format!("{:COLUMN$}  unreadable answer: {error}", "?"))
 }

@@ -11,6 +11,7 @@ use crate::failure::{Code, Failure};
 use crate::pipeline::publish::caption;
 use crate::source::local::Image;
 use crate::tags::TagResult;
+use crate::terminal::Lines;
 use crate::text;
 
 /// Sidecars to write.
@@ -108,8 +109,7 @@ impl Beside {
 }
 
 fn show(target: &Path, text: &str) -> io::Result<()> {
-    use std::io::Write;
-    writeln!(io::stdout().lock(), "{}: {text}", target.display())
+    Lines::open().line(format_args!("{}: {text}", target.display()))
 }
 
 /// Returns `true` if there is a file of this name, or a link, wherever it leads.

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 
 use crate::atomic;
 use crate::tags::Tags;
+use crate::text::one_line;
 
 /// Counts tags, and writes them at the end.
 pub(super) struct Frequencies {
@@ -52,7 +53,7 @@ impl Frequencies {
         rows.sort_by(|(one, first), (other, second)| second.cmp(first).then(one.cmp(other)));
         let mut table = "tag\tcategory\timages\n".to_owned();
         for ((category, name), images) in rows {
-            let _ = writeln!(table, "{name}\t{category}\t{images}");
+            let _ = writeln!(table, "{}\t{}\t{images}", one_line(name), one_line(category));
         }
         atomic::write(&self.path, table.as_bytes())
             .with_context(|| format!("`{}` can't be written (--frequencies)", self.path.display()))

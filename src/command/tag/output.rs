@@ -1,7 +1,7 @@
 //! Where results go: a line each, or a file beside each image, or both.
 
 use std::collections::HashSet;
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use crate::failure::{Code, ErrorBody, Failure};
 use crate::pipeline::publish::caption;
 use crate::source::local::Image;
 use crate::tags::{TagResult, Tags};
+use crate::terminal;
 
 /// Where results go.
 pub(super) struct Output {
@@ -77,9 +78,12 @@ impl Output {
                 let earlier = (results.is_some() && !table).then(|| path.to_owned());
                 Some(Lines { to: Box::new(file), name: path.display().to_string(), table, earlier })
             }
-            None if sidecar.is_none() || file.is_some() => {
-                Some(Lines { to: Box::new(stdout()), name: "standard output".to_owned(), table: false, earlier: None })
-            }
+            None if sidecar.is_none() || file.is_some() => Some(Lines {
+                to: Box::new(terminal::exact()),
+                name: "standard output".to_owned(),
+                table: false,
+                earlier: None,
+            }),
             None => None,
         };
         let existing =

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::super::bar::Bar;
-use super::super::{Failed, how_many, plain};
+use super::super::{Failed, how_many};
 use super::beside::Change;
 use crate::command::images::Found;
 use crate::failure::Failure;
@@ -62,7 +62,7 @@ impl Progress {
             Err(failure) => failure,
         };
         *self.failures.entry(failure.code.as_str()).or_default() += 1;
-        self.bar.suspend(|| say(plain(&format!("tagmill: {name}: {}: {failure}", failure.code))));
+        self.bar.suspend(|| say(format_args!("tagmill: {name}: {}: {failure}", failure.code)));
     }
 
     /// An image was done before.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use crate::model::category::{CHARACTER, RATING};
 use crate::model::labels::Labels;
 use crate::tags::Tag;
+use crate::text::one_line;
 
 /// Names that are faces, not words, and keep their underscores.
 const EMOTICONS: [&str; 19] = [
@@ -57,7 +58,7 @@ const SEPARATOR: &str = ", ";
 /// Name of a tag as people write it: with spaces instead of underscores.
 #[must_use]
 pub(crate) fn spaced(name: &str) -> String {
-    name.replace('_', " ")
+    one_line(name).replace('_', " ")
 }
 
 impl Settings {
@@ -162,7 +163,7 @@ impl Settings {
             return replacement.clone();
         }
         let as_it_is = self.underscores || EMOTICONS.contains(&name);
-        let word = if as_it_is { name.to_owned() } else { spaced };
+        let word = if as_it_is { one_line(name).into_owned() } else { spaced };
         if self.escape_parentheses { word.replace('(', "\\(").replace(')', "\\)") } else { word }
     }
 }

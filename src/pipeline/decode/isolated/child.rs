@@ -15,6 +15,7 @@ use super::TIME_LIMIT;
 use super::protocol::{GO, Head, Request, refusal};
 use crate::failure::{Code, Failure};
 use crate::pipeline::stage::panic_message;
+use crate::terminal;
 
 /// Memory beside that of an image and of decoding it: the program's own data, tables of the decoders, buffers that are kept
 /// between images. 256 MiB.
@@ -38,7 +39,7 @@ pub fn run() -> ExitCode {
 fn pipes() -> io::Result<(File, File)> {
     close_inherited();
     let input = io::stdin().as_fd().try_clone_to_owned()?;
-    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    let output = terminal::exact().as_fd().try_clone_to_owned()?;
     Ok((input.into(), output.into()))
 }
 
