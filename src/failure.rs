@@ -149,6 +149,20 @@ impl Failure {
         Self { class: Class::Retry, spends_attempt: false, ..self }
     }
 
+    /// The failure as callers get it, who are not the operator: that of a store in general terms, for its own name the
+    /// endpoint, which lies within the operator's network.
+    #[must_use]
+    pub fn for_callers(self) -> Self {
+        let message = match self.code {
+            Code::StorageUnavailable => {
+                "the image can't be read from its store at the moment; the server's log has the reason"
+            }
+            Code::StorageDenied => "the image's store refuses the server; the server's log has the reason",
+            _ => return self,
+        };
+        Self { message: message.to_owned(), ..self }
+    }
+
     /// Returns `true` if the failure counts against the job's attempts.
     #[must_use]
     pub const fn spends_attempt(&self) -> bool {

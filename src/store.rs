@@ -21,7 +21,7 @@ use object_store::path::Path;
 use crate::failure::{Code, Failure};
 use crate::memory::{Pool, Reservation};
 use bucket::Bucket;
-pub(crate) use invalid::InvalidStore;
+pub(crate) use invalid::{InvalidStore, without_login};
 use outage::Outage;
 use reads::Reads;
 

@@ -1,6 +1,7 @@
 //! Objects of a bucket. S3 settings come from the standard `AWS_*` variables.
 
 mod body;
+mod http;
 pub(crate) mod list;
 mod probe;
 mod requests;
@@ -17,7 +18,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt};
 
 use super::reads::{ReadSlot, Reads};
-use super::{InvalidStore, Read, denied, not_found, too_large, unavailable};
+use super::{InvalidStore, Read, denied, not_found, too_large, unavailable, without_login};
 use crate::failure::Failure;
 use crate::memory::Pool;
 use body::{Body, IDLE};
@@ -74,7 +75,7 @@ impl Bucket {
     }
 
     fn open(url: &str, retry: Duration) -> Result<Self, InvalidStore> {
-        let malformed = || InvalidStore::Url(url.to_owned());
+        let malformed = || InvalidStore::Url(without_login(url));
         let rest = url.strip_prefix("s3://").ok_or_else(malformed)?;
         let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = Path::parse(prefix).map_err(|_| malformed())?;

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use url::Url;
 
 use super::file::{Source, read_from};
-use super::{InvalidStore, Place, Read, Store, denied, not_found, unavailable, what};
+use super::{InvalidStore, Place, Read, Store, denied, not_found, unavailable, what, without_login};
 use crate::failure::{Code, Failure};
 use crate::memory::Pool;
 
@@ -35,7 +35,7 @@ pub(super) async fn read(
 
 /// Opens the folder at a URL.
 pub(super) fn open(url: &str) -> Result<Place, InvalidStore> {
-    let malformed = || InvalidStore::Url(url.to_owned());
+    let malformed = || InvalidStore::Url(without_login(url));
     let folder = Url::parse(url).map_err(|_| malformed())?;
     let folder = if folder.scheme() == "file" { folder.to_file_path().ok() } else { None };
     let named = folder.ok_or_else(malformed)?;

@@ -1,5 +1,15 @@
 //! Reasons that make a store or location unusable.
 
+/// A URL as errors show it: without the user and password that it may hold.
+pub(crate) fn without_login(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) if !scheme.is_empty() => format!("{scheme}://…@{host}{path}"),
+        _ => url.to_owned(),
+    }
+}
+
 /// Reason that makes a `--store` URL unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidStore {
@@ -43,4 +53,21 @@ pub enum InvalidStore {
         "AWS_ENDPOINT_URL is plain http, which sends images unencrypted: set AWS_ALLOW_HTTP=true to allow it, or use https"
     )]
     PlainHttp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_login;
+
+    #[test]
+    fn a_url_is_shown_without_its_login() {
+        for (url, shown) in [
+            ("s3://user:hunter2@images", "s3://…@images"),
+            ("https://user:hunter2@host:9000/a@b", "https://…@host:9000/a@b"),
+            ("s3://images/a@b", "s3://images/a@b"),
+            ("a@b", "a@b"),
+        ] {
+            assert_eq!(without_login(url), shown);
+        }
+    }
 }

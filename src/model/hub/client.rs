@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, RANGE, RETRY_AFTER};
+use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 
@@ -24,6 +25,9 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(300), Duration::from_m
 
 /// Maximum delay that a host may request.
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
+
+/// Redirects that are followed, one after another.
+const REDIRECTS: usize = 5;
 
 /// Maximum size of a listing in bytes.
 const LONGEST_LISTING: usize = 32 << 20;
@@ -106,7 +110,18 @@ impl<'a> Client<'a> {
     pub(super) fn new(settings: &'a Settings, repository: &'a Repository) -> Result<Self, Error> {
         let agent = concat!("tagmill/", env!("CARGO_PKG_VERSION"));
         let http = reqwest::Client::builder().user_agent(agent).connect_timeout(TIMEOUT).read_timeout(TIMEOUT);
-        Ok(Self { http: http.referer(false).build()?, settings, repository })
+        // The hub keeps large files with others; what is encrypted up to the hub is so up to them.
+        let secure = settings.endpoint.scheme() == "https";
+        let redirect = Policy::custom(move |attempt| {
+            if secure && attempt.url().scheme() != "https" {
+                attempt.error("it redirects to an address without encryption")
+            } else if attempt.previous().len() > REDIRECTS {
+                attempt.error("it redirects again and again")
+            } else {
+                attempt.follow()
+            }
+        });
+        Ok(Self { http: http.referer(false).redirect(redirect).build()?, settings, repository })
     }
 
     /// Lists the repository's files at this revision.

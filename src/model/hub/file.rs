@@ -13,6 +13,14 @@ pub(crate) struct File {
     pub digest: Digest,
 }
 
+impl File {
+    /// Returns `true` if the hub lists a hash, by which a download can be verified.
+    #[must_use]
+    pub(crate) const fn is_verifiable(&self) -> bool {
+        !matches!(self.digest, Digest::Unknown)
+    }
+}
+
 /// Expected hash of a file, in hex.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,6 +8,7 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use url::{Host, Url};
 
 use super::body::SILENCE;
+use super::http::OneHost;
 use crate::store::InvalidStore;
 
 /// Settings for a bucket whose client retries for up to `retry_timeout` after an error.
@@ -41,13 +42,10 @@ pub(super) fn builder(bucket: &str, retry_timeout: Duration) -> Result<AmazonS3B
             base: 2.0,
         },
     };
-    let client = ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(5))
-        // A read that stands still fails; one that moves has time.
-        .with_read_timeout(SILENCE)
-        .with_timeout_disabled()
-        .with_allow_http(allowed);
-    Ok(builder.with_retry(retry).with_client_options(client))
+    let options = ClientOptions::new().with_allow_http(allowed);
+    // A read that stands still is given up; one that moves has time.
+    let client = OneHost { silence: SILENCE };
+    Ok(builder.with_retry(retry).with_client_options(options).with_http_connector(client))
 }
 
 /// Reads the environment. The builder's own reading takes an empty variable for a value; here it is unset, as in AWS's own
