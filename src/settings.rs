@@ -75,6 +75,11 @@ pub enum Invalid {
     /// A token that anybody would have.
     #[error("the token is empty or has characters that a header can't carry (--http-token)")]
     Token,
+    /// A name of the server.
+    #[error(
+        "`{0}` is no name of a host (--allowed-host); expected one such as tagmill.example, without scheme and port"
+    )]
+    Host(String),
     /// An origin.
     #[error("`{0}` is no origin (--cors-origin); expected scheme://host[:port], or *")]
     Origin(String),

@@ -37,6 +37,9 @@ pub(crate) struct HttpArgs {
     /// nothing].
     #[arg(long, value_name = "SECRET", env = "TAGMILL_HTTP_TOKEN", hide_env_values = true)]
     pub(crate) http_token: Option<SecretString>,
+    /// Further name of this server in requests, besides addresses and localhost. Repeatable.
+    #[arg(long = "allowed-host", value_name = "NAME", value_delimiter = ',', value_parser = super::trimmed, env = "TAGMILL_ALLOWED_HOST")]
+    pub(crate) allowed_hosts: Vec<String>,
     /// An origin whose pages may use the API, such as http://localhost:3000, or * for any. Repeatable.
     #[arg(long = "cors-origin", value_name = "ORIGIN", value_delimiter = ',', value_parser = super::trimmed, env = "TAGMILL_CORS_ORIGIN")]
     pub(crate) cors_origins: Vec<String>,

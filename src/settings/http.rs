@@ -19,7 +19,7 @@ const LARGEST_AT_ONCE: u64 = 4;
 /// # Errors
 /// Where the token or an origin can't be one.
 pub(super) fn settings(args: HttpArgs, fetch: &fetch::Settings, budget: &Budget) -> Result<Settings, Invalid> {
-    let HttpArgs { listen, http_token: token, cors_origins, http_timeout: timeout } = args;
+    let HttpArgs { listen, http_token: token, allowed_hosts, cors_origins, http_timeout: timeout } = args;
     super::more_than_nothing("http-timeout", timeout.is_zero())?;
     let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if token.as_ref().is_some_and(|token| !usable(token.expose_secret())) {
@@ -28,7 +28,15 @@ pub(super) fn settings(args: HttpArgs, fetch: &fetch::Settings, budget: &Budget)
     let as_base64 = fetch.max_image_bytes.saturating_mul(4) / 3;
     let max_body = as_base64.saturating_mul(LARGEST_AT_ONCE).min(budget.bodies.total() / 4 * 3);
     let origins = origins(&cors_origins)?;
-    Ok(Settings { listen, token, origins, timeout, max_body, bodies: budget.bodies.clone() })
+    let hosts =
+        allowed_hosts.into_iter().map(|name| host(&name).ok_or(Invalid::Host(name))).collect::<Result<_, _>>()?;
+    Ok(Settings { listen, token, origins, hosts, timeout, max_body, bodies: budget.bodies.clone() })
+}
+
+/// A name alone, as `Host` has it before the port.
+fn host(name: &str) -> Option<String> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_');
+    (!name.is_empty() && name.chars().all(is_plain)).then(|| name.to_ascii_lowercase())
 }
 
 fn origins(given: &[String]) -> Result<Origins, Invalid> {
@@ -53,6 +61,14 @@ fn origin(text: &str) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_a_name_alone() {
+        assert_eq!(host("Tagmill.example").as_deref(), Some("tagmill.example"));
+        for text in ["", "http://host", "host:8080", "*", "a b", "host/"] {
+            assert!(host(text).is_none(), "{text}");
+        }
+    }
 
     #[test]
     fn an_origin_is_scheme_host_and_port() {

@@ -25,7 +25,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderValue;
-use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use parking_lot::Mutex;
 use secrecy::SecretString;
@@ -42,6 +41,9 @@ use crate::pipeline::pool::ModelPool;
 /// The path of the memory test.
 const VRAM_TEST: &str = "/diagnostics/vram-test";
 
+/// The paths that are served before there is a model.
+const OWN_PATHS: [&str; 4] = ["/health", "/healthz", "/metrics", "/readyz"];
+
 /// Images one request may bring.
 const MOST_IMAGES: usize = 1024;
 
@@ -54,6 +56,8 @@ pub(crate) struct Settings {
     pub token: Option<SecretString>,
     /// Whose pages may use it.
     pub origins: Origins,
+    /// Names of this server besides addresses and `localhost`, in lower case.
+    pub hosts: Vec<String>,
     /// How long an image may take once there is a place for it.
     pub timeout: Duration,
     /// Bytes a body may have.
@@ -122,11 +126,7 @@ impl Http {
     /// All of the API but what needs no model.
     fn routes(&self) -> Router {
         let router = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
-        router
-            .fallback(error::no_such_path)
-            .method_not_allowed_fallback(error::no_such_method)
-            .layer(from_fn_with_state(self.clone(), access::guard))
-            .with_state(self.clone())
+        router.fallback(error::no_such_path).method_not_allowed_fallback(error::no_such_method).with_state(self.clone())
     }
 }
 

@@ -1,8 +1,10 @@
-//! Who may use the API: whoever has the token, where there is one; and pages of these origins, in browsers.
+//! Access to the API: with the token, where there is one; else under a name of this server; and from pages of the allowed
+//! origins, in browsers.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -11,56 +13,76 @@ use subtle::ConstantTimeEq;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::error::Refused;
-use super::peer::Peer;
-use super::{Http, Origins, Settings, VRAM_TEST, body, models, tagging, trace};
+use super::{OWN_PATHS, Origins, Settings, body, models, tagging, trace};
 use crate::failure::{Code, Failure};
 
-/// Lets a request through that brings the token, or none where none is asked for; the page asks for it itself.
-pub(super) async fn guard(
-    State(http): State<Http>,
-    Extension(peer): Extension<Peer>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let Settings { token, listen, origins, .. } = &http.0.settings;
-    let stranger = stranger(request.headers(), origins).filter(|_| listen.ip().to_canonical().is_loopback());
-    let refused = match (token, stranger) {
-        (None, None) => None,
-        (None, Some(name)) => {
-            let message = format!(
-                "`{name}` is no name of this machine, which alone is served without a token: --cors-origin lets its pages \
-                 in, --http-token whoever has the token"
-            );
-            Some(Refused::new(StatusCode::FORBIDDEN, "forbidden", message))
-        }
-        (Some(token), stranger) => {
-            let is_test = request.uri().path() == VRAM_TEST && peer.is_loopback() && stranger.is_none();
-            let is_open = request.uri().path() == "/" || is_test || is_authorized(&request, token);
-            let message = "this needs `Authorization: Bearer` and the token";
-            (!is_open).then(|| Failure::new(Code::Unauthorized, message).into())
-        }
-    };
-    let Some(refused) = refused else { return next.run(request).await };
+/// Rules for requests.
+#[derive(Clone, Debug)]
+pub(super) struct Access {
+    token: Option<SecretString>,
+    origins: Origins,
+    /// Further names of this server, in lower case.
+    hosts: Vec<String>,
+}
+
+impl From<&Settings> for Access {
+    fn from(Settings { token, origins, hosts, .. }: &Settings) -> Self {
+        Self { token: token.clone(), origins: origins.clone(), hosts: hosts.clone() }
+    }
+}
+
+/// Admits a request that brings the token. Where none is asked for, and at the paths of operators' machines, admits one that
+/// comes under a name of this server; the page itself asks for the token.
+pub(super) async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let Some(refused) = access.refusal(&request) else { return next.run(request).await };
     body::discard(request.into_body()).await;
     refused.into_response()
 }
 
-/// Under which name a page of elsewhere asks, where it is one. To a server on this machine it can send forms unasked, and a
-/// name of its own can be made to lead here (DNS rebinding), which an address can't.
-fn stranger(headers: &HeaderMap, origins: &Origins) -> Option<String> {
-    let is_allowed = |name: &str| match origins {
-        Origins::Any => true,
-        Origins::These(origins) => origins
-            .iter()
-            .any(|origin| origin.to_str().is_ok_and(|origin| authority(origin).eq_ignore_ascii_case(name))),
-    };
-    let [host, origin] = [header::HOST, header::ORIGIN].map(|name| {
-        let value = headers.get(name)?;
-        Some(authority(&String::from_utf8_lossy(value.as_bytes())).to_ascii_lowercase())
-    });
-    let foreign = origin.filter(|origin| Some(origin) != host.as_ref() && !is_allowed(origin));
-    let stranger = host.filter(|host| !is_of_this_machine(host) && !is_allowed(host)).or(foreign);
-    stranger.map(|name| name.chars().take(200).collect())
+impl Access {
+    fn refusal(&self, request: &Request) -> Option<Refused> {
+        let path = request.uri().path();
+        if let Some(token) = &self.token {
+            if path == "/" || is_authorized(request, token) {
+                return None;
+            }
+            if !OWN_PATHS.contains(&path) {
+                let message = "this needs `Authorization: Bearer` and the token";
+                return Some(Failure::new(Code::Unauthorized, message).into());
+            }
+        }
+        let name = self.stranger(request.headers())?;
+        let message = format!(
+            "`{name}` is no name of this server: --allowed-host adds one, --cors-origin an origin whose pages may come, and \
+             --http-token lets in whoever has the token"
+        );
+        Some(Refused::new(StatusCode::FORBIDDEN, "forbidden", message))
+    }
+
+    /// Name under which a page of elsewhere asks, where it is one. It can send forms to any address unasked, and a name of its
+    /// own can be made to lead here (DNS rebinding), which an address can't.
+    fn stranger(&self, headers: &HeaderMap) -> Option<String> {
+        let is_origin = |name: &str| match &self.origins {
+            Origins::Any => true,
+            Origins::These(origins) => origins
+                .iter()
+                .any(|origin| origin.to_str().is_ok_and(|origin| authority(origin).eq_ignore_ascii_case(name))),
+        };
+        let [host, origin] = [header::HOST, header::ORIGIN].map(|name| {
+            let value = headers.get(name)?;
+            Some(authority(&String::from_utf8_lossy(value.as_bytes())).to_ascii_lowercase())
+        });
+        let foreign = origin.filter(|origin| Some(origin) != host.as_ref() && !is_origin(origin));
+        let is_known = |host: &str| self.is_own(name_in(host)) || is_origin(host);
+        let stranger = host.filter(|host| !is_known(host)).or(foreign);
+        stranger.map(|name| name.chars().take(200).collect())
+    }
+
+    /// Returns `true` for names and addresses of this server.
+    fn is_own(&self, name: &str) -> bool {
+        let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        is_address || name == "localhost" || name.ends_with(".localhost") || self.hosts.iter().any(|host| host == name)
+    }
 }
 
 /// An origin without its scheme, which is what `Host` says.
@@ -68,11 +90,10 @@ fn authority(text: &str) -> &str {
     text.split_once("://").map_or(text, |(_, authority)| authority)
 }
 
-fn is_of_this_machine(host: &str) -> bool {
+/// What `Host` says, without the port.
+fn name_in(host: &str) -> &str {
     let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let name = name.map_or(host, |(name, _)| name);
-    let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-    is_address || name == "localhost" || name.ends_with(".localhost")
+    name.map_or(host, |(name, _)| name)
 }
 
 fn is_authorized(request: &Request, token: &SecretString) -> bool {
@@ -117,15 +138,27 @@ mod tests {
 
     use super::*;
 
+    fn access(origins: Origins) -> Access {
+        Access { token: None, origins, hosts: vec!["tagmill.internal".to_owned()] }
+    }
+
     #[test]
     fn a_page_of_elsewhere_is_told_by_its_name() {
         let asked = |host: &'static str, origin: Option<&'static str>, origins: &[&'static str]| {
             let named = [(header::HOST, Some(host)), (header::ORIGIN, origin)];
             let headers = named.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::from_static(value?))));
             let origins = origins.iter().map(|origin| HeaderValue::from_static(origin)).collect();
-            stranger(&headers.collect(), &Origins::These(origins))
+            access(Origins::These(origins)).stranger(&headers.collect())
         };
-        for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:8080", "tagmill.localhost:1", "[::1]:8080", "10.0.0.5"] {
+        for host in [
+            "127.0.0.1:8080",
+            "localhost",
+            "LOCALHOST:8080",
+            "tagmill.localhost:1",
+            "[::1]:8080",
+            "10.0.0.5",
+            "tagmill.internal:80",
+        ] {
             assert_eq!(asked(host, None, &[]), None, "{host}");
         }
         assert_eq!(asked("localhost:8080", Some("http://localhost:8080"), &[]), None, "the server's own page");
@@ -136,13 +169,14 @@ mod tests {
             ("evil.example:8080", None, "evil.example:8080"),
             ("evil.example", Some("http://evil.example"), "evil.example"),
             ("localhost.evil.example", None, "localhost.evil.example"),
+            ("tagmill.internal.evil.example", None, "tagmill.internal.evil.example"),
             ("127.0.0.1:8080", Some("http://evil.example"), "evil.example"),
             ("127.0.0.1:8080", Some("null"), "null"),
         ] {
             assert_eq!(asked(host, origin, &listed).as_deref(), Some(stranger), "{host} {origin:?}");
         }
         let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("evil.example"))]);
-        assert_eq!(stranger(&headers, &Origins::Any), None);
+        assert_eq!(access(Origins::Any).stranger(&headers), None);
     }
 
     #[test]

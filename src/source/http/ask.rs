@@ -17,6 +17,7 @@ use crate::model::threshold::Thresholds;
 use crate::pipeline::accept::{Incoming, Request};
 use crate::tags::TagResult;
 use crate::telemetry::labels::{Outcome, Source};
+use crate::telemetry::rate_limited::warn_limited;
 use crate::telemetry::span::JobIdentity;
 
 /// What is asked of an image.
@@ -59,8 +60,12 @@ impl Reply for Caller {
             Answer::Tagged(result) => (Outcome::Tagged, Ok(*result)),
             // It is the client that may try again.
             Answer::Failed(failure) => {
-                tracing::debug!(code = %failure.code, error = %failure, "an image is not tagged");
-                (Outcome::Rejected, Err(failure))
+                if matches!(failure.code, Code::StorageUnavailable | Code::StorageDenied) {
+                    warn_limited!("an image can't be read", failure.code, error = %failure);
+                } else {
+                    tracing::debug!(code = %failure.code, error = %failure, "an image is not tagged");
+                }
+                (Outcome::Rejected, Err(failure.for_callers()))
             }
         };
         // The client may be gone.

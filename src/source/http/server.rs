@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::access::Access;
 use super::error::{self, Refused};
 use super::peer::Peer;
 use super::{Http, Settings, access, trace};
@@ -39,10 +40,6 @@ const CONNECTIONS: usize = 1024;
 
 /// How long to wait after a connection could not be accepted: there are too many open files, as a rule.
 const BREATH: Duration = Duration::from_millis(100);
-
-/// The paths that are served before there is a model.
-#[cfg(test)]
-pub(super) const OWN_PATHS: [&str; 4] = ["/health", "/healthz", "/metrics", "/readyz"];
 
 /// The port can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +111,7 @@ fn router(settings: &Settings, health: Health, metrics: Collected, api: Arc<Once
         .route("/health", get(telemetry::alive))
         .method_not_allowed_fallback(error::no_such_method)
         .fallback(rest)
+        .layer(from_fn_with_state(Arc::new(Access::from(settings)), access::guard))
         .layer(access::cors(&settings.origins))
         .layer(from_fn(trace::trace))
 }

@@ -26,7 +26,7 @@ async fn the_token_opens_all_but_health_metrics_and_the_page() {
         assert_eq!(Answer::to(request).await.status, status, "{token}");
     }
     let trial = post(&server, "/diagnostics/vram-test", json!({ "batch_sizes": [1] })).await;
-    assert_eq!(trial.status, 200, "from this machine: {}", trial.json);
+    assert_eq!(trial.error(), (401, "unauthorized"), "from this machine, too");
     assert!(!server.log().contains("open-sesame"));
 }
 
@@ -54,20 +54,6 @@ async fn a_server_for_this_machine_alone_is_none_for_pages_of_elsewhere() {
         let answer = ask(name, value).await;
         assert_eq!(answer.status, 200, "{name}: {value} {}", answer.json);
     }
-    let probe = client().get(server.url("/readyz")).header("Host", "10-0-0-5.pods.example");
-    assert_eq!(Answer::to(probe).await.status, 200);
-}
-
-/// A container listens on all addresses and is asked by names of its network's.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_for_a_network_is_asked_by_any_name() {
-    let server = Worker::serve(&["--listen", "0.0.0.0:0"], &[]);
-    let line = server.logged("address");
-    let port: String =
-        line.split("0.0.0.0:").nth(1).expect("the port").chars().take_while(char::is_ascii_digit).collect();
-    let request =
-        client().get(format!("http://127.0.0.1:{port}/v1/models")).header("Host", "tagmill.svc.cluster.local");
-    assert_eq!(Answer::to(request).await.status, 200);
 }
 
 /// A browser gallery that speaks this API: on another origin, with a model's name of its own.
