@@ -1,7 +1,6 @@
 # tagmill with ONNX Runtime. Build arguments:
 #   VARIANT              cpu, or cuda for NVIDIA devices (CUDA 13, cuDNN 9, TensorRT if the host mounts it)
 #   FEATURES             cargo features beyond the default ones
-#   ONNXRUNTIME_VERSION  from the Python package index
 #   VERSION, REVISION, CREATED   for the image's labels
 ARG VARIANT=cpu
 
@@ -36,10 +35,10 @@ RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends ca-certificates python3-pip unzip \
  && rm -rf /var/lib/apt/lists/*
 ARG VARIANT
-ARG ONNXRUNTIME_VERSION=1.31.1
-# The C library in the wheels is the same for every version of Python.
-RUN case "$VARIANT" in cuda) package=onnxruntime-gpu ;; *) package=onnxruntime ;; esac \
- && python3 -m pip download --quiet --no-deps --only-binary=:all: --dest /wheel "$package==$ONNXRUNTIME_VERSION" \
+# Name, version and hashes. The C library in the wheels is the same for every version of Python.
+COPY deploy/onnxruntime-*.txt /
+RUN python3 -m pip download --quiet --no-deps --only-binary=:all: --require-hashes --dest /wheel \
+        --requirement "/onnxruntime-$VARIANT.txt" \
  && unzip -q -j /wheel/*.whl 'onnxruntime/capi/libonnxruntime*.so*' -d /library \
  && rm -rf /wheel \
  && mkdir -p /files/usr/local /files/var/cache/tagmill \

@@ -16,6 +16,7 @@ mod faults;
 mod filter;
 mod gpu;
 mod help;
+mod hostile;
 mod http;
 mod independence;
 mod init;

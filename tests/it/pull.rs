@@ -148,6 +148,15 @@ async fn the_beginning_of_another_file_is_noticed_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_a_hash_is_not_called_verified() {
+    let (hub, models) = (Hub::start(&[("model.onnx", &weights()), ("selected_tags.csv", TAGS)]).await, Models::new());
+    hub.fault("listing", &[Fault::Unhashed]);
+    let (code, said) = models.pull_from(&hub);
+    assert_eq!((code, said.matches("downloaded but not verified").count()), (0, 2), "{said}");
+    assert!(!said.contains("and verified"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_used_where_it_is_needed_and_nowhere_else() {
     let (hub, models) = (Hub::start(&[("model.onnx", &weights()), ("selected_tags.csv", TAGS)]).await, Models::new());
     hub.lock("hf_hush");

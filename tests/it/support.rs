@@ -5,6 +5,7 @@ pub mod client;
 pub mod hub;
 pub mod nats;
 pub mod prometheus;
+pub mod raw;
 pub mod s3;
 pub mod worker;
 

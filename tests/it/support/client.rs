@@ -34,6 +34,11 @@ impl Client {
         Self { jetstream: jetstream::new(nats) }
     }
 
+    /// The connection itself.
+    pub fn nats(&self) -> async_nats::Client {
+        self.jetstream.client()
+    }
+
     /// Publishes a payload to the queue and checks that it is stored.
     pub async fn publish(&self, subject: &str, headers: HeaderMap, payload: impl Into<bytes::Bytes>) {
         let sent = self.jetstream.publish_with_headers(subject.to_owned(), headers, payload.into()).await;

@@ -36,6 +36,12 @@ impl NatsServer {
         Self::start_program_configured(program, "jetstream { sync_interval: always }")
     }
 
+    /// The current release, with JetStream and this configuration.
+    pub fn start_current_configured(configuration: &str) -> Self {
+        let program = std::env::var("TAGMILL_TEST_NATS_SERVER").expect("run the tests with `make test`");
+        Self::start_program_configured(program, configuration)
+    }
+
     fn start_program(program: String, arguments: &[&str], folder: TempDir) -> Self {
         let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let (process, port) = spawn(&program, folder.path(), &arguments, -1);

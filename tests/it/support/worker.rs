@@ -16,6 +16,14 @@ pub fn tagmill(arguments: &[&str]) -> Command {
     command
 }
 
+/// The same command, with no more than so many open files.
+pub fn with_descriptors(most: u32, command: &Command) -> Command {
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={most}:{most}")).arg(command.get_program()).args(command.get_args());
+    limited.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    limited
+}
+
 /// Running worker, killed on drop.
 pub struct Worker {
     process: Child,
