@@ -3,6 +3,7 @@
 mod beside;
 mod existing;
 mod frequencies;
+mod names;
 mod output;
 mod progress;
 mod sidecar;

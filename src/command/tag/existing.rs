@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::beside::Beside;
-use super::table;
+use super::{names, table};
 use crate::atomic;
 use crate::command::lines;
 use crate::source::local::Image;
@@ -39,6 +39,8 @@ pub(super) struct Results {
     /// How many of them each model has made.
     models: BTreeMap<String, u64>,
     hash: RandomState,
+    /// The file's folder, which relative names in it start from.
+    folder: Option<PathBuf>,
 }
 
 /// What is read of a line again.
@@ -63,6 +65,11 @@ impl Existing {
 }
 
 impl Results {
+    /// None yet, of a file in this folder.
+    pub(super) fn of(folder: Option<&Path>) -> Self {
+        Self { folder: folder.map(Path::to_owned), ..Self::default() }
+    }
+
     /// Reads results of an earlier run, and opens their file for more. Images that failed are tried again; the last line of
     /// an image is what became of it.
     ///
@@ -72,7 +79,7 @@ impl Results {
         lines::open(path, |line| {
             let Line { image, model, error } = serde_json::from_slice(line)
                 .context("--skip-existing adds to results of an earlier run, and it holds something else")?;
-            let key = self.key(&image);
+            let key = self.key_of_line(&image);
             if self.failed.remove(&key) {
                 self.stale.store(true, Ordering::Relaxed);
             }
@@ -85,14 +92,23 @@ impl Results {
         })
     }
 
-    /// The same of a table, which has no failures.
+    /// The same of a table.
     ///
     /// # Errors
     /// If it can't be read or written, or holds something else.
     pub(super) fn read_table(&mut self, path: &Path) -> anyhow::Result<File> {
-        let mut images = HashSet::new();
-        let file = table::open(path, |image| _ = images.insert(self.key(image)))?;
-        self.images = images;
+        let (mut images, mut failed, mut stale) = (HashSet::new(), HashSet::new(), false);
+        let file = table::open(path, |image, has_failed| {
+            let key = self.key_of_line(image);
+            stale |= failed.remove(&key);
+            if has_failed {
+                failed.insert(key);
+            } else {
+                images.insert(key);
+            }
+        })?;
+        (self.images, self.failed) = (images, failed);
+        self.stale.store(stale, Ordering::Relaxed);
         Ok(file)
     }
 
@@ -119,8 +135,13 @@ impl Results {
         }
         // What a link leads to, not the link.
         let path = path.canonicalize()?;
+        if table::is_table(&path) {
+            return table::tidy(&path, |image| self.key_of_line(image));
+        }
         let image = |line: &[u8]| {
-            serde_json::from_slice(line).ok().map(|Line { image, error, .. }| (self.key(&image), error.is_some()))
+            serde_json::from_slice(line)
+                .ok()
+                .map(|Line { image, error, .. }| (self.key_of_line(&image), error.is_some()))
         };
         let mut last = HashMap::new();
         for (number, line) in BufReader::new(File::open(&path)?).split(b'\n').enumerate() {
@@ -141,8 +162,12 @@ impl Results {
 
     /// The same for all names of a file: they differ in where it is seen from.
     pub(super) fn key(&self, image: &str) -> u64 {
-        let path = if image.contains("://") { Ok(image.into()) } else { std::path::absolute(image) };
-        self.hash.hash_one(path.unwrap_or_else(|_| image.into()))
+        self.hash.hash_one(names::absolute(image, None).as_os_str())
+    }
+
+    /// The same key of a name that a line has.
+    fn key_of_line(&self, image: &str) -> u64 {
+        self.hash.hash_one(names::absolute(image, self.folder.as_deref()).as_os_str())
     }
 
     /// Warns of results that another model than this one made.
@@ -157,5 +182,19 @@ impl Results {
                 "there are results of another model, and their images are left out"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_has_one_key_and_another_object_another() {
+        let results = Results::default();
+        let here = std::env::current_dir().expect("a folder");
+        let absolute = here.join("a//b.jpg").display().to_string();
+        assert_eq!(results.key("./a/b.jpg"), results.key(&absolute));
+        assert_ne!(results.key("s3://bucket/a//b.jpg"), results.key("s3://bucket/a/b.jpg"));
     }
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::beside::{Beside, Change};
 use super::existing::{Existing, Results};
 use super::frequencies::Frequencies;
+use super::names;
 use super::sidecar::Claims;
 use super::table::{self, is_table};
 use crate::cli::tag::TagArgs;
@@ -20,7 +21,7 @@ use crate::command::lines;
 use crate::failure::{Code, ErrorBody, Failure};
 use crate::pipeline::publish::caption;
 use crate::source::local::Image;
-use crate::tags::{TagResult, Tags};
+use crate::tags::TagResult;
 use crate::terminal;
 
 /// Where results go.
@@ -40,6 +41,8 @@ struct Lines {
     table: bool,
     /// The file that earlier runs have written to.
     earlier: Option<PathBuf>,
+    /// The file's folder, which relative names in it start from; `None` where it is no file.
+    folder: Option<PathBuf>,
 }
 
 /// An image that failed, as a line.
@@ -65,25 +68,24 @@ impl Output {
         let lines = match file.filter(|file| !is_stdout(file)) {
             Some(path) => {
                 let table = is_table(path);
+                let folder = is_kept(path).then(|| names::folder_of(path)).flatten();
                 let opened = match path.metadata() {
                     Ok(found) if found.is_file() && found.len() > 0 && !skip_existing => Err(not_empty()),
                     _ if skip_existing && is_kept(path) => {
-                        let results = results.insert(Results::default());
+                        let results = results.insert(Results::of(folder.as_deref()));
                         if table { results.read_table(path) } else { results.read(path) }
                     }
-                    _ if table => table::open(path, |_| ()),
+                    _ if table => table::open(path, |_, _| ()),
                     _ => lines::open(path, |_| Ok(())),
                 };
                 let file = opened.with_context(|| format!("`{}` can't be used (--output)", path.display()))?;
-                let earlier = (results.is_some() && !table).then(|| path.to_owned());
-                Some(Lines { to: Box::new(file), name: path.display().to_string(), table, earlier })
+                let earlier = results.is_some().then(|| path.to_owned());
+                Some(Lines { to: Box::new(file), name: path.display().to_string(), table, earlier, folder })
             }
-            None if sidecar.is_none() || file.is_some() => Some(Lines {
-                to: Box::new(terminal::exact()),
-                name: "standard output".to_owned(),
-                table: false,
-                earlier: None,
-            }),
+            None if sidecar.is_none() || file.is_some() => {
+                let (to, name) = (Box::new(terminal::exact()), "standard output".to_owned());
+                Some(Lines { to, name, table: false, earlier: None, folder: None })
+            }
             None => None,
         };
         let existing =
@@ -134,11 +136,18 @@ impl Output {
             Ok((result, beside.transpose()?.unwrap_or(Change::None)))
         });
         match written {
-            Ok((result, change)) => {
+            Ok((mut result, change)) => {
                 if let Some(frequencies) = &mut self.frequencies {
                     frequencies.count(&result.tags);
                 }
-                self.line(&image.name, &*result, Some(&result.tags))?;
+                self.line(&image.name, |name, table| {
+                    if table {
+                        return table::rows(name, &result.tags);
+                    }
+                    name.clone_into(&mut result.id);
+                    name.clone_into(&mut result.image);
+                    json_line(&*result)
+                })?;
                 Ok(Ok(change))
             }
             Err(failure) => self.failed(&image.name, &failure).map(|()| Err(failure)),
@@ -150,24 +159,25 @@ impl Output {
     /// # Errors
     /// Where no more lines can be written.
     pub(super) fn failed(&mut self, image: &str, failure: &Failure) -> anyhow::Result<()> {
-        self.line(image, &FailedLine { image, error: ErrorBody::from(failure) }, None)
+        self.line(image, |name, table| {
+            if table {
+                return table::failure(name, failure);
+            }
+            json_line(&FailedLine { image: name, error: ErrorBody::from(failure) })
+        })
     }
 
-    /// An image that has its result keeps it: it was tagged again for the sake of its sidecar. A table has no rows for
-    /// failures, which are named in the log.
-    fn line(&mut self, image: &str, line: &impl Serialize, tags: Option<&Tags>) -> anyhow::Result<()> {
-        let Some(Lines { to, name, table, .. }) = &mut self.lines else { return Ok(()) };
+    /// Writes the line or rows of an image under its name there. One that has its result keeps it: it was tagged again for the
+    /// sake of its sidecar.
+    fn line(&mut self, image: &str, text: impl FnOnce(&str, bool) -> anyhow::Result<Vec<u8>>) -> anyhow::Result<()> {
+        let Some(Lines { to, name, table, folder, .. }) = &mut self.lines else { return Ok(()) };
         if self.existing.results.has(image) {
             return Ok(());
         }
         self.existing.results.written(image);
-        let text = match tags {
-            Some(tags) if *table => table::rows(image, tags)?,
-            None if *table => return Ok(()),
-            _ => [&serde_json::to_vec(line)?[..], b"\n"].concat(),
-        };
+        let written = folder.as_deref().map_or(image.into(), |folder| names::of_line(image, folder));
         // At once, so that the rows of an image are there together.
-        to.write_all(&text).with_context(|| format!("{name} can't be written to"))
+        to.write_all(&text(&written, *table)?).with_context(|| format!("{name} can't be written to"))
     }
 
     /// Writes what is written once, at the end.
@@ -185,6 +195,10 @@ impl Output {
         });
         flushed.with_context(|| format!("{name} can't be written to"))
     }
+}
+
+fn json_line(line: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+    Ok([&serde_json::to_vec(line)?[..], b"\n"].concat())
 }
 
 fn not_empty() -> anyhow::Error {

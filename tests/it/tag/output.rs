@@ -164,10 +164,10 @@ fn a_table_has_a_row_for_each_tag_and_is_added_to() {
     let first = run(&folder.path().join("sunset.jpg"), &arguments);
     assert!(first.status.success(), "{}", said(&first));
     let text = fs::read_to_string(&file).expect("a table");
-    assert!(text.starts_with("image,tag,category,score\n"), "{text}");
+    assert!(text.starts_with("image,tag,category,score,error\n"), "{text}");
     let row = |name: &str, category: &str| {
         let cells = format!("sunset.jpg,{name},{category},");
-        text.lines().find_map(|line| line.split_once(&cells)?.1.parse::<f64>().ok()).expect(name)
+        text.lines().find_map(|line| line.split_once(&cells)?.1.strip_suffix(',')?.parse::<f64>().ok()).expect(name)
     };
     assert!(row("orange", "general") > 0.9 && row("general", "rating") > 0.5, "{text}");
     // Its last row was never finished, so that image comes again, and the others for the first time.
@@ -180,4 +180,52 @@ fn a_table_has_a_row_for_each_tag_and_is_added_to() {
     assert_eq!(whole.matches("sunset.jpg,orange,").count(), 1, "{whole}");
     let refused = run(folder.path(), &["--output", "tags.db"]);
     assert_eq!(refused.status.code(), Some(2), "no lines of JSON under the name of a database");
+}
+
+#[test]
+fn a_table_has_a_row_for_each_image_that_failed_until_it_is_tagged() {
+    let folder = photos();
+    let (file, bad) = (folder.path().join("tags.csv"), folder.path().join("bad.png"));
+    fs::write(&bad, "no image").expect("a file");
+    let arguments = ["--output", file.to_str().expect("UTF-8"), "--skip-existing"];
+    let rows = || {
+        let text = fs::read_to_string(&file).expect("a table");
+        text.lines().filter(|row| row.contains("bad.png")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        assert_eq!(run(folder.path(), &arguments).status.code(), Some(1));
+        let rows = rows();
+        assert!(rows.len() == 1 && rows[0].contains("bad.png,,,,\"image_undecodable: "), "{rows:?}");
+    }
+    fs::copy(repository("samples/night-sky.png"), &bad).expect("a copy");
+    let mended = run(folder.path(), &arguments);
+    assert!(said(&mended).contains("1 tagged, 3 skipped"), "{}", said(&mended));
+    assert!(rows().len() > 1 && rows().iter().all(|row| row.ends_with(',')), "{:?}", rows());
+}
+
+#[test]
+fn an_image_has_one_line_wherever_the_run_that_goes_on_is_started() {
+    let folder = photos();
+    let root = folder.path().canonicalize().expect("it is there");
+    for file in ["tags.jsonl", "tags.csv"] {
+        let from = |here: &str, source: &str, file: &str| {
+            let mut command = command(&["--output", file, "--skip-existing", source]);
+            command.current_dir(root.join(here)).output().expect("it runs")
+        };
+        let first = from("inner", ".", &format!("../{file}"));
+        assert!(said(&first).contains("2 tagged"), "{}", said(&first));
+        let second = from(".", "inner", file);
+        assert!(said(&second).contains("0 tagged, 2 skipped"), "{}", said(&second));
+        let third = from(".", &root.join("inner").display().to_string(), file);
+        assert!(said(&third).contains("0 tagged, 2 skipped"), "{}", said(&third));
+        let text = fs::read_to_string(root.join(file)).expect("results");
+        assert!(text.contains("inner/ocean.webp") && !text.contains("./"), "{text}");
+    }
+    // Another folder's image of the same relative name is another image.
+    let other = root.join("other");
+    fs::create_dir_all(other.join("inner")).expect("a folder");
+    fs::copy(root.join("sunset.jpg"), other.join("inner/ocean.webp")).expect("a copy");
+    let mut more = command(&["--output", "../tags.jsonl", "--skip-existing", "inner"]);
+    let more = more.current_dir(&other).output().expect("it runs");
+    assert!(said(&more).contains("1 tagged, 0 failed"), "{}", said(&more));
 }
