@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use tempfile::{Builder, NamedTempFile, TempDir};
+use tempfile::{Builder, NamedTempFile, PersistError, TempDir};
 
 /// Atomically replaces or creates a file, even if the process ends meanwhile. The file is not synced, so that a power
 /// failure may undo the change: syncing each of a million sidecars would take longer than tagging their images.
@@ -12,6 +12,21 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 /// If the folder is missing or not writable.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     persist(temporary_file(path, content)?, path)
+}
+
+/// Creates a file, and returns `false` if there is one of this name, made in this very moment perhaps; that one stays.
+///
+/// # Errors
+/// If the folder is missing or not writable.
+pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<bool> {
+    let Err(PersistError { error, file }) = temporary_file(path, content)?.persist_noclobber(path) else {
+        return Ok(true);
+    };
+    if let Ok(found) = path.symlink_metadata() {
+        return if found.is_dir() { Err(error) } else { Ok(false) };
+    }
+    // Some file systems can neither link a file nor rename it to a free name alone.
+    persist(file, path).map(|()| true)
 }
 
 /// Atomically replaces or creates a file with the output of `fill`. The file is synced when this returns.
@@ -87,6 +102,20 @@ mod tests {
         assert!(write(&folder.path().join("none/a.txt"), b"").is_err());
         fs::create_dir(folder.path().join("b.txt")).expect("a folder");
         assert!(write(&folder.path().join("b.txt"), b"").is_err());
+        assert_eq!(names(folder.path()), ["a.txt", "b.txt"]);
+    }
+
+    #[test]
+    fn what_exists_is_not_created_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.txt");
+        assert!(create(&path, b"one").expect("it is free"));
+        assert!(!create(&path, b"two").expect("it is not"));
+        assert_eq!(fs::read_to_string(&path).expect("text"), "one");
+        let link = folder.path().join("b.txt");
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &link).expect("a link");
+        assert!(!create(&link, b"two").expect("a link that leads nowhere is a name too"));
+        assert!(create(&folder.path().join("none/a.txt"), b"").is_err() && create(folder.path(), b"").is_err());
         assert_eq!(names(folder.path()), ["a.txt", "b.txt"]);
     }
 

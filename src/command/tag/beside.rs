@@ -89,7 +89,6 @@ impl Beside {
     ) -> Result<Change, Failure> {
         let Some(target) = self.of(image) else { return Ok(Change::None) };
         let exists = exists(&target);
-        // Looked at again here: it may have been made while the image was tagged.
         if exists && self.existing == Policy::Keep {
             return Ok(Change::Kept);
         }
@@ -100,11 +99,26 @@ impl Beside {
             }
             Sidecar::Txt | Sidecar::Caption => Ok(result.tags.text.clone()),
         };
-        let written = text.and_then(|text| {
-            if self.dry { show(&target, &text) } else { atomic::write(&target, format!("{text}\n").as_bytes()) }
-        });
-        written.map_err(|error| not_written(&target, &error))?;
-        Ok(if exists && self.existing == Policy::Replace { Change::Replaced } else { Change::None })
+        let written = text.and_then(|text| self.put(&target, &text));
+        let is_written = written.map_err(|error| not_written(&target, &error))?;
+        Ok(match self.existing {
+            // Made by somebody else in this moment.
+            _ if !is_written => Change::Kept,
+            Policy::Replace if exists => Change::Replaced,
+            _ => Change::None,
+        })
+    }
+
+    /// Returns `false` if a sidecar that is to be kept is there by now.
+    fn put(&self, target: &Path, text: &str) -> io::Result<bool> {
+        if self.dry {
+            return show(target, text).map(|()| true);
+        }
+        let line = format!("{text}\n");
+        match self.existing {
+            Policy::Keep => atomic::create(target, line.as_bytes()),
+            Policy::Replace | Policy::Append => atomic::write(target, line.as_bytes()).map(|()| true),
+        }
     }
 }
 
