@@ -32,8 +32,9 @@ pub struct SubmitArgs {
     /// the queue take them. A run that is followed goes below this.
     #[arg(long, value_name = "SUBJECT", env = "TAGMILL_SUBJECT")]
     pub(crate) subject: Option<String>,
-    /// Where to note which jobs are published. With the same file, sources and flags, a later run publishes the others alone:
-    /// what an interrupted run has left, and what is new or changed since, by name and version (size and time, or ETag).
+    /// Where to note which jobs are published, and which answers shown. With the same file, sources and flags, a later run
+    /// publishes the others alone: what an interrupted run has left, and what is new or changed since, by name and version
+    /// (size and time, or ETag). Answers are shown once.
     #[arg(long, value_name = "FILE", env = "TAGMILL_CHECKPOINT")]
     pub(crate) checkpoint: Option<PathBuf>,
     /// Wait until every job is answered, and show the answers.

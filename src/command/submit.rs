@@ -59,11 +59,18 @@ pub(super) async fn run(args: SubmitArgs) -> Result<(), Failed> {
     let done = match submit.show {
         None => publishing.run(&watch::channel(Count::default()).0).await,
         Some(show) => {
-            let follower = Follower::start(&nats, &submit.subjects, &submit.subject, submit.screen.clone(), show);
+            let shown = publishing.checkpoint.shown().clone();
+            let follower =
+                Follower::start(&nats, &submit.subjects, &submit.subject, submit.screen.clone(), show, shown);
             let follower =
                 stop.run_until_cancelled(Box::pin(follower)).await.unwrap_or_else(|| Err(Interrupted.into()));
             match follower {
-                Ok(follower) => Box::pin(follow(publishing, follower, &stop)).await,
+                Ok((follower, shown)) => {
+                    let ended = Box::pin(follow(publishing, follower, &stop)).await;
+                    // The follower is gone, and with it what it had not written yet is written.
+                    let noted = submit.checkpoint.note_shown(&shown.borrow());
+                    ended.and(noted)
+                }
                 Err(error) => Err(nats.with_context(error)),
             }
         }
@@ -126,6 +133,8 @@ impl Submit {
         let run = Run {
             sources: names.clone(),
             only: args.select.only.as_ref().map(|only| only.0.glob().to_string()),
+            exclude: args.select.exclude.iter().map(|pattern| pattern.0.glob().to_string()).collect(),
+            no_recursive: args.select.no_recursive,
             model: args.model.clone(),
             meta: args.meta.as_ref().map(|meta| meta.0.clone()),
             subject: subject.clone(),

@@ -16,6 +16,20 @@ const EVERY: Duration = Duration::from_secs(1);
 /// What follows the hash of a job that the stream had already.
 const DUPLICATE: u8 = b'=';
 
+/// What a line of answers begins with.
+const ANSWERS: u8 = b'@';
+
+/// Answers of a run that were shown, so that a later one shows the others alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Shown {
+    /// Sequences of the last result and the last dead letter.
+    pub(super) last: (u64, u64),
+    /// How many there were of each.
+    pub(super) count: (u64, u64),
+    /// Identity of their streams: one that was made anew counts from 1.
+    pub(super) streams: String,
+}
+
 /// How many jobs there were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
@@ -31,6 +45,10 @@ pub(super) struct Run {
     pub(super) sources: Vec<String>,
     #[serde(rename = "match")]
     pub(super) only: Option<String>,
+    #[serde(default)]
+    pub(super) exclude: Vec<String>,
+    #[serde(default)]
+    pub(super) no_recursive: bool,
     pub(super) model: Option<String>,
     pub(super) meta: Option<Box<RawValue>>,
     /// Where jobs are published.
@@ -56,6 +74,7 @@ pub(super) struct Checkpoint {
     count: Count,
     /// Hashes of the jobs of earlier runs, in order: eight bytes for each.
     done: Vec<u64>,
+    shown: Shown,
     /// Lines that are not in the file yet.
     unwritten: Vec<u8>,
     written: Instant,
@@ -68,7 +87,8 @@ impl Checkpoint {
     /// Where it can't be read or written, or is of another run.
     pub(super) fn open(file: Option<PathBuf>, run: Run) -> anyhow::Result<Self> {
         let (done, unwritten, written) = (Vec::new(), Vec::new(), Instant::now());
-        let mut checkpoint = Self { file: None, run, count: Count::default(), done, unwritten, written };
+        let (count, shown) = (Count::default(), Shown::default());
+        let mut checkpoint = Self { file: None, run, count, done, shown, unwritten, written };
         if let Some(path) = file {
             let file = checkpoint.read(&path)?;
             checkpoint.file = Some((path, file));
@@ -83,6 +103,25 @@ impl Checkpoint {
     /// Of this run and earlier ones.
     pub(super) const fn count(&self) -> Count {
         self.count
+    }
+
+    /// Answers that earlier runs have shown.
+    pub(super) const fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// Notes which answers were shown.
+    ///
+    /// # Errors
+    /// If the file can't be written.
+    pub(super) fn note_shown(&mut self, shown: &Shown) -> anyhow::Result<()> {
+        if self.file.is_none() || self.shown == *shown {
+            return Ok(());
+        }
+        self.unwritten.push(ANSWERS);
+        self.unwritten.extend(serde_json::to_vec(shown)?);
+        self.unwritten.push(b'\n');
+        self.write()
     }
 
     /// Whether there is a file.
@@ -161,6 +200,11 @@ impl Checkpoint {
             let read = lines.read_until(b'\n', &mut line).with_context(|| unwritable(path))?;
             // One that was never finished goes; a machine that lost its power may have left zeros.
             let Some(text) = line.strip_suffix(b"\n") else { break };
+            if let Some(shown) = text.strip_prefix(&[ANSWERS]) {
+                self.shown = serde_json::from_slice(shown).with_context(no_checkpoint)?;
+                whole += read as u64;
+                continue;
+            }
             let (job, duplicate) = text.strip_suffix(&[DUPLICATE]).map_or((text, false), |job| (job, true));
             let job = std::str::from_utf8(job).ok().filter(|job| job.len() == 16);
             let job = job.and_then(|job| u64::from_str_radix(job, 16).ok()).with_context(no_checkpoint)?;
@@ -185,13 +229,16 @@ impl Run {
     fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
         let shown = |run: &Self| {
             let or_none = |value: Option<&str>| value.unwrap_or("none").to_owned();
+            let given = |flag: bool| if flag { "given" } else { "not given" }.to_owned();
             [
                 ("source", run.sources.join(" ")),
                 ("--match", or_none(run.only.as_deref())),
+                ("--exclude", or_none(Some(run.exclude.join(" ")).filter(|all| !all.is_empty()).as_deref())),
+                ("--no-recursive", given(run.no_recursive)),
                 ("--model", or_none(run.model.as_deref())),
                 ("--meta", or_none(run.meta.as_deref().map(RawValue::get))),
                 ("subject", run.subject.clone()),
-                ("--follow", if run.follow.is_some() { "given" } else { "not given" }.to_owned()),
+                ("--follow", given(run.follow.is_some())),
             ]
         };
         let pairs = shown(self).into_iter().zip(shown(other));
@@ -208,6 +255,8 @@ mod tests {
         Run {
             sources: vec![source.to_owned()],
             only: None,
+            exclude: Vec::new(),
+            no_recursive: false,
             model: None,
             meta: Some(serde_json::from_str(r#"{"a": 1.50}"#).expect("JSON")),
             subject: "tagmill.jobs".to_owned(),
@@ -236,14 +285,19 @@ mod tests {
         assert!(second.has(3) && second.has(4) && !second.has(5));
         second.confirmed(5, false).expect("it is noted");
         second.write().expect("it is written");
+        let shown = Shown { last: (7, 2), count: (2, 1), streams: "1-2".to_owned() };
+        second.note_shown(&shown).expect("it is noted");
         drop(second);
         let third = Checkpoint::open(Some(file.clone()), run("/a")).expect("the same");
-        assert_eq!((third.count().jobs, third.has(5)), (3, true));
+        assert_eq!((third.count().jobs, third.has(5), third.shown()), (3, true, &shown));
         drop(third);
         let refused = Checkpoint::open(Some(file.clone()), run("/b")).expect_err("another").to_string();
         assert!(refused.contains("its source was /a, not /b"), "{refused}");
         let refused = Checkpoint::open(Some(file.clone()), Run { meta: None, ..run("/a") }).expect_err("another");
         assert!(refused.to_string().contains(r#"--meta was {"a": 1.50}, not none"#), "{refused}");
+        let excluded = Run { exclude: vec!["*.gif".to_owned()], ..run("/a") };
+        let refused = Checkpoint::open(Some(file.clone()), excluded).expect_err("another").to_string();
+        assert!(refused.contains("its --exclude was none, not *.gif"), "{refused}");
         for (text, said) in
             [("{}", "is no checkpoint"), ("mine\n", "is no checkpoint"), (r#"{"tagmill_submit":1}"#, "another version")]
         {

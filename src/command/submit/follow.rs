@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind, Stream};
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::checkpoint::Count;
+use super::checkpoint::{Count, Shown};
 use super::publish::START;
 use super::screen::Screen;
 use super::show::{Kind, Show};
@@ -58,6 +59,8 @@ pub(super) struct Follower {
     results: Answers,
     dead: Answers,
     arriving: mpsc::Receiver<Answer>,
+    /// Answers of this run and earlier ones.
+    shown: watch::Sender<Shown>,
     screen: Screen,
     show: Show,
     _readers: JoinSet<()>,
@@ -67,8 +70,6 @@ pub(super) struct Follower {
 struct Answers {
     stream: Stream,
     subject: String,
-    /// The sequence of the last that was read.
-    read: u64,
 }
 
 /// What a worker says that is asked whether it is there.
@@ -89,50 +90,72 @@ struct Answer {
 }
 
 impl Follower {
-    /// Reads what answers the jobs of `job_subject`, from the first on.
+    /// Reads what answers the jobs of `job_subject`, from the first on that was not `shown` by an earlier run; with what is
+    /// shown, which goes on as answers come.
     pub(super) async fn start(
         nats: &Nats,
         subjects: &Subjects,
         job_subject: &str,
         screen: Screen,
         show: Show,
-    ) -> anyhow::Result<Self> {
+        shown: Shown,
+    ) -> anyhow::Result<(Self, watch::Receiver<Shown>)> {
         let jetstream = &jetstream::new(nats.client.clone());
         let queue = stream(jetstream, &subjects.jobs_stream(), &screen).await?;
         let results = stream(jetstream, &subjects.results_stream(), &screen).await?;
-        let results = Answers { stream: results, subject: subjects.result_for(job_subject), read: 0 };
+        let results = Answers { stream: results, subject: subjects.result_for(job_subject) };
         let dead = stream(jetstream, &subjects.dead_stream(), &screen).await?;
-        let dead = Answers { stream: dead, subject: subjects.dead_for(job_subject), read: 0 };
+        let dead = Answers { stream: dead, subject: subjects.dead_for(job_subject) };
+        let streams = format!("{}-{}", results.created(), dead.created());
+        // A file that was begun anew lacks them.
+        let goes_on = shown.streams == streams && show.has(shown.count.0 + shown.count.1);
+        let shown = if goes_on { shown } else { Shown { streams, ..Shown::default() } };
         let (sender, arriving) = mpsc::channel(READ);
         let mut readers = JoinSet::new();
-        readers.spawn(read(Kind::Result, results.messages().await?, sender.clone()));
-        readers.spawn(read(Kind::Dead, dead.messages().await?, sender));
+        readers.spawn(read(Kind::Result, results.messages(shown.last.0).await?, sender.clone()));
+        readers.spawn(read(Kind::Dead, dead.messages(shown.last.1).await?, sender));
         let (client, prefix, job_subject) = (nats.client.clone(), subjects.to_string(), job_subject.to_owned());
-        Ok(Self { client, prefix, queue, job_subject, results, dead, arriving, screen, show, _readers: readers })
+        let (shown, seen) = watch::channel(shown);
+        let this = Self {
+            client,
+            prefix,
+            queue,
+            job_subject,
+            results,
+            dead,
+            arriving,
+            shown,
+            screen,
+            show,
+            _readers: readers,
+        };
+        Ok((this, seen))
     }
 
     /// Shows answers until every job that was `published` has left the queue; it is over when its sender is gone.
     pub(super) async fn run(mut self, mut published: watch::Receiver<Count>) -> anyhow::Result<Summary> {
-        let mut summary = Summary::default();
+        let earlier = self.shown.borrow().count;
         let (mut publishing, mut empty, mut last) = (true, false, None);
         let (mut look, mut quiet) = (Instant::now(), Some(Instant::now() + QUIET));
         self.show.begin(&self.screen)?;
         loop {
             let expected = published.borrow().published;
-            if last.is_some_and(|(result, dead)| self.results.read >= result && self.dead.read >= dead) {
+            let Shown { last: read, count: (tagged, dead), .. } = *self.shown.borrow();
+            if last.is_some_and(|(result, letter)| read.0 >= result && read.1 >= letter) {
                 self.show.end()?;
-                return Ok(Summary { missing: expected.saturating_sub(summary.tagged + summary.dead), ..summary });
+                let missing = expected.saturating_sub(tagged + dead);
+                return Ok(Summary { tagged: tagged - earlier.0, dead: dead - earlier.1, missing });
             }
-            let all = summary.tagged + summary.dead >= expected;
+            let all = tagged + dead >= expected;
             if all {
                 quiet = quiet.map(|_| Instant::now() + QUIET);
             }
             tokio::select! {
                 answer = self.arriving.recv() => {
                     let Some(answer) = answer else { bail!("the answers can't be read any more") };
-                    self.take(&answer, &mut summary)?;
+                    self.take(&answer)?;
                     quiet = quiet.map(|_| Instant::now() + QUIET);
-                    if summary.tagged + summary.dead == expected {
+                    if tagged + dead + 1 == expected {
                         look = Instant::now();
                     }
                 }
@@ -155,13 +178,14 @@ impl Follower {
         }
     }
 
-    fn take(&mut self, Answer { kind, sequence, payload }: &Answer, summary: &mut Summary) -> anyhow::Result<()> {
-        match kind {
-            Kind::Result => (self.results.read, summary.tagged) = (*sequence, summary.tagged + 1),
-            Kind::Dead => (self.dead.read, summary.dead) = (*sequence, summary.dead + 1),
-        }
+    fn take(&mut self, Answer { kind, sequence, payload }: &Answer) -> anyhow::Result<()> {
         self.screen.answered();
-        self.show.answer(&self.screen, *kind, payload)
+        self.show.answer(&self.screen, *kind, payload)?;
+        self.shown.send_modify(|Shown { last, count, .. }| match kind {
+            Kind::Result => (last.0, count.0) = (*sequence, count.0 + 1),
+            Kind::Dead => (last.1, count.1) = (*sequence, count.1 + 1),
+        });
+        Ok(())
     }
 
     /// Whether there is no worker; says so.
@@ -218,8 +242,18 @@ impl Follower {
 }
 
 impl Answers {
-    async fn messages(&self) -> anyhow::Result<Ordered> {
-        let config = OrderedConfig { filter_subject: self.subject.clone(), ..OrderedConfig::default() };
+    /// When the stream was made, in Unix seconds.
+    fn created(&self) -> i64 {
+        self.stream.cached_info().created.unix_timestamp()
+    }
+
+    /// Those after this sequence.
+    async fn messages(&self, after: u64) -> anyhow::Result<Ordered> {
+        let deliver_policy = match after {
+            0 => DeliverPolicy::All,
+            _ => DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+        };
+        let config = OrderedConfig { filter_subject: self.subject.clone(), deliver_policy, ..OrderedConfig::default() };
         Ok(self.stream.create_consumer(config).await.context("answers can't be read")?.messages().await?)
     }
 

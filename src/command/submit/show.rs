@@ -97,7 +97,7 @@ struct Error {
 }
 
 impl Show {
-    /// A file is added to: of a run that is gone on with all answers come again, and those that it has are left out. Those
+    /// A file is added to: of a run that was killed answers come again, and those that it has are left out. Those
     /// that it has are noted in `existing`, where that is wanted.
     ///
     /// # Errors
@@ -117,6 +117,14 @@ impl Show {
         });
         let file = file.with_context(|| format!("`{}` can't be written (--output)", path.display()))?;
         Ok(Self::File { path: path.display().to_string(), lines: BufWriter::new(file), there, hash })
+    }
+
+    /// Returns `true` unless this is a file with fewer answers than these.
+    pub(super) fn has(&self, answers: u64) -> bool {
+        match self {
+            Self::Table | Self::Json => true,
+            Self::File { there, .. } => there.len() as u64 >= answers,
+        }
     }
 
     /// What comes before the first answer.

@@ -78,7 +78,7 @@ async fn a_queue_that_is_deleted_ends_the_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn following_goes_on_after_an_interruption_with_every_answer_of_the_run() {
+async fn following_goes_on_after_an_interruption_and_shows_every_answer_of_the_run_once() {
     let nats = NatsServer::start();
     streams(&nats);
     let client = Client::connect(&nats).await;
@@ -97,13 +97,23 @@ async fn following_goes_on_after_an_interruption_with_every_answer_of_the_run() 
     assert!(run.log().contains("interrupted"), "{}", run.log());
 
     let _worker = Worker::start(&nats);
-    for _ in 0..2 {
+    for count in [10, 0] {
         let (code, shown, log) = ended(submit(&nats, &arguments));
         assert_eq!(code, 0, "{log}");
         assert!(log.contains("published 0 jobs on tagmill.jobs.submit."), "{log}");
+        assert!(log.contains(&format!("{count} tagged, 0 failed in ")), "{log}");
         let answers = json_lines(&shown);
-        assert_eq!(ids(&answers).into_iter().collect::<HashSet<_>>().len(), 10, "{shown}");
-        assert_eq!(answers.len(), 10);
+        assert_eq!(ids(&answers).into_iter().collect::<HashSet<_>>().len(), count, "{shown}");
+        assert_eq!(answers.len(), count);
+    }
+    // A file has none of them yet, and then all.
+    let file = folder.path().join("answers.jsonl");
+    let file = file.to_str().expect("UTF-8");
+    let into_file = [path.as_str(), "--follow", "--output", file, "--checkpoint", &checkpoint];
+    for count in [10, 0] {
+        let (code, _, log) = ended(submit(&nats, &into_file));
+        assert!(code == 0 && log.contains(&format!("{count} tagged, 0 failed in ")), "{log}");
+        assert_eq!(json_lines(&std::fs::read_to_string(file).expect("answers")).len(), 10);
     }
 }
 
