@@ -11,7 +11,7 @@ mod acks;
 mod answer;
 mod consumer;
 mod event;
-mod evidence;
+pub(crate) mod evidence;
 pub(crate) mod filter;
 mod limit;
 pub(crate) mod pull;

@@ -94,6 +94,17 @@ async fn a_letter_whose_job_has_come_to_another_is_listed_on_request() {
     };
     assert_eq!(ids(&[]), ["again"]);
     assert_eq!(ids(&["--all"]), ["gone", "again"]);
+    // A result closes a letter too.
+    let second = format!("TAGMILL_DEAD-{}-2", info.created.unix_timestamp());
+    let mut headers = HeaderMap::new();
+    headers.insert("Tagmill-Retry-Of", second.as_str());
+    client.submit("third", "missing.jpg").await;
+    client.dead(3).await;
+    client.publish("tagmill.jobs", headers, r#"{"id":"again","image":"night-sky.png"}"#).await;
+    client.queue_is_empty().await;
+    assert_eq!(client.results(1).await[0].json["retry_of"], second);
+    assert_eq!(ids(&[]), ["third"]);
+    assert_eq!(ids(&["--all"]), ["gone", "again", "third"]);
     let (code, _, log) = dead(&nats, &["retry", "--all", "--yes"]);
     assert!(code == 0 && log.ends_with("retried 1 of 1 dead letter\n"), "{log}");
 }

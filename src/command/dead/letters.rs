@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use anyhow::{Context as _, bail};
-use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::{Context, stream::Stream};
+use async_nats::{HeaderMap, Message};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use crate::cli::dead::DeadFilter;
 use crate::nats::headers::retry_of;
 use crate::nats::subjects::Subjects;
+use crate::source::stream::evidence;
 use crate::source::stream::filter::overlap;
 use crate::telemetry::say;
 
@@ -96,13 +97,13 @@ pub(super) struct Letters {
     stream: Stream,
     code: Option<String>,
     subject: Option<String>,
-    /// Letters that others name as the one before.
+    /// Letters that are left out, because their jobs were retried and have another answer.
     closed: HashSet<String>,
     messages: Option<Ordered>,
 }
 
 impl Letters {
-    /// With the `closed` ones, or those alone that no other has come after.
+    /// With the `closed` ones, or those alone that no other answer has come after.
     pub(super) async fn open(
         jetstream: Context,
         subjects: &Subjects,
@@ -114,13 +115,17 @@ impl Letters {
             format!("the stream {name} can't be read; `tagmill init` makes it (is --prefix the workers'?)")
         })?;
         let filter_subject = filter.subject.as_deref().map(|subject| subjects.dead_filter(subject)).unwrap_or_default();
-        let closed = if closed { HashSet::new() } else { retried(&stream).await? };
+        let mut left_out = HashSet::new();
+        if !closed {
+            left_out = retried(&stream).await?;
+            left_out.extend(tagged(&jetstream, subjects).await?);
+        }
         let consumer = stream.create_consumer(OrderedConfig { filter_subject, ..OrderedConfig::default() }).await?;
         // Without any, its messages would be waited for.
         let some = consumer.cached_info().num_pending > 0;
         let messages = if some { Some(consumer.messages().await?) } else { None };
         let DeadFilter { code, subject } = filter.clone();
-        Ok(Self { jetstream, subjects: subjects.clone(), stream, code, subject, closed, messages })
+        Ok(Self { jetstream, subjects: subjects.clone(), stream, code, subject, closed: left_out, messages })
     }
 
     /// The next letter, or none where there were no more when this began.
@@ -168,19 +173,38 @@ impl Letters {
     }
 }
 
-/// The letters that others name as the one before: their jobs were retried. Read of headers alone, for letters are large.
+/// The letters that others name as the one before: their jobs were retried and came to another.
 async fn retried(stream: &Stream) -> anyhow::Result<HashSet<String>> {
-    let consumer = stream.create_consumer(OrderedConfig { headers_only: true, ..OrderedConfig::default() }).await?;
-    let (mut retried, mut left) = (HashSet::new(), consumer.cached_info().num_pending);
-    if left > 0 {
-        let mut messages = consumer.messages().await?;
-        while left > 0 {
-            let Some(message) = messages.next().await.transpose()? else { break };
-            left = message.info().map_err(anyhow::Error::from_boxed)?.pending;
-            retried.extend(message.headers.as_ref().and_then(retry_of));
-        }
+    let mut letters = HashSet::new();
+    let note = |message: &Message| letters.extend(message.headers.as_ref().and_then(retry_of));
+    each(stream, String::new(), note).await?;
+    Ok(letters)
+}
+
+/// The letters whose jobs were retried and tagged, as workers note in a stream that there may not be, or not for this login.
+async fn tagged(jetstream: &Context, subjects: &Subjects) -> anyhow::Result<HashSet<String>> {
+    let (mut letters, prefix) = (HashSet::new(), evidence::closed_prefix(subjects));
+    let Ok(stream) = jetstream.get_stream(evidence::stream_name(subjects)).await else { return Ok(letters) };
+    let note = |message: &Message| letters.extend(message.subject.strip_prefix(&prefix).map(str::to_owned));
+    each(&stream, format!("{prefix}*"), note).await?;
+    Ok(letters)
+}
+
+/// Reads the headers of all messages that a filter lets through, without their payloads, which are large.
+async fn each(stream: &Stream, filter_subject: String, mut note: impl FnMut(&Message)) -> anyhow::Result<()> {
+    let config = OrderedConfig { filter_subject, headers_only: true, ..OrderedConfig::default() };
+    let consumer = stream.create_consumer(config).await?;
+    let mut left = consumer.cached_info().num_pending;
+    if left == 0 {
+        return Ok(());
     }
-    Ok(retried)
+    let mut messages = consumer.messages().await?;
+    while left > 0 {
+        let Some(message) = messages.next().await.transpose()? else { break };
+        left = message.info().map_err(anyhow::Error::from_boxed)?.pending;
+        note(&message.message);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

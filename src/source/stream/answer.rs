@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::delivery::{Answer, Reply};
 use crate::failure::{Class, Code, Failure};
 use crate::nats::answer_body::dead_letter;
-use crate::nats::headers::{carry, id_in};
+use crate::nats::headers::{carry, id_in, retry_of};
 use crate::telemetry::labels::Outcome;
 use crate::telemetry::rate_limited::warn_limited;
 
@@ -136,8 +136,12 @@ impl StreamReply {
         let OpenMessage { stream, message, .. } = &*self.held;
         let subject = stream.settings.subjects.result_for(&message.subject);
         let was_tagged = matches!(answer, Answer::Tagged(_));
-        let Err(failure) = stream.publisher.answer(&subject, &self.headers(), answer).await else {
+        let headers = self.headers();
+        let Err(failure) = stream.publisher.answer(&subject, &headers, answer).await else {
             stream.streak.end();
+            if let Some(letter) = retry_of(&headers) {
+                stream.evidence.close(&letter).await;
+            }
             return (MessageOutcome::Done, Outcome::Tagged);
         };
         if failure.code == Code::ShuttingDown {

@@ -1,6 +1,7 @@
-//! Evidence against jobs: how often a job failed by itself, and how many of its deliveries ended without a word, as those of
-//! a worker that crashed. The server's count of deliveries shows neither, because it includes every hand-back; so the
-//! evidence is kept in a stream of its own, where it survives the worker.
+//! Evidence against jobs: how often a job failed by itself, and how many of its deliveries ended unexplained, as those of a
+//! worker that crashed. The server's count of deliveries shows neither, because it includes every hand-back; so the evidence
+//! is kept in a stream of its own, where it survives the worker. The same stream records the dead letters that are closed,
+//! because their jobs were retried and tagged.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use super::topology::Identity;
 use crate::nats::subjects::Subjects;
 use crate::telemetry::rate_limited;
 
-/// Time for which evidence is kept after the last record of a job.
-const KEPT: Duration = Duration::from_hours(7 * 24);
+/// Time for which records are kept: as long as dead letters.
+const KEPT: Duration = Duration::from_hours(30 * 24);
 
 /// Size of the stream: beyond it the oldest evidence goes, which only delays a quarantine or a dead letter.
 const MAX_BYTES: i64 = 64 << 20;
@@ -42,12 +43,12 @@ struct Failures {
 pub(super) struct Deliveries {
     /// Number of the last delivery that was given back, from 1.
     pub(super) given_back: u64,
-    /// Deliveries before it that ended without a word.
+    /// Deliveries before it that ended unexplained.
     pub(super) unexplained: u64,
 }
 
 impl Deliveries {
-    /// Deliveries before number `current` that ended without a word.
+    /// Deliveries before number `current` that ended unexplained.
     pub(super) const fn unexplained_before(self, current: u64) -> u64 {
         self.unexplained + current.saturating_sub(1).saturating_sub(self.given_back)
     }
@@ -62,14 +63,26 @@ pub(super) struct Evidence {
     stream: Option<Stream>,
     /// Prefix of subjects.
     subject: String,
+    /// The same, of letters that are closed.
+    closed: String,
     /// By the job: its sequence, and its number where it is a record of an event.
     remembered: Mutex<HashMap<String, Failures>>,
+}
+
+/// The stream's name.
+pub(crate) fn stream_name(subjects: &Subjects) -> String {
+    subjects.stream("EVIDENCE")
+}
+
+/// Prefix of the subjects that name closed letters, by their message ids.
+pub(crate) fn closed_prefix(subjects: &Subjects) -> String {
+    format!("{subjects}.evidence.closed.")
 }
 
 /// The stream's settings, where it is created.
 pub(super) fn config(subjects: &Subjects, replicas: usize) -> Config {
     Config {
-        name: subjects.stream("EVIDENCE"),
+        name: stream_name(subjects),
         subjects: vec![format!("{subjects}.evidence.>")],
         max_messages_per_subject: 1,
         max_bytes: MAX_BYTES,
@@ -93,7 +106,16 @@ impl Evidence {
         };
         // A stream that was made anew has other jobs under the same sequences.
         let subject = format!("{subjects}.evidence.{}", identity.created.unix_timestamp_nanos());
-        Self { client, jetstream, stream, subject, remembered: Mutex::default() }
+        let closed = closed_prefix(subjects);
+        Self { client, jetstream, stream, subject, closed, remembered: Mutex::default() }
+    }
+
+    /// Records that the job of a dead letter was tagged. Without the record the letter is only listed as open.
+    pub(super) async fn close(&self, letter: &str) {
+        let is_word = letter.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        if self.stream.is_some() && is_word {
+            self.publish(format!("{}{letter}", self.closed), Vec::new()).await;
+        }
     }
 
     /// Reads how the deliveries of a message ended; of one that no worker gave back, or where the stream can't be read, nothing is
@@ -149,7 +171,11 @@ impl Evidence {
     }
 
     async fn store(&self, subject: String, record: Failures) -> bool {
-        let body = serde_json::to_vec(&record).unwrap_or_default();
+        self.publish(subject, serde_json::to_vec(&record).unwrap_or_default()).await
+    }
+
+    /// Returns `true` if the stream has confirmed a record.
+    async fn publish(&self, subject: String, body: Vec<u8>) -> bool {
         let publish = async {
             let sent = self.jetstream.publish(subject, body.into()).await?;
             sent.await
@@ -178,7 +204,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However deliveries end, those that ended without a word are counted, and no other.
+        /// However deliveries end, those that ended unexplained are counted, and no other.
         #[test]
         fn deliveries_that_were_given_back_are_explained(given_back in proptest::collection::vec(any::<bool>(), 0..50)) {
             let (mut record, mut unexplained) = (Deliveries::default(), 0);
