@@ -3,7 +3,7 @@
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
 /// Their names without dashes, hyphens for underscores, and what to give instead.
-const KNOWN: [(&[&str], &str); 18] = [
+const KNOWN: [(&[&str], &str); 20] = [
     (&["undesired-tags", "exclude-tags", "tags-to-exclude", "blacklist"], "--exclude-tag TAG, once for each"),
     (
         &["thresh", "score-threshold", "min-probability"],
@@ -25,12 +25,17 @@ const KNOWN: [(&[&str], &str); 18] = [
     (&["tag-replacement", "replace-tags"], "--replace-tag TAG=TEXT, once for each"),
     (&["character-tags-first", "characters-first"], "--character-first"),
     (&["character-tag-expand", "expand-character"], "--expand-characters"),
-    (&["use-rating-tags", "rating"], "--rating-tag first"),
-    (&["use-rating-tags-as-last-tag"], "--rating-tag last"),
+    (&["use-rating-tags", "add-rating-tags-to-first", "rating"], "--rating-tag first"),
+    (&["use-rating-tags-as-last-tag", "add-rating-tags-to-last"], "--rating-tag last"),
     (&["append-tags"], "--append"),
-    (&["frequency-tags"], "--frequencies FILE"),
+    (&["frequency-tags", "tags-frequency"], "--frequencies FILE"),
+    (&["cpu", "force-use-cpu"], "--device cpu"),
+    (&["not-overwrite", "no-overwrite"], "nothing: a sidecar that exists is kept"),
     (&["train-data-dir", "dir", "file", "input"], "the path alone, without a flag"),
-    (&["repo-id", "onnx", "force-download", "model-dir"], "`tagmill models pull REPOSITORY` once, then --model NAME"),
+    (
+        &["repo-id", "onnx", "force-download", "model-dir", "model-name", "models-save-path"],
+        "`tagmill models pull REPOSITORY` once, then --model NAME",
+    ),
 ];
 
 /// Names our flag in the error about another tagger's.

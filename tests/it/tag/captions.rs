@@ -173,3 +173,49 @@ fn a_threshold_of_a_manifest_that_has_no_effect_is_warned_of() {
         "{log}"
     );
 }
+
+/// Values in place of what the tables of `docs/coming-from.md` name.
+const VALUES: [(&str, &str); 9] = [
+    ("N", "2"),
+    ("SCORE", "0.1"),
+    ("TEXT", "and"),
+    ("FILE", "tags.tsv"),
+    ("EXTENSION", "tags"),
+    ("DIR", "models"),
+    ("NAME", "wd"),
+    ("MODEL", "wd"),
+    ("TAG", "long_hair"),
+];
+
+/// The same for flags that are named without their value.
+const BARE: [(&str, &str); 5] = [
+    ("--device", "cpu"),
+    ("--decode-threads", "1"),
+    ("--exclude-tag", "long_hair"),
+    ("--general-threshold", "0.1"),
+    ("--character-threshold", "0.1"),
+];
+
+/// Every flag beside another tagger's in `docs/coming-from.md` is taken.
+#[test]
+fn every_flag_for_those_who_come_from_other_taggers_is_taken() {
+    let page = fs::read_to_string(repository("docs/coming-from.md")).expect("it is there");
+    let (mut rows, mut ran) = (0, 0);
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.ends_with("ours |")) {
+        let ours = row.trim_end_matches(" |").rsplit(" | ").next().expect("a cell");
+        rows += 1;
+        for flags in ours.split('`').skip(1).step_by(2).filter(|code| code.starts_with("--")) {
+            let words = flags.split(' ').flat_map(|word| {
+                let value = VALUES.iter().find(|(name, _)| *name == word).map(|(_, value)| *value);
+                let bare = BARE.iter().find(|(flag, _)| flags == *flag).map(|(_, value)| *value);
+                std::iter::once(value.unwrap_or(word)).chain(bare)
+            });
+            let words: Vec<_> = words.collect();
+            let sidecar: &[&str] = if words.contains(&"--sidecar") { &[] } else { &["--sidecar", "txt"] };
+            let output = run(workplace().path(), &[sidecar, &words, &["photos"]].concat());
+            assert!(output.status.success(), "{row}\n{words:?}\n{}", said(&output));
+            ran += 1;
+        }
+    }
+    assert!(rows > 30 && ran > 30, "{rows} {ran}");
+}
