@@ -8,7 +8,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pixels import FOLDER, bmp, exif, picture, saved, scene, tiff, write
 
@@ -178,6 +178,8 @@ def tiffs():
     write("kind-tiff-own-next.tiff", plain[:-4] + plain[4:8], 32, plain)
     write("kind-tiff-no-rows.tiff", built(41, 30, small.tobytes(), [8, 8, 8], {262: (3, [2])}, rows=False))
     write("kind-tiff-ycbcr-jpeg.tiff", tiff(scene(64, 48), photometric="ycbcr", compression="jpeg", compressionargs={"level": 95}, subsampling=(1, 1)))
+    lab = ImageCms.profileToProfile(picture(), *map(ImageCms.createProfile, ("sRGB", "LAB")), outputMode="LAB")
+    write("kind-tiff-lab.tiff", saved(lab, "TIFF"))
     write("kind-tiff-rgb-x.tiff", tiff(scene(41, 30, 4), photometric="rgb", extrasamples=["unspecified"]))
 
 

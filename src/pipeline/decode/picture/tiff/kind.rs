@@ -30,11 +30,15 @@ const MODERN_JPEG: u64 = 7;
 /// How colours are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colours {
-    Grey { inverted: bool },
+    Grey {
+        inverted: bool,
+    },
     Rgb,
     Palette,
     Cmyk,
     YCbCr,
+    /// CIE L*a*b*, with a* and b* as signed bytes.
+    Lab,
 }
 
 /// Meaning of the first sample after the colours.
@@ -84,7 +88,7 @@ impl Kind {
             (1 | 4, 1 | 2 | 4) => samples == 1,
             // Signed bytes are taken for others by Pillow, too.
             (1 | 2 | 4, 8) => true,
-            (1 | 4, 16) => colours != Colours::Palette,
+            (1 | 4, 16) => !matches!(colours, Colours::Palette | Colours::Lab),
             (3, 32) => colours == Colours::Rgb,
             _ => false,
         };
@@ -120,7 +124,7 @@ impl Colours {
     pub(super) const fn count(self) -> usize {
         match self {
             Self::Grey { .. } | Self::Palette => 1,
-            Self::Rgb | Self::YCbCr => 3,
+            Self::Rgb | Self::YCbCr | Self::Lab => 3,
             Self::Cmyk => 4,
         }
     }
@@ -132,6 +136,7 @@ impl Colours {
             Self::Rgb => "RGB",
             Self::YCbCr => "YCbCr",
             Self::Cmyk => "CMYK",
+            Self::Lab => "CIE Lab",
         }
     }
 }
@@ -144,8 +149,8 @@ fn colours(photometric: u64) -> Result<Colours, String> {
         3 => return Ok(Colours::Palette),
         5 => return Ok(Colours::Cmyk),
         6 => return Ok(Colours::YCbCr),
+        8 => return Ok(Colours::Lab),
         4 => "a transparency mask",
-        8 => "CIE Lab",
         9 => "ICC Lab",
         10 => "ITU Lab",
         32803 => return Err("it is a camera's raw picture, and its colours are a sensor's: convert it first".into()),

@@ -43,6 +43,7 @@ pub(super) fn to_rgba(kind: &Kind, directory: &Directory<'_>, samples: &[u8]) ->
             Colours::Palette => palette.get(usize::from(pixel[0])).copied().unwrap_or_default(),
             Colours::Cmyk => opaque::of_inks([pixel[0], pixel[1], pixel[2], pixel[3]]),
             Colours::YCbCr => of_ycbcr([pixel[0], pixel[1], pixel[2]]),
+            Colours::Lab => of_lab([pixel[0], pixel[1], pixel[2]]),
         };
         let (rgb, alpha) = match kind.extra {
             Extra::Nothing => (rgb, u8::MAX),
@@ -72,6 +73,23 @@ fn palette(directory: &Directory<'_>, kind: &Kind) -> Vec<[u8; 3]> {
 fn divided(colour: u8, alpha: u8) -> u8 {
     let divided = (u32::from(colour) * 255).checked_div(u32::from(alpha));
     divided.map_or(0, |colour| u8::try_from(colour).unwrap_or(u8::MAX))
+}
+
+/// From CIE 1976 L*a*b* under D50, as profiles have it, to sRGB: ISO 11664-4, and the matrix of IEC 61966-2-1 adapted to D50 by
+/// Bradford's transform. Pillow's colour management rounds to eight bits on its way, up to nine levels off in the dark.
+fn of_lab([lightness, a, b]: [u8; 3]) -> [u8; 3] {
+    const WHITE: [f32; 3] = [0.9642, 1.0, 0.8249];
+    const TO_RGB: [[f32; 3]; 3] =
+        [[3.133_856, -1.616_867, -0.490_615], [-0.978_768, 1.916_142, 0.033_454], [0.071_945, -0.228_991, 1.405_243]];
+    let signed = |sample: u8| f32::from(sample.cast_signed());
+    let middle = (f32::from(lightness) * 100.0 / 255.0 + 16.0) / 116.0;
+    let roots = [middle + signed(a) / 500.0, middle, middle - signed(b) / 200.0];
+    let cubed = |root: f32| if root > 6.0 / 29.0 { root.powi(3) } else { 108.0 / 841.0 * (root - 4.0 / 29.0) };
+    let light = std::array::from_fn::<f32, 3, _>(|at| cubed(roots[at]) * WHITE[at]);
+    TO_RGB.map(|row| {
+        let linear = row.iter().zip(light).map(|(factor, light)| factor * light).sum::<f32>().clamp(0.0, 1.0);
+        of_float(if linear <= 0.003_130_8 { 12.92 * linear } else { 1.055 * linear.powf(1.0 / 2.4) - 0.055 })
+    })
 }
 
 /// By JFIF's formulas, in 16 bits of fraction, as libjpeg computes them.
