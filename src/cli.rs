@@ -282,6 +282,16 @@ pub struct TaggingArgs {
         help_heading = "Tags"
     )]
     pub(crate) replace_tags: Vec<Replacement>,
+    /// Text of captions instead of all tags of a category, once; an empty text leaves them out there, and --replace-tag goes
+    /// before it. Repeatable.
+    #[arg(
+        long = "replace-category",
+        value_name = "CATEGORY=TEXT",
+        value_delimiter = ',',
+        env = "TAGMILL_REPLACE_CATEGORY",
+        help_heading = "Tags"
+    )]
+    pub(crate) replace_categories: Vec<Replacement>,
     /// Write a backslash before parentheses in captions.
     #[arg(long, env = "TAGMILL_ESCAPE_PARENTHESES", help_heading = "Tags")]
     pub(crate) escape_parentheses: bool,
@@ -319,12 +329,12 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
     if duration > LONGEST { Err(longest) } else { Ok(duration) }
 }
 
-/// What captions say instead of a tag.
+/// Text of captions instead of a tag, or of a category.
 #[derive(Clone, Debug)]
 pub(crate) struct Replacement {
     /// As in the label file.
-    pub(crate) tag: String,
-    /// What is written.
+    pub(crate) name: String,
+    /// Text that is written.
     pub(crate) by: String,
 }
 
@@ -333,12 +343,12 @@ impl FromStr for Replacement {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // A tag may have an equals sign in it, such as =_=; what replaces it may not.
-        let (tag, by) = text.rsplit_once('=').ok_or("expected TAG=TEXT")?;
-        let (tag, by) = (tag.trim(), by.trim());
-        if tag.is_empty() {
-            return Err("expected TAG=TEXT");
+        let (name, by) = text.rsplit_once('=').ok_or("expected NAME=TEXT")?;
+        let (name, by) = (name.trim(), by.trim());
+        if name.is_empty() {
+            return Err("expected NAME=TEXT");
         }
-        Ok(Self { tag: tag.to_owned(), by: by.to_owned() })
+        Ok(Self { name: name.to_owned(), by: by.to_owned() })
     }
 }
 

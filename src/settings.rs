@@ -281,7 +281,8 @@ fn stages(args: &TaggingArgs, budget: &Budget, worker: &Arc<str>) -> Result<pipe
     let caption = caption::Settings {
         exclude: args.exclude_tags.iter().filter(|tag| !tag.is_empty()).map(|tag| caption::spaced(tag)).collect(),
         exclude_categories: args.exclude_categories.iter().cloned().collect(),
-        replace: args.replace_tags.iter().map(|Replacement { tag, by }| (caption::spaced(tag), by.clone())).collect(),
+        replace: args.replace_tags.iter().map(|Replacement { name, by }| (caption::spaced(name), by.clone())).collect(),
+        replace_categories: args.replace_categories.iter().map(|one| (one.name.clone(), one.by.clone())).collect(),
         escape_parentheses: args.escape_parentheses,
         ..caption::Settings::default()
     };

@@ -76,8 +76,8 @@ pub struct ModelsPullArgs {
     /// The folder with the models.
     #[arg(long, value_name = "DIR", default_value = "models", env = "TAGMILL_MODELS")]
     pub(crate) models: String,
-    /// What the model is called here [default: the repository's last part].
-    #[arg(long, env = "TAGMILL_NAME")]
+    /// Name of the model here [default: the repository's last part].
+    #[arg(long = "as", value_name = "NAME", alias = "name", env = "TAGMILL_AS")]
     pub(crate) name: Option<hub::FolderName>,
     /// A branch, tag or commit.
     #[arg(long, default_value = "main", env = "TAGMILL_REVISION")]

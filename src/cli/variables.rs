@@ -16,8 +16,17 @@ impl Cli {
 }
 
 /// Flags whose values may have a comma: on the command line a value is a value, and only a variable is a list.
-const PLAIN: [&str; 8] =
-    ["store", "alias", "cors-origin", "exclude-tag", "exclude-category", "replace-tag", "prepend-tag", "first-tag"];
+const PLAIN: [&str; 9] = [
+    "store",
+    "alias",
+    "cors-origin",
+    "exclude-tag",
+    "exclude-category",
+    "replace-tag",
+    "replace-category",
+    "prepend-tag",
+    "first-tag",
+];
 
 fn parse() -> Result<Cli, Error> {
     let mut command = with_whole_values(Cli::command());

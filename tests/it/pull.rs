@@ -82,7 +82,7 @@ async fn a_model_is_downloaded_whole_and_a_second_run_downloads_nothing() {
     assert_eq!((code, said.matches("there already").count()), (0, 2), "{said}");
     assert_eq!(models.read("model.onnx"), onnx);
 
-    let (code, said) = models.pull(&[REPOSITORY, "--name", "mine"], &[("HF_ENDPOINT", &hub.url())]);
+    let (code, said) = models.pull(&[REPOSITORY, "--as", "mine"], &[("HF_ENDPOINT", &hub.url())]);
     assert_eq!(code, 0, "{said}");
     assert!(models.0.path().join("mine/model.onnx").is_file());
 }
@@ -210,7 +210,7 @@ async fn what_is_malformed_is_exit_code_2() {
         (&["tagger"], ("HF_ENDPOINT", &url), "OWNER/NAME"),
         (&["someone/../tagger"], ("HF_ENDPOINT", &url), "OWNER/NAME"),
         (&["https://elsewhere.example/someone/tagger"], ("HF_ENDPOINT", &url), "OWNER/NAME"),
-        (&[REPOSITORY, "--name", "../tagger"], ("HF_ENDPOINT", &url), "--name"),
+        (&[REPOSITORY, "--as", "../tagger"], ("HF_ENDPOINT", &url), "--as"),
         (&[REPOSITORY, "--revision", "../main"], ("HF_ENDPOINT", &url), "--revision"),
         (&[REPOSITORY], ("HF_ENDPOINT", "huggingface.co"), "HF_ENDPOINT"),
         (&[REPOSITORY], ("HF_ENDPOINT", "http://user:hush@127.0.0.1"), "HF_TOKEN"),
@@ -269,7 +269,7 @@ async fn files_that_are_not_its_own_are_not_overwritten() {
     write("tagmill.toml", "# mine");
     let (code, said) = models.pull_from(&hub);
     assert_eq!((code, models.names()), (1, vec!["model.onnx".into(), "tagmill.toml".into()]), "{said}");
-    assert!(said.contains("tagger/model.onnx") && said.contains("--name"), "{said}");
+    assert!(said.contains("tagger/model.onnx") && said.contains("--as"), "{said}");
 
     // An identical file counts as the repository's, whatever its origin, and a manifest may be edited.
     write("model.onnx", "graph");

@@ -84,8 +84,8 @@ pub(crate) enum Error {
         /// ONNX files in the repository.
         there: Vec<String>,
     },
-    /// An existing file would be overwritten that is not known to be this repository's.
-    #[error("`{}` is there already and is another file than the repository's; move it away, or give the model another --name", .0.display())]
+    /// A file that would be overwritten and is not known to be this repository's.
+    #[error("`{}` is there already and is another file than the repository's; move it away, or give the model another name (--as)", .0.display())]
     Foreign(PathBuf),
     /// Another process downloads into the folder.
     #[error("another download into `{}` is under way; wait for it to end", .0.display())]

@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub exclude_categories: HashSet<String>,
     /// Text in captions instead of a tag, by its spaced name.
     pub replace: HashMap<String, String>,
+    /// Text of captions instead of the tags of a category.
+    pub replace_categories: HashMap<String, String>,
     /// `true` if captions escape parentheses with a backslash, as prompts require.
     pub escape_parentheses: bool,
     /// `true` if underscores are kept.
@@ -93,11 +95,16 @@ impl Settings {
                 tracing::warn!(model, ?unknown, "the model has no such tags ({flag})");
             }
         }
-        let mut unknown: BTreeSet<_> = self.exclude_categories.iter().collect();
-        labels.categories().for_each(|(name, _)| _ = unknown.remove(&name.to_owned()));
-        if !unknown.is_empty() {
-            let known: Vec<_> = labels.categories().map(|(name, _)| name).collect();
-            tracing::warn!(model, ?unknown, ?known, "the model has no such categories (--exclude-category)");
+        let known: BTreeSet<_> = labels.categories().map(|(name, _)| name).collect();
+        let lists: [(&str, BTreeSet<&String>); 2] = [
+            ("--exclude-category", self.exclude_categories.iter().collect()),
+            ("--replace-category", self.replace_categories.keys().collect()),
+        ];
+        for (flag, mut unknown) in lists {
+            unknown.retain(|name| !known.contains(name.as_str()));
+            if !unknown.is_empty() {
+                tracing::warn!(model, ?unknown, ?known, "the model has no such categories ({flag})");
+            }
         }
     }
 
@@ -111,7 +118,7 @@ impl Settings {
                 Place::First => self.first.len(),
                 Place::Last => usize::MAX,
             };
-            ranked.insert(0, (rank, vec![self.word(name)]));
+            ranked.insert(0, (rank, vec![self.of_category(name, RATING).unwrap_or_else(|| self.word(name))]));
         }
         ranked.sort_by_key(|(rank, _)| *rank);
         let mut caption: Vec<String> = self.prepend.clone();
@@ -150,10 +157,18 @@ impl Settings {
             (!name.is_empty() && !series.is_empty()).then_some((name, series))
         };
         let replaced = self.replace.contains_key(&spaced(&tag.name));
+        if let Some(text) = self.of_category(&tag.name, &tag.category) {
+            return vec![text];
+        }
         match split().filter(|_| self.expand_characters && tag.category == CHARACTER && !replaced) {
             Some((name, series)) => vec![self.word(name), self.word(series)],
             None => vec![self.word(&tag.name)],
         }
+    }
+
+    /// Text for all tags of a category, unless there is one for this tag.
+    fn of_category(&self, name: &str, category: &str) -> Option<String> {
+        self.replace_categories.get(category).filter(|_| !self.replace.contains_key(&spaced(name))).cloned()
     }
 
     fn word(&self, name: &str) -> String {
@@ -237,5 +252,26 @@ mod tests {
         let none = Settings { exclude_categories: HashSet::from(["rating".into(), "character".into()]), ..settings };
         none.filter(&mut tags);
         assert_eq!(none.caption(&tags, &rating), "solo | 1girl | long hair | fate");
+    }
+
+    #[test]
+    fn a_category_is_replaced_by_its_name_and_a_tag_of_its_own_before_it() {
+        let mut tags = tags(["long_hair", "saber_(fate)", "hatsune_miku", "solo"]);
+        tags[1].category = "character".into();
+        tags[2].category = "character".into();
+        let rating = [("general".to_owned(), 0.9)];
+        let settings = Settings {
+            replace: HashMap::from([("saber (fate)".into(), "a knight".into())]),
+            replace_categories: HashMap::from([
+                ("character".into(), "someone".into()),
+                ("rating".into(), "rated".into()),
+            ]),
+            rating: Some(Place::Last),
+            expand_characters: true,
+            ..Settings::default()
+        };
+        assert_eq!(settings.caption(&tags, &rating), "long hair, a knight, someone, solo, rated");
+        let out = Settings { replace_categories: HashMap::from([("character".into(), String::new())]), ..settings };
+        assert_eq!(out.caption(&tags, &rating), "long hair, a knight, solo, general");
     }
 }
