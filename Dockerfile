@@ -10,10 +10,10 @@ FROM nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04 AS base-cuda
 # ---- tagmill
 FROM rust:1.95.0-slim-bookworm AS build
 RUN apt-get update -qq \
- && apt-get install -y -qq --no-install-recommends ca-certificates cmake g++ make meson nasm ninja-build pkg-config \
+ && apt-get install -y -qq --no-install-recommends ca-certificates cmake g++ libde265-dev make meson nasm ninja-build pkg-config \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /tagmill
-ARG FEATURES=avif
+ARG FEATURES=avif,heic
 # What tagmill depends on, as a layer of its own: it is built again only when these two files change.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches \
@@ -27,7 +27,8 @@ COPY src src
 COPY benche[s] benches
 RUN find src benches -name '*.rs' -exec touch {} + \
  && cargo build --locked --release --bin tagmill --features "$FEATURES" \
- && strip -o /usr/local/bin/tagmill target/release/tagmill
+ && strip -o /usr/local/bin/tagmill target/release/tagmill \
+ && cp -L /usr/lib/*/libde265.so.0 /usr/local/lib/
 
 # ---- ONNX Runtime
 FROM debian:12.12-slim AS onnxruntime
@@ -51,6 +52,8 @@ FROM base-${VARIANT}
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=onnxruntime /files/ /
 COPY --chmod=755 deploy/healthcheck.sh /usr/local/bin/healthcheck
+# Decodes HEIC. Here the loader looks without a cache of its own, on Debian as on Ubuntu.
+COPY --from=build /usr/local/lib/libde265.so.0 /usr/lib/libde265.so.0
 COPY --from=build /usr/local/bin/tagmill /usr/local/bin/tagmill
 
 # Nothing is written but copies of models that come from a bucket, and what libraries keep in /tmp: kernels that CUDA

@@ -8,7 +8,7 @@ version=13.0.0
 folder=target/pillow-suite
 if [ ! -e "$folder/venv/bin/python" ]; then
     python3 -m venv "$folder/venv"
-    "$folder/venv/bin/pip" install --quiet "pillow==$version" numpy==2.4.6 tifffile==2026.3.3 pillow-jxl-plugin==1.3.8
+    "$folder/venv/bin/pip" install --quiet "pillow==$version" numpy==2.4.6 tifffile==2026.3.3 pillow-jxl-plugin==1.3.8 pillow-heif==1.8.1
 fi
 if [ ! -e "$folder/source" ]; then
     "$folder/venv/bin/pip" download --quiet --no-deps --no-binary pillow --dest "$folder" "pillow==$version"

@@ -25,7 +25,7 @@ const EXCLUDED: Reason = "left out by --exclude";
 const UNMATCHED: Reason = "not of --match";
 const FOLDER: Reason = "in a folder within (--no-recursive)";
 const OTHER: Reason = "no image by its name";
-const UNKNOWN: Reason = "with no suffix of an image";
+const UNKNOWN: Reason = "with no suffix of an image, which --match '*' takes";
 const UNADDRESSABLE: Reason = "a key with empty or relative parts, or with control characters";
 const LINK: Reason = "a link to a folder that is looked through anyway";
 
@@ -263,7 +263,7 @@ mod tests {
         for (name, content) in [
             ("a.txt", &jpeg[..]),
             ("b", b"hello"),
-            ("b.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+            ("b.jp2", b"\0\0\0\x0cjP  \r\n\x87\n"),
             ("BMW", b"BMW is a maker of cars"),
             ("._a.jpg", jpeg),
             (".DS_Store", b""),
@@ -273,9 +273,23 @@ mod tests {
         }
         let summary = selection.passed().summary().expect("some");
         assert!(summary.starts_with("7 passed over: "), "{summary}");
-        for part in ["3 hidden", "1 no image by its name", "2 no image", "1 a HEIC picture"] {
+        for part in ["3 hidden", "1 no image by its name", "2 no image", "1 a JPEG 2000 picture"] {
             assert!(summary.contains(part), "{part}: {summary}");
         }
+    }
+
+    #[test]
+    fn a_picture_that_this_build_does_not_read_is_passed_over_by_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (selection, path) = (selection(None, &[], true), folder.path().join("a.heic"));
+        std::fs::write(&path, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").expect("a file");
+        assert_eq!(selection.takes_file("a.heic", &path), cfg!(feature = "heic"));
+        let summary = selection.passed().summary().unwrap_or_default();
+        assert_ne!(
+            summary.contains("1 HEIC, which builds with --features heic read"),
+            cfg!(feature = "heic"),
+            "{summary}"
+        );
     }
 
     #[test]

@@ -14,6 +14,12 @@ const READ: &[&str] = &[
     "bmp",
     "dib",
     "gif",
+    #[cfg(feature = "heic")]
+    "heic",
+    #[cfg(feature = "heic")]
+    "heif",
+    #[cfg(feature = "heic")]
+    "hif",
     "jfif",
     "jif",
     "jpe",

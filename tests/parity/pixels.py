@@ -6,7 +6,7 @@ tests compare the worker's pixels with it.
 to its orientation. Where Pillow does what nobody can want, the sensible result is written instead: it clips 16-bit grey
 at 255, which leaves a white picture, and here it takes the high byte, as it does itself for 16-bit colour.
 
-Needs: pip install pillow==13.0.0 numpy==2.4.6 tifffile==2026.3.3 pillow-jxl-plugin==1.3.8
+Needs: pip install pillow==13.0.0 numpy==2.4.6 tifffile==2026.3.3 pillow-jxl-plugin==1.3.8 pillow-heif==1.8.1
 """
 
 import io
@@ -15,11 +15,14 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 import pillow_jxl  # noqa: F401 (teaches Pillow JPEG XL)
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from square import square
+
+pillow_heif.register_heif_opener()
 
 FOLDER = pathlib.Path(__file__).parent / "pixels"
 ORIENTATION = 0x0112
@@ -287,13 +290,42 @@ def avifs():
     write("avif-animated.avif", saved(frames[0], "AVIF", save_all=True, append_images=frames[1:], quality=70))
 
 
+def heics():
+    def heic(name, image, side=32, **options):
+        # Turning is a part of these pictures, applied to those that are read as they are stored too.
+        write(f"heic-{name}.heic", saved(image, "HEIF", **{"quality": 80, "chroma": 420, **options}), side)
+
+    heic("420", picture())
+    heic("422", picture(), chroma=422)
+    heic("444", picture(), chroma=444)
+    heic("lossless", picture(), quality=-1, chroma=444)
+    heic("grey", picture(channels=1))
+    heic("alpha", picture(channels=4))
+    heic("alpha-premultiplied", picture(channels=4).convert("RGBa"))
+    # As phones store a photograph: tiles, those of the last row and column cropped.
+    heic("tiles", picture(150, 140), tile_size=64)
+    write("heic-ten-bits.heic", ten_bits())
+    turned = picture(24, 16)
+    for orientation in (6, 7):
+        heic(f"turned-{orientation}", turned, 16, exif=exif(orientation).tobytes())
+    heic("turned-6-as-stored", turned, 16, exif=exif(6).tobytes())
+
+
+def ten_bits():
+    """What cameras write: 4:2:2 with ten bits a sample."""
+    target = io.BytesIO()
+    wide = scene(60, 46, 3, top=65535)
+    pillow_heif.from_bytes("RGB;16", (60, 46), wide.tobytes()).save(target, quality=80, chroma=422)
+    return target.getvalue()
+
+
 def main():
     FOLDER.mkdir(exist_ok=True)
     for stale in FOLDER.iterdir():
         stale.unlink()
     import kinds
 
-    for kind in (kinds.cases, pngs, shapes, jpegs, orientations, animations, others, tiffs, jxls, avifs):
+    for kind in (kinds.cases, pngs, shapes, jpegs, orientations, animations, others, tiffs, jxls, avifs, heics):
         kind()
 
 

@@ -9,6 +9,8 @@ mod avif;
 mod bmp;
 mod format;
 mod header;
+#[cfg(feature = "heic")]
+mod heic;
 mod jpeg;
 #[cfg(feature = "jxl")]
 mod jxl;
@@ -136,6 +138,8 @@ fn decode_as(format: Format, bytes: &[u8], limits: &mut Limits<'_>) -> Result<De
         Format::Jxl => jxl::decode(bytes, limits),
         #[cfg(feature = "avif")]
         Format::Avif => avif::decode(bytes, limits),
+        #[cfg(feature = "heic")]
+        Format::Heic => heic::decode(bytes, limits),
         _ => raster::decode(format, bytes, limits),
     }
 }

@@ -70,10 +70,11 @@ fn harden() -> io::Result<()> {
         let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    for resource in [Resource::Core, Resource::Nproc, Resource::Nofile] {
+    for resource in [Resource::Core, Resource::Nofile] {
         setrlimit(resource, none)?;
     }
-    Ok(())
+    // libde265 decodes on a thread of its own, and this limit counts threads as well.
+    if cfg!(feature = "heic") { Ok(()) } else { Ok(setrlimit(Resource::Nproc, none)?) }
 }
 
 /// Limits memory to so many bytes beside the base, and processor time to what one image may take from now on.

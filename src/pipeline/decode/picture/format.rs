@@ -11,6 +11,9 @@ const TEXT_HEAD: usize = 1024;
 /// Bytes of a file that tell its kind.
 pub(crate) const HEAD: usize = 64;
 
+/// Kind of a file that is nothing known.
+const NO_IMAGE: &str = "no image by its content";
+
 /// Lengths of BMP's headers behind the file header: OS/2 1.x, OS/2 2.x short and whole, Windows 3, its two extensions by
 /// Adobe, 4 and 5.
 pub(super) const BMP_HEADERS: [usize; 8] = [BMP_CORE, 16, 40, 52, 56, 64, 108, 124];
@@ -29,6 +32,7 @@ pub(super) enum Format {
     Tiff,
     Jxl,
     Avif,
+    Heic,
 }
 
 impl Format {
@@ -44,6 +48,8 @@ impl Format {
         Self::Jxl,
         #[cfg(feature = "avif")]
         Self::Avif,
+        #[cfg(feature = "heic")]
+        Self::Heic,
     ];
 
     const fn name(self) -> &'static str {
@@ -56,6 +62,27 @@ impl Format {
             Self::Tiff => "TIFF",
             Self::Jxl => "JPEG XL",
             Self::Avif => "AVIF",
+            Self::Heic => "HEIC",
+        }
+    }
+
+    /// The feature of the build that reads it, of those that not every build has.
+    const fn feature(self) -> Option<&'static str> {
+        match self {
+            Self::Jxl => Some("jxl"),
+            Self::Avif => Some("avif"),
+            Self::Heic => Some("heic"),
+            _ => None,
+        }
+    }
+
+    /// What it is to a build that does not read it.
+    const fn unread(self) -> &'static str {
+        match self {
+            Self::Jxl => "JPEG XL, which builds with --features jxl read",
+            Self::Avif => "AVIF, which builds with --features avif read",
+            Self::Heic => "HEIC, which builds with --features heic read",
+            _ => self.name(),
         }
     }
 
@@ -85,7 +112,11 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format, Failure> {
     let formats = Format::READ.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ");
     match image_format(bytes) {
         Some(format) if Format::READ.contains(&format) => Ok(format),
-        Some(format) => Err(undecodable(format!("{format} is not read by this build, which reads {formats}"))),
+        Some(format) => Err(undecodable(format!(
+            "{format} is not read by this build, which reads {formats}. The container image reads it, and so does a build \
+             with `--features {}`",
+            format.feature().unwrap_or_default()
+        ))),
         None => Err(undecodable(match other(bytes) {
             Some(what) => format!("{what}, and what is read here is {formats}"),
             None => format!(
@@ -104,10 +135,10 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format, Failure> {
 pub(super) fn kind(bytes: &[u8]) -> Result<&'static str, &'static str> {
     match image_format(bytes) {
         // Two letters or bytes that other files begin with too.
-        Some(Format::Bmp) if !is_whole_bmp(bytes) => Err("no image"),
+        Some(Format::Bmp) if !is_whole_bmp(bytes) => Err(NO_IMAGE),
         Some(format) if Format::READ.contains(&format) => Ok(format.name()),
-        Some(format) => Err(format.name()),
-        None => Err(other(bytes).unwrap_or("no image")),
+        Some(format) => Err(format.unread()),
+        None => Err(other(bytes).unwrap_or(NO_IMAGE)),
     }
 }
 
@@ -126,6 +157,7 @@ fn image_format(bytes: &[u8]) -> Option<Format> {
         [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*' | b'+', ..] => Format::Tiff,
         [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => Format::Jxl,
         _ if brands(bytes).any(|brand| matches!(brand, b"avif" | b"avis")) => Format::Avif,
+        _ if brands(bytes).copied().any(is_heic) => Format::Heic,
         _ => return None,
     })
 }
@@ -158,11 +190,13 @@ fn brands(bytes: &[u8]) -> impl Iterator<Item = &[u8; 4]> {
     brands.iter().skip(2)
 }
 
+/// Returns `true` for the brands of pictures in HEVC, and for those of pictures of any coding, which are hardly ever another.
+fn is_heic(brand: [u8; 4]) -> bool {
+    matches!(&brand, b"heic" | b"heix" | b"hevc" | b"hevx" | b"heim" | b"heis" | b"mif1" | b"msf1")
+}
+
 /// What a file is that is no image read here.
 fn other(bytes: &[u8]) -> Option<&'static str> {
-    if brands(bytes).any(|brand| matches!(brand, b"heic" | b"heix" | b"hevc" | b"heim" | b"heis" | b"mif1" | b"msf1")) {
-        return Some("a HEIC picture, as iPhones take them: convert it to JPEG first");
-    }
     if brands(bytes).any(|brand| brand == b"crx ") {
         return Some("a camera's raw file (CR3): convert it first");
     }
@@ -219,7 +253,6 @@ mod tests {
             (b"<svg width='1'/>", "SVG"),
             (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "XML"),
             (b"%PDF-1.7", "PDF"),
-            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
             (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "MP4"),
             (b"\x1a\x45\xdf\xa3", "WebM"),
             (b"", "empty"),
@@ -241,8 +274,29 @@ mod tests {
         assert_eq!(image_format(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf"), Some(Format::Avif));
         assert_eq!(image_format(b"\0\0\0\x14ftypavis\0\0\0\0avis"), Some(Format::Avif));
         assert_eq!(image_format(b"\0\0\0\x14ftypheic\0\0\0\0avif"), Some(Format::Avif));
-        assert_eq!(image_format(b"\0\0\0\x14ftypheic\0\0\0\0heic"), None);
+        assert_eq!(image_format(b"\0\0\0\x14ftypheic\0\0\0\0heic"), Some(Format::Heic));
+        assert_eq!(image_format(b"\0\0\0\x14ftypmif1\0\0\0\0mif1"), Some(Format::Heic));
         assert_eq!(image_format(b"\0\0\0\x08ftyp"), None);
         assert_eq!(image_format(b"\xff\xff\xff\xffftypavif"), Some(Format::Avif));
+    }
+
+    #[test]
+    fn a_format_that_this_build_leaves_out_names_how_to_get_it() {
+        for (bytes, format) in [
+            (&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], Format::Heic),
+            (b"\0\0\0\x14ftypavif\0\0\0\0avif", Format::Avif),
+            (b"\xff\x0a", Format::Jxl),
+        ] {
+            if Format::READ.contains(&format) {
+                assert_eq!(sniff(bytes).ok(), Some(format));
+                continue;
+            }
+            let (message, feature) = (message(bytes), format.feature().expect("a feature"));
+            assert!(message.starts_with(format.name()), "{message}");
+            assert!(
+                message.contains(&format!("--features {feature}")) && message.contains("container image"),
+                "{message}"
+            );
+        }
     }
 }

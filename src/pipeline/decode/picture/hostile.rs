@@ -204,6 +204,9 @@ fn sizes_that_headers_claim_are_refused_before_they_are_allocated() {
     if cfg!(feature = "avif") {
         claims.push(("AVIF", patched("avif-420.avif", b"ispe", 8, &[0, 0, 0x3f, 0xff, 0, 0, 0x3f, 0xff])));
     }
+    if cfg!(feature = "heic") {
+        claims.push(("HEIC", patched("heic-420.heic", b"ispe", 8, &[0, 0, 0x3f, 0xff, 0, 0, 0x3f, 0xff])));
+    }
     let before = peak_memory();
     for (name, bytes) in claims {
         let failure = refusal(name, &bytes);
@@ -281,7 +284,7 @@ fn kinds_of_tiff_that_are_not_read_are_named() {
         (259, 6, "old-style JPEG"),
         (259, 34925, "LZMA"),
         (259, 50000, "zstd"),
-        (262, 8, "CIE Lab"),
+        (262, 9, "ICC Lab"),
         (262, 32803, "camera's raw"),
         (262, 6, "YCbCr"),
     ] {

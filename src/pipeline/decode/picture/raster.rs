@@ -15,7 +15,7 @@ pub(super) fn decode(format: Format, bytes: &[u8], limits: &mut Limits<'_>) -> R
         Format::Png => png(bytes, limits),
         Format::WebP => webp(bytes, limits),
         Format::Gif => read(format, GifDecoder::new(Cursor::new(header::gif(bytes))), limits),
-        Format::Jpeg | Format::Bmp | Format::Tiff | Format::Jxl | Format::Avif => {
+        Format::Jpeg | Format::Bmp | Format::Tiff | Format::Jxl | Format::Avif | Format::Heic => {
             Err(format.broken("it has a decoder of its own"))
         }
     }
