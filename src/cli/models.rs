@@ -110,7 +110,7 @@ pub struct ModelsOptimizeArgs {
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, env = "TAGMILL_DEVICE")]
     pub(crate) device: Device,
     /// Name of the new model [default: the model's with the precision after it].
-    #[arg(long, env = "TAGMILL_NAME")]
+    #[arg(long = "as", value_name = "NAME", alias = "name", env = "TAGMILL_AS")]
     pub(crate) name: Option<hub::FolderName>,
     /// Largest difference of a score [default: 0.02; for int8 0.2].
     #[arg(long, value_name = "SCORE", env = "TAGMILL_TOLERANCE")]

@@ -242,7 +242,7 @@ impl Puller {
     }
 
     /// The jobs a message brings: itself, or the records of an event.
-    fn jobs(&self, message: &async_nats::Message) -> Vec<Payload> {
+    fn jobs(&self, message: &Message) -> Vec<Payload> {
         let payload = &message.payload;
         let itself = |wrong| vec![Payload { record: None, bytes: payload.clone(), wrong }];
         if let Err(wrong) = headers::check(message).and_then(|()| self.check_subject(&message.subject)) {
