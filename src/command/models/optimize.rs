@@ -90,7 +90,7 @@ pub(super) async fn run(args: ModelsOptimizeArgs) -> Result<(), Failed> {
     let target = folder.join(&name);
     if target.exists() {
         return Err(Failed::settings(anyhow!(
-            "cannot write {}: it is there already; remove it, or choose another --name",
+            "cannot write {}: it is there already; remove it, or choose another name (--as)",
             target.display()
         )));
     }
