@@ -106,15 +106,22 @@ impl ConfirmedPublisher {
         });
     }
 
-    /// Publishes the result that a job came to, if it did.
+    /// Publishes the result of a job, if it has one. `other_id` is its message id if another job's result has the one in
+    /// `headers`, as after the jobs stream was made anew within a second.
     ///
     /// # Errors
-    /// The failure it came to instead, or `result_too_large`.
-    pub(crate) async fn answer(&self, subject: &str, headers: &HeaderMap, answer: Answer) -> Result<(), Failure> {
+    /// The job's failure, or `result_too_large`.
+    pub(crate) async fn answer(
+        &self,
+        subject: &str,
+        headers: &HeaderMap,
+        other_id: Option<&str>,
+        answer: Answer,
+    ) -> Result<(), Failure> {
         match answer {
             Answer::Tagged(mut result) => {
                 result.retry_of = retry_of(headers);
-                let stored = self.result(subject, headers, &result).await;
+                let stored = self.result(subject, headers, other_id, &result).await;
                 stored.inspect_err(|failure| metrics::failed(Stage::Publish, failure.code))
             }
             Answer::Failed(failure) => Err(failure),
@@ -125,10 +132,22 @@ impl ConfirmedPublisher {
     ///
     /// # Errors
     /// `result_too_large` where the server will never take it.
-    async fn result(&self, subject: &str, headers: &HeaderMap, result: &TagResult) -> Result<(), Failure> {
+    async fn result(
+        &self,
+        subject: &str,
+        headers: &HeaderMap,
+        other_id: Option<&str>,
+        result: &TagResult,
+    ) -> Result<(), Failure> {
         let body = answer_body::result(result)?;
         let (size, tags) = (body.len(), result.tags.tags.len());
-        self.until_confirmed(subject, headers, body).await.map_err(|reason| match reason {
+        let mut stored = self.until_confirmed(subject, headers, body.clone()).await;
+        if let (Err(Unstorable::Taken), Some(id)) = (&stored, other_id) {
+            let mut headers = headers.clone();
+            headers.insert(NATS_MESSAGE_ID, id);
+            stored = self.until_confirmed(subject, &headers, body).await;
+        }
+        stored.map_err(|reason| match reason {
             Unstorable::Headers | Unstorable::Message => result_too_large(tags, size),
             Unstorable::Taken => {
                 let message = "another job's result has the id of this one's: the jobs stream was made anew";

@@ -60,7 +60,7 @@ fn a_model_is_made_beside_the_other_with_its_report() {
     }
     let again = optimize(models.path(), &[]);
     assert_eq!(again.status.code(), Some(2), "it is there already");
-    assert!(text(&again.stderr).contains("--name"), "{}", text(&again.stderr));
+    assert!(text(&again.stderr).contains("--as"), "{}", text(&again.stderr));
 }
 
 #[test]

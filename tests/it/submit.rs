@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::nats::NatsServer;
+use crate::support::repository;
 use crate::support::s3::S3Server;
 use crate::support::worker::{Worker, tagmill};
-use crate::support::repository;
 
 fn submit(nats: &NatsServer, arguments: &[&str]) -> Command {
     tagmill(&[&["submit", "--nats-url", &nats.url()], arguments].concat())

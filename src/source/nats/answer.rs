@@ -163,7 +163,8 @@ impl NatsSource {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, random_id().as_str());
         carry(message, &mut headers);
-        let Err(failure) = self.publisher.answer(&subjects.result_for(&message.subject), &headers, answer).await else {
+        let Err(failure) = self.publisher.answer(&subjects.result_for(&message.subject), &headers, None, answer).await
+        else {
             return Ok(());
         };
         warn_limited!("a request that nobody waits for becomes a dead letter", failure.code, error = %failure);

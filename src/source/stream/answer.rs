@@ -137,7 +137,8 @@ impl StreamReply {
         let subject = stream.settings.subjects.result_for(&message.subject);
         let was_tagged = matches!(answer, Answer::Tagged(_));
         let headers = self.headers();
-        let Err(failure) = stream.publisher.answer(&subject, &headers, answer).await else {
+        let other_id = self.numbered(stream.topology.identity.exact_answer_id(self.held.sequence));
+        let Err(failure) = stream.publisher.answer(&subject, &headers, Some(&other_id), answer).await else {
             stream.streak.end();
             if let Some(letter) = retry_of(&headers) {
                 stream.evidence.close(&letter).await;

@@ -113,7 +113,7 @@ mod tests {
         let drops = [
             ("discard", Config { max_bytes: 1000, ..queue() }),
             ("discard", Config { max_messages: 1000, ..queue() }),
-            ("max_age", Config { max_age: Duration::from_secs(60), ..queue() }),
+            ("max_age", Config { max_age: Duration::from_mins(1), ..queue() }),
             ("max_msgs_per_subject", Config { max_messages_per_subject: 1, ..queue() }),
             ("max_msgs_per_subject", Config { max_messages_per_subject: 1, discard: DiscardPolicy::New, ..queue() }),
             ("no_ack", Config { no_ack: true, ..queue() }),
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn answers_may_expire_but_make_no_room_for_others() {
-        let results = || Config { name: "RESULTS".into(), max_age: Duration::from_secs(60), ..Config::default() };
+        let results = || Config { name: "RESULTS".into(), max_age: Duration::from_mins(1), ..Config::default() };
         answers(&results()).expect("they are there for a while");
         answers(&Config { max_bytes: 1000, discard: DiscardPolicy::New, ..results() }).expect("workers wait");
         assert_eq!(setting(answers(&Config { max_messages: 1000, ..results() })), "discard");

@@ -48,6 +48,13 @@ impl Identity {
     pub(crate) fn answer_id(&self, sequence: u64) -> String {
         format!("{}-{}-{sequence}", self.stream, self.created.unix_timestamp())
     }
+
+    /// The same to the nanosecond, for a stream that was made in the same second as the one before it.
+    #[must_use]
+    pub(crate) fn exact_answer_id(&self, sequence: u64) -> String {
+        let (seconds, nanos) = (self.created.unix_timestamp(), self.created.nanosecond());
+        format!("{}-{seconds}.{nanos:09}-{sequence}", self.stream)
+    }
 }
 
 /// Jobs that wait in the stream.

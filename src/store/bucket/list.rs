@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use percent_encoding::percent_decode_str;
 use reqwest::Method;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
@@ -41,7 +40,6 @@ pub(crate) struct Listed {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Page {
-    encoding_type: String,
     next_continuation_token: Option<String>,
     contents: Vec<Content>,
 }
@@ -76,7 +74,7 @@ impl Bucket {
             let Some((after, token)) = next else { return Ok(None) };
             let page = self.page(after.as_deref(), token.as_deref()).await?;
             let next = page.next_continuation_token.clone().filter(|token| !token.is_empty());
-            let objects = self.read_page(page)?;
+            let objects = self.read_page(page);
             Ok::<_, Failure>(Some((stream::iter(objects.into_iter().map(Ok)), next.map(|token| (after, Some(token))))))
         });
         pages.try_flatten()
@@ -84,7 +82,7 @@ impl Bucket {
 
     async fn page(&self, after: Option<&str>, token: Option<&str>) -> Result<Page, Failure> {
         let prefix = self.list_prefix();
-        let mut query = vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", &*prefix)];
+        let mut query = vec![("list-type", "2"), ("prefix", &*prefix)];
         query.extend(after.map(|after| ("start-after", after)));
         query.extend(token.map(|token| ("continuation-token", token)));
         let mut tries = 0;
@@ -109,13 +107,10 @@ impl Bucket {
         answer.bytes().await.map_err(|error| unavailable(&Path::default(), self, &error.without_url()))
     }
 
-    fn read_page(&self, page: Page) -> Result<Vec<Listed>, Failure> {
+    fn read_page(&self, page: Page) -> Vec<Listed> {
         let prefix = self.list_prefix();
-        let is_encoded = page.encoding_type == "url";
         let mut objects = Vec::with_capacity(page.contents.len());
         for Content { key, size, e_tag, last_modified } in page.contents {
-            let key = if is_encoded { decoded(&key) } else { Some(key) };
-            let key = key.ok_or_else(|| unavailable(&Path::default(), self, &"it lists a key that is not UTF-8"))?;
             if key.ends_with('/') && size == 0 {
                 continue;
             }
@@ -127,7 +122,7 @@ impl Bucket {
                 size,
             });
         }
-        Ok(objects)
+        objects
     }
 
     /// Location of an object as a job names it.
@@ -164,25 +159,19 @@ impl Bucket {
     }
 }
 
-/// Decodes a percent-encoded key of a list, with a plus for a space.
-fn decoded(key: &str) -> Option<String> {
-    let key = key.replace('+', " ");
-    percent_decode_str(&key).decode_utf8().ok().map(std::borrow::Cow::into_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn keys_are_taken_as_the_server_has_them() {
-        let xml = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>\
-                   <Contents><Key>a%2F%2F2+x.jpg</Key><Size>7</Size><ETag>&quot;e&quot;</ETag></Contents>\
-                   <Contents><Key>tab%09.jpg</Key><Size>1</Size><LastModified>yesterday</LastModified><Owner><ID>1</ID></Owner></Contents>\
+        let xml = "<ListBucketResult><IsTruncated>false</IsTruncated>\
+                   <Contents><Key>a//2+%20&amp;x.jpg</Key><Size>7</Size><ETag>&quot;e&quot;</ETag></Contents>\
+                   <Contents><Key>tab&#x9;&#x1;.jpg</Key><Size>1</Size><LastModified>yesterday</LastModified><Owner><ID>1</ID></Owner></Contents>\
                    </ListBucketResult>";
         let page: Page = quick_xml::de::from_str(xml).expect("a page");
-        let keys: Vec<_> = page.contents.iter().map(|content| decoded(&content.key)).collect();
-        assert_eq!(keys, [Some("a//2 x.jpg".to_owned()), Some("tab\t.jpg".to_owned())]);
-        assert_eq!((page.encoding_type.as_str(), page.next_continuation_token), ("url", None));
+        let keys: Vec<_> = page.contents.iter().map(|content| &*content.key).collect();
+        assert_eq!(keys, ["a//2+%20&x.jpg", "tab\t\u{1}.jpg"]);
+        assert_eq!((page.contents[0].e_tag.as_deref(), page.next_continuation_token), (Some("\"e\""), None));
     }
 }

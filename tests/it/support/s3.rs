@@ -113,11 +113,11 @@ impl S3Server {
     pub fn set_listing(&self, keys: &[&str]) {
         let size = |key: &str| if key.ends_with('/') { 0 } else { 1000 };
         let object = |key: &&str| {
-            let encoded: String = url::form_urlencoded::byte_serialize(key.as_bytes()).collect();
-            format!("<Contents><Key>{encoded}</Key><Size>{}</Size><ETag>&quot;1&quot;</ETag></Contents>", size(key))
+            let escaped = key.replace('\t', "&#x9;");
+            format!("<Contents><Key>{escaped}</Key><Size>{}</Size><ETag>&quot;1&quot;</ETag></Contents>", size(key))
         };
         let objects: String = keys.iter().map(object).collect();
-        let list = format!("<ListBucketResult><EncodingType>url</EncodingType>{objects}</ListBucketResult>");
+        let list = format!("<ListBucketResult>{objects}</ListBucketResult>");
         *self.shared.listing.lock().expect("no panic") = Some(list);
     }
 
