@@ -10,7 +10,6 @@ mod settings;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use object_store::aws::AmazonS3;
@@ -31,11 +30,7 @@ pub(crate) struct Bucket {
     pub(super) name: String,
     pub(super) prefix: Path,
     objects: Arc<AmazonS3>,
-    requests: Requests,
-    /// Whether a probe has ever been answered.
-    is_probed: Arc<AtomicBool>,
-    /// Whether the log has that probes are refused.
-    is_warned: Arc<AtomicBool>,
+    requests: Arc<Requests>,
 }
 
 /// Retry timeout for images, which are some megabytes. The queue retries them later at less cost.
@@ -86,9 +81,9 @@ impl Bucket {
         let builder = builder(name, retry)?;
         let objects = builder.clone().build().map(Arc::new).map_err(wrong)?;
         let requests = Requests::new(&builder, Arc::clone(&objects))
+            .map(Arc::new)
             .map_err(|reason| wrong(object_store::Error::Generic { store: "S3", source: reason.into() }))?;
-        let (is_probed, is_warned) = Default::default();
-        Ok(Self { name: name.to_owned(), prefix, objects, requests, is_probed, is_warned })
+        Ok(Self { name: name.to_owned(), prefix, objects, requests })
     }
 
     /// Reads an object, as [`super::Store::read`]. Holds a slot of `reads`, but not while it waits for memory.

@@ -84,9 +84,9 @@ async fn while_the_server_stands_still_or_is_gone() {
         client.submit("one", "slow.jpg").await;
         s3.stalled("slow.jpg").await;
         if is_killed {
-            nats.kill()
+            nats.kill();
         } else {
-            nats.signal("STOP")
+            nats.signal("STOP");
         }
         stop(&mut worker, 0);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write, stdout};
+use std::io::{self, Write};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use crate::pipeline::loaded::LoadedModel;
 use crate::pipeline::tag::{Loaded, library, onnx};
 use crate::settings;
 use crate::telemetry::say;
+use crate::terminal::{self, Lines};
 
 /// The report's file, beside the model.
 const REPORT: &str = "optimized.json";
@@ -107,11 +108,13 @@ pub(super) async fn run(args: ModelsOptimizeArgs) -> Result<(), Failed> {
     let gate = Gate::of(args.precision, args.tolerance, args.agreement);
     let task = Task { files, target, precision: args.precision, onnx, gate, samples };
     let report = tokio::task::spawn_blocking(move || task.run()).await.map_err(Failed::running)??;
-    let mut out = stdout().lock();
     let written = if args.json {
-        json(&report).and_then(|text| out.write_all(text.as_bytes()))
+        json(&report).and_then(|text| terminal::exact().write_all(text.as_bytes()))
     } else {
-        table(&report, &mut out)
+        let mut text = Vec::new();
+        let mut lines = Lines::open();
+        table(&report, &mut text)
+            .and_then(|()| String::from_utf8_lossy(&text).lines().try_for_each(|line| lines.line(line)))
     };
     written.context("standard output can't be written").map_err(Failed::Running)?;
     if let Some(reason) = report.agreement.refused(gate) {

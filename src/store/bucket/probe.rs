@@ -19,7 +19,7 @@ impl Bucket {
     pub(crate) async fn probe(&self) -> Result<(), Failure> {
         match self.requests.send(Method::HEAD, &[], self).await {
             Ok(_) => {
-                self.is_probed.store(true, Ordering::Relaxed);
+                self.requests.is_probed.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             Err(Refused { failure, .. }) if failure.code != Code::StorageDenied => return Err(failure),
@@ -30,11 +30,11 @@ impl Bucket {
         let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", &prefix)];
         match self.requests.send(Method::GET, &query, self).await {
             Ok(_) => {
-                self.is_probed.store(true, Ordering::Relaxed);
+                self.requests.is_probed.store(true, Ordering::Relaxed);
                 Ok(())
             }
-            Err(Refused { by_policy: true, failure }) if !self.is_probed.load(Ordering::Relaxed) => {
-                if !self.is_warned.swap(true, Ordering::Relaxed) {
+            Err(Refused { by_policy: true, failure }) if !self.requests.is_probed.load(Ordering::Relaxed) => {
+                if !self.requests.is_warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         bucket = %self,
                         error = %failure,

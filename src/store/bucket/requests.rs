@@ -1,8 +1,9 @@
 //! Requests on a bucket itself. They are sent from here, because the object store crate normalises keys and hides statuses;
 //! it only signs them. No redirect is followed, so that no credential goes to another server.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key, AwsAuthorizer};
@@ -25,7 +26,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SKEW: i64 = 15 * 60;
 
 /// Sends signed requests on one bucket.
-#[derive(Clone)]
 pub(super) struct Requests {
     http: reqwest::Client,
     /// URL of the bucket.
@@ -33,6 +33,10 @@ pub(super) struct Requests {
     region: String,
     /// `None` for a bucket that is read without credentials.
     signer: Option<Arc<AmazonS3>>,
+    /// `true` once a probe was answered.
+    pub(super) is_probed: AtomicBool,
+    /// `true` once the log has that probes are refused.
+    pub(super) is_warned: AtomicBool,
 }
 
 /// Refusal of a bucket.
@@ -69,7 +73,8 @@ impl Requests {
             .build()
             .map_err(|error| error.to_string())?;
         let signer = (value(Key::SkipSignature) != "true").then_some(signer);
-        Ok(Self { http, url, region, signer })
+        let (is_probed, is_warned) = Default::default();
+        Ok(Self { http, url, region, signer, is_probed, is_warned })
     }
 
     /// Sends a request on the bucket; `bucket` is its name in errors.
@@ -115,13 +120,13 @@ impl Requests {
         let ErrorBody { code } = quick_xml::de::from_reader(&*body).unwrap_or_default();
         let mut said = format!("{server} answers {status}");
         if !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            said += &format!(" {code}");
+            let _ = write!(said, " {code}");
         }
         if let Some(region) = region {
-            said += &format!(", the bucket is in the region {region} (AWS_REGION)");
+            let _ = write!(said, ", the bucket is in the region {region} (AWS_REGION)");
         }
         if let Some(skew) = skew {
-            said += &format!(", the clock here is {} min off the server's", skew.abs() / 60);
+            let _ = write!(said, ", the clock here is {} min off the server's", skew.abs() / 60);
         }
         let failure = match status {
             StatusCode::NOT_FOUND => not_found(&itself, bucket),
