@@ -11,6 +11,7 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::answer_body::{self, result_too_large};
@@ -106,8 +107,8 @@ impl ConfirmedPublisher {
         });
     }
 
-    /// Publishes the result of a job, if it has one. `other_id` is its message id if another job's result has the one in
-    /// `headers`, as after the jobs stream was made anew within a second.
+    /// Publishes the result of a job, if it has one. `other` is its message id if another job's result has the one in
+    /// `headers`, as after the jobs stream was made anew within a second; it is used once the future has ended.
     ///
     /// # Errors
     /// The job's failure, or `result_too_large`.
@@ -115,13 +116,13 @@ impl ConfirmedPublisher {
         &self,
         subject: &str,
         headers: &HeaderMap,
-        other_id: Option<&str>,
+        other: Option<(&str, BoxFuture<'_, ()>)>,
         answer: Answer,
     ) -> Result<(), Failure> {
         match answer {
             Answer::Tagged(mut result) => {
                 result.retry_of = retry_of(headers);
-                let stored = self.result(subject, headers, other_id, &result).await;
+                let stored = self.result(subject, headers, other, &result).await;
                 stored.inspect_err(|failure| metrics::failed(Stage::Publish, failure.code))
             }
             Answer::Failed(failure) => Err(failure),
@@ -136,13 +137,14 @@ impl ConfirmedPublisher {
         &self,
         subject: &str,
         headers: &HeaderMap,
-        other_id: Option<&str>,
+        other: Option<(&str, BoxFuture<'_, ()>)>,
         result: &TagResult,
     ) -> Result<(), Failure> {
         let body = answer_body::result(result)?;
         let (size, tags) = (body.len(), result.tags.tags.len());
         let mut stored = self.until_confirmed(subject, headers, body.clone()).await;
-        if let (Err(Unstorable::Taken), Some(id)) = (&stored, other_id) {
+        if let (Err(Unstorable::Taken), Some((id, is_sure))) = (&stored, other) {
+            is_sure.await;
             let mut headers = headers.clone();
             headers.insert(NATS_MESSAGE_ID, id);
             stored = self.until_confirmed(subject, &headers, body).await;

@@ -137,8 +137,14 @@ impl StreamReply {
         let subject = stream.settings.subjects.result_for(&message.subject);
         let was_tagged = matches!(answer, Answer::Tagged(_));
         let headers = self.headers();
+        // A worker whose stream is another by now ends here, and leaves the job to the workers of that one.
+        let is_same = async {
+            stream.check_identity_soon();
+            stream.verified().await;
+        }
+        .boxed();
         let other_id = self.numbered(stream.topology.identity.exact_answer_id(self.held.sequence));
-        let Err(failure) = stream.publisher.answer(&subject, &headers, Some(&other_id), answer).await else {
+        let Err(failure) = stream.publisher.answer(&subject, &headers, Some((&other_id, is_same)), answer).await else {
             stream.streak.end();
             if let Some(letter) = retry_of(&headers) {
                 stream.evidence.close(&letter).await;
