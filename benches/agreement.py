@@ -25,7 +25,7 @@ def agreement(ours, theirs, threshold):
     for image, expected in theirs.items():
         found = ours[image]
         for label in expected.keys() | found.keys():
-            # What has no score here has one that rounds to nothing.
+            # A label without a score here has one that rounds to nothing.
             one, other = found.get(label, 0.0), expected.get(label, 0.0)
             largest, total, count = max(largest, abs(one - other)), total + abs(one - other), count + 1
             both += one > threshold and other > threshold

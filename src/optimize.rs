@@ -68,7 +68,7 @@ pub(crate) enum CannotOptimize {
         /// Why.
         source: io::Error,
     },
-    /// What is in its file.
+    /// Content of its file.
     #[error("cannot optimize {}: {reason}", path.display())]
     Graph {
         /// The file.
@@ -98,7 +98,7 @@ impl From<Unusable> for CannotOptimize {
     }
 }
 
-/// What became of a graph.
+/// Result of a rewrite.
 #[derive(Debug)]
 pub(crate) struct Rewritten {
     /// Nodes before and after.
@@ -116,7 +116,7 @@ pub(crate) struct Rewritten {
 /// Reads a model's graph and writes what becomes of it to `target`.
 ///
 /// # Errors
-/// Where it can't be read, run or written.
+/// If it can't be read, run or written.
 pub(crate) fn rewrite(files: &ModelFiles, precision: Precision, target: &Path) -> Result<Rewritten, CannotOptimize> {
     let path = &files.onnx;
     let bytes = std::fs::read(path).map_err(|source| CannotOptimize::Read { path: path.clone(), source })?;

@@ -31,13 +31,13 @@ pub struct InitArgs {
         help_heading = "Queue"
     )]
     pub(crate) filters: Vec<Filter>,
-    /// How streams are made.
+    /// Settings of streams that are created.
     #[command(flatten)]
     pub(crate) streams: StreamArgs,
-    /// Where the queue is.
+    /// Address of the queue.
     #[command(flatten)]
     pub(crate) nats: NatsArgs,
-    /// How to log.
+    /// Format of the log.
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -48,7 +48,7 @@ pub struct ModelsArgs {
     /// JSON instead of a table.
     #[arg(long, env = "TAGMILL_JSON")]
     pub(crate) json: bool,
-    /// How to log.
+    /// Format of the log.
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -85,7 +85,7 @@ pub struct ModelsPullArgs {
     /// The ONNX file to take, as the repository names it [default: model.onnx, else the only one there is].
     #[arg(long, env = "TAGMILL_FILE")]
     pub(crate) file: Option<String>,
-    /// How to log.
+    /// Format of the log.
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -124,7 +124,7 @@ pub struct ModelsOptimizeArgs {
     /// JSON instead of a table.
     #[arg(long, env = "TAGMILL_JSON")]
     pub(crate) json: bool,
-    /// How to log.
+    /// Format of the log.
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -43,7 +43,7 @@ pub(crate) struct NatsArgs {
     pub(crate) prefix: String,
 }
 
-/// How streams are made where they are missing.
+/// Settings of streams that are created.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Queue")]
 pub(crate) struct StreamArgs {
@@ -64,11 +64,11 @@ pub(crate) struct StreamArgs {
     pub(crate) max_ack_pending: u32,
 }
 
-/// How the queue is used.
+/// Use of the queue.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Queue")]
 pub(crate) struct QueueArgs {
-    /// How streams are made.
+    /// Settings of streams that are created.
     #[command(flatten)]
     pub(crate) streams: StreamArgs,
     /// Failures of a job after which its error is final.

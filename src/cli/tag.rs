@@ -149,7 +149,7 @@ pub(crate) enum RatingPlace {
     Last,
 }
 
-/// How much of an image's name its sidecar has.
+/// Part of an image's name in its sidecar's name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SidecarName {
     /// Up to the last dot.

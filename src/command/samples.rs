@@ -29,7 +29,7 @@ impl Samples {
     /// Reads the first images of the sources, each of at most `limit` bytes.
     ///
     /// # Errors
-    /// Where one can't be read, or there is none.
+    /// If one can't be read, or there is none.
     pub(super) async fn read(sources: &Sources, limit: u64) -> Result<Self, Failed> {
         let stores = sources.stores();
         let mut found = sources.found(Found::Image);

@@ -1,4 +1,4 @@
-//! Which files of folders and buckets are taken for images, and what is passed over, counted by reason.
+//! Selection of images in folders and buckets, and counts of skipped files by reason.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -133,7 +133,7 @@ impl Selection {
 }
 
 impl Passed {
-    /// How many, and by which reasons; `None` where nothing was passed over.
+    /// Number of skipped files by reason; `None` if there are none.
     pub(super) fn summary(&self) -> Option<String> {
         let counts = self.counts.lock();
         let total: u64 = counts.values().sum();
@@ -195,7 +195,7 @@ fn identity(found: &Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
 }
 
-/// Where a link to a folder leads, unless that is in the folder that is looked through or around it.
+/// Target of a link to a folder, unless that is in the folder that is looked through or around it.
 pub(super) fn outside(link: &Path, root: &Path) -> Option<PathBuf> {
     let (target, root) = (link.canonicalize().ok()?, root.canonicalize().ok()?);
     (target.is_dir() && !target.starts_with(&root) && !root.starts_with(&target)).then_some(target)

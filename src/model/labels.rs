@@ -79,7 +79,7 @@ impl Labels {
             .map(|(column, _)| column)
     }
 
-    /// What the scores of one image, one per label, say of it.
+    /// Selects rating and tags from the scores of one image, one score per label.
     #[must_use]
     pub fn select(&self, scores: &[f32], thresholds: &Thresholds) -> Selected {
         let cuts = self.cuts(scores, thresholds);

@@ -222,7 +222,7 @@ impl Manifest {
     /// The text of a manifest for a model that was made of this one's: without the other names, which stay the other's.
     ///
     /// # Errors
-    /// Where the text is no manifest's.
+    /// If the text is not a manifest.
     pub(crate) fn derived(toml: &str, is_half: bool, optimized_from: &str) -> Result<String, String> {
         let mut table: toml::Table = toml::from_str(toml).map_err(|error| on_one_line(toml, &error))?;
         table.remove("aliases");

@@ -29,10 +29,10 @@ use tokio::sync::Semaphore;
 use frames::Frames;
 use tls::Tls;
 
-/// How long a server may take to be connected and to introduce itself; as long as the library waits for all of it.
+/// Time limit for a server to be connected and to introduce itself: as long as the library waits for all of it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a client may take to read the last words of a server that has gone.
+/// Time limit for a client to read the last words of a server that has gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Bytes of a server's introduction, at most.

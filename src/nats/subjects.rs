@@ -99,13 +99,13 @@ impl Subjects {
         self.carried("dead", job_subject)
     }
 
-    /// Where the dead letters of jobs go whose subjects match a pattern.
+    /// Pattern of the dead letters of jobs whose subjects match a pattern.
     #[must_use]
     pub(crate) fn dead_filter(&self, jobs: &str) -> String {
         format!("{}.dead{}", self.prefix, jobs.strip_prefix(&self.jobs()).unwrap_or_default())
     }
 
-    /// What follows `jobs` is carried over, where an answer can have it.
+    /// The tokens after `jobs` are kept if an answer can have them.
     fn carried(&self, kind: &str, job_subject: &str) -> String {
         let rest = job_subject.strip_prefix(&self.jobs()).filter(|_| is_publishable(job_subject)).unwrap_or_default();
         format!("{}.{kind}{rest}", self.prefix)

@@ -1,6 +1,6 @@
 //! Attention as one operator. It is found by its softmax; layouts and factors are followed from there in both directions.
 //!
-//! What is written has no bias inside: with one, CUDA's kernels take a pass over queries, keys and values first. A key's bias
+//! The written operator has no bias inside: with one, CUDA's kernels take a pass over queries, keys and values first. A key's bias
 //! adds the same to all scores of a query, which softmax takes out again. A value's bias comes out as it is, because the
 //! weights of a query add up to 1, and joins the bias of the projection that follows. Only the query's is added.
 

@@ -34,7 +34,7 @@ pub(super) fn fuse(graph: &mut Graph, facts: &Facts) -> Result<Vec<String>, &'st
     Ok(removed)
 }
 
-/// What was done to the pixels so far.
+/// Operations on the pixels so far.
 struct Pixels {
     layout: Layout,
     /// The channel of the input that each channel is.
@@ -273,7 +273,7 @@ impl Target {
         fits.then(|| Self { value: turned.output().to_owned(), is_flat: true })
     }
 
-    /// What is added to the product, and the value it then is: places that a tagger adds next are added with it.
+    /// Term added to the product, and the resulting value: places that a tagger adds next are added with it.
     fn bias(&self, graph: &mut Graph, bias: &[f32], places: usize) -> (String, String) {
         let alone = |graph: &mut Graph| (graph.add_floats("bias", &[size(bias.len())], bias), self.value.clone());
         let next = graph.only_user(&self.value).filter(|node| node.is("Add") && self.is_flat);

@@ -200,7 +200,7 @@ impl Graph {
         for output in &self.outputs {
             self.visit(&output.name, &mut state, &mut order);
         }
-        // What was before another node stays so where both could run.
+        // Of two nodes that could run, the earlier one stays first.
         let mut nodes: Vec<Option<Node>> = std::mem::take(&mut self.nodes).into_iter().map(Some).collect();
         self.nodes = order.into_iter().filter_map(|at: usize| nodes[at].take()).collect();
         self.index();

@@ -38,7 +38,7 @@ use streak::RejectStreak;
 use topology::{Gone, IdentityCheck, Topology};
 use unusable::Unusable;
 
-/// How often the identity of the stream is checked.
+/// Interval between checks of the identity of the stream.
 const CHECK: Duration = Duration::from_secs(3);
 
 /// The same after it was missing.

@@ -205,7 +205,7 @@ async fn random_messages_do_no_harm() {
         client.submit(&number.to_string(), "orange-sunset.jpg").await;
         number += 1;
         if number.is_multiple_of(10) {
-            // What stays is noticed, and the queue never grows beyond what a slow machine tags in time.
+            // A message that stays is noticed, and the queue never grows beyond what a slow machine tags in time.
             client.queue_is_empty().await;
         }
         assert!(worker.is_running(), "seed of {number}");

@@ -51,7 +51,7 @@ impl Agreement {
         for (old, new) in old.iter().zip(new) {
             for (a, b) in old.iter().zip(new) {
                 let difference = (a - b).abs();
-                // What is no number differs from everything.
+                // NaN differs from everything.
                 largest = if difference.is_nan() { f32::INFINITY } else { largest.max(difference) };
                 sum += f64::from(difference);
             }

@@ -175,7 +175,7 @@ impl Task {
         fs::write(folder.join(manifest::FILE), derived)
     }
 
-    /// What a model gives for every image.
+    /// Scores of a model for every image.
     fn scores(&self, files: &ModelFiles) -> Result<(Model, Scored), Failed> {
         say(format_args!(
             "tagging {} images with {}",

@@ -1,4 +1,4 @@
-//! Which jobs a run has published, in a file: one that was interrupted, and any later one of the same command, publishes the
+//! Record of the jobs that a run has published, in a file: one that was interrupted, and any later one of the same command, publishes the
 //! others. The file has a line that names the run, then one for each confirmed job, and is only ever added to.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -13,10 +13,10 @@ use serde_json::value::RawValue;
 /// How often it is written, at most: a run that is killed has published this much more than the file says.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What follows the hash of a job that the stream had already.
+/// Text after the hash of a job that the stream had already.
 const DUPLICATE: u8 = b'=';
 
-/// What a line of answers begins with.
+/// Start of a line of answers.
 const ANSWERS: u8 = b'@';
 
 /// Answers of a run that were shown, so that a later one shows the others alone.
@@ -24,7 +24,7 @@ const ANSWERS: u8 = b'@';
 pub(super) struct Shown {
     /// Sequences of the last result and the last dead letter.
     pub(super) last: (u64, u64),
-    /// How many there were of each.
+    /// Number of each.
     pub(super) count: (u64, u64),
     /// Identity of their streams: one that was made anew counts from 1.
     pub(super) streams: String,

@@ -16,7 +16,7 @@ use crate::job::{Job, LONGEST_ID};
 
 /// What jobs are made by.
 pub(super) struct Maker {
-    /// Where jobs are published.
+    /// Subject of the jobs.
     pub(super) subject: String,
     pub(super) only: Option<Pattern>,
     /// Selection of the files of folders and buckets.

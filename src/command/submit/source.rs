@@ -1,4 +1,4 @@
-//! Where jobs come from: folders, buckets and lists, one after another, each in an order of its own. Nothing
+//! Sources of jobs: folders, buckets and lists, one after another, each in an order of its own. Nothing
 //! is read ahead but a few jobs.
 
 mod bucket;

@@ -133,7 +133,7 @@ impl Results {
         if !self.stale.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // What a link leads to, not the link.
+        // The link's target, not the link.
         let path = path.canonicalize()?;
         if table::is_table(&path) {
             return table::tidy(&path, |image| self.key_of_line(image));

@@ -1,4 +1,4 @@
-//! How many images of a run have each tag, in a table.
+//! Table of the number of images with each tag.
 
 use std::collections::HashMap;
 use std::fmt::Write;

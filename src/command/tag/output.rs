@@ -29,7 +29,7 @@ pub(super) struct Output {
     lines: Option<Lines>,
     sidecar: Option<Beside>,
     existing: Arc<Existing>,
-    /// How captions are written.
+    /// Settings of captions.
     caption: caption::Settings,
     frequencies: Option<Frequencies>,
 }
@@ -116,7 +116,7 @@ impl Output {
         }
     }
 
-    /// What an image that is left out has.
+    /// Existing outputs of a skipped image.
     pub(super) const fn skipped(&self) -> Change {
         if self.sidecar.is_some() { Change::Kept } else { Change::None }
     }

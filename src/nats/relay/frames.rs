@@ -1,4 +1,4 @@
-//! What a NATS server sends, made readable for the client library: a function from bytes to bytes.
+//! Makes a NATS server's bytes readable for the client library: a function from bytes to bytes.
 //!
 //! A server passes on subjects and headers as publishers wrote them. Where the library would panic over them or end the
 //! connection, characters of a subject are replaced, and headers give way to [`MALFORMED`], which says what was wrong.
@@ -15,7 +15,7 @@ pub(in crate::nats) const MALFORMED: &str = "Tagmill-Malformed";
 /// Bytes of a line, at most; servers allow 4 kB unless they are set up otherwise.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// Where acknowledgements of a stream's messages go.
+/// Subjects of acknowledgements of a stream's messages.
 const ACKNOWLEDGED: &[u8] = b"$JS.ACK.";
 
 /// The state between two calls.
@@ -127,7 +127,7 @@ fn readable(subject: &[u8]) -> Cow<'_, str> {
     if text.contains(odd) { Cow::Owned(text.replace(odd, "\u{fffd}")) } else { text }
 }
 
-/// What keeps headers from being read; `None` where nothing does. Messages that a stream has stored have no status: a
+/// Reason that headers are unreadable, if they are. Messages that a stream has stored have no status: a
 /// publisher that gives them one would have them taken for the server's own words.
 fn malformed(headers: &[u8], is_stored: bool) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(headers) else { return Some("they are not UTF-8") };
@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes out where the bytes come in one piece, or byte by byte.
+    /// Output for bytes that arrive in one piece and one by one.
     fn passed(bytes: &[u8]) -> Vec<u8> {
         let pass = |size: usize| {
             let (mut frames, mut input, mut output) = (Frames::default(), BytesMut::new(), BytesMut::new());

@@ -119,7 +119,7 @@ pub fn decode(
 /// The name of a file's format, by its first bytes.
 ///
 /// # Errors
-/// What it is instead, where it is no image that this build reads.
+/// Name of a format that this build does not read.
 pub(crate) fn kind(bytes: &[u8]) -> Result<&'static str, &'static str> {
     format::kind(bytes)
 }

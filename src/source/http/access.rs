@@ -90,7 +90,7 @@ fn authority(text: &str) -> &str {
     text.split_once("://").map_or(text, |(_, authority)| authority)
 }
 
-/// What `Host` says, without the port.
+/// Name in `Host`, without the port.
 fn name_in(host: &str) -> &str {
     let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     name.map_or(host, |(name, _)| name)

@@ -49,7 +49,7 @@ pub(super) struct OpenMessage {
 pub(super) struct History {
     /// Number of this one, from 1.
     pub(super) number: u64,
-    /// Whether the message may have ended workers.
+    /// `true` if the message may have ended workers.
     pub(super) is_quarantined: bool,
 }
 

@@ -12,13 +12,13 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LAST_MODIFIED};
 use reqwest::redirect::Policy;
 
-/// How long a connection may take.
+/// Time limit for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Makes clients that follow no redirect.
 #[derive(Debug)]
 pub(super) struct OneHost {
-    /// How long an answer may stand still.
+    /// Time limit for silence within an answer.
     pub(super) silence: Duration,
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path as FilePath;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use futures_util::{Stream, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -11,12 +11,16 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
 use super::super::unavailable;
+use super::requests::body;
 use super::{Bucket, failure};
 use crate::backoff::Backoff;
 use crate::failure::{Code, Failure};
 
 /// Attempts at a page of a list.
 const ATTEMPTS: u64 = 3;
+
+/// Maximum bytes of a page of a list, which has 1,000 keys of at most 1 KiB.
+const LONGEST_PAGE: usize = 16 << 20;
 
 /// Delays between attempts.
 const RETRY: Backoff = Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(2));
@@ -74,6 +78,9 @@ impl Bucket {
             let Some((after, token)) = next else { return Ok(None) };
             let page = self.page(after.as_deref(), token.as_deref()).await?;
             let next = page.next_continuation_token.clone().filter(|token| !token.is_empty());
+            if next.is_some() && next == token {
+                return Err(unavailable(&Path::default(), self, &"its list repeats itself"));
+            }
             let objects = self.read_page(page);
             Ok::<_, Failure>(Some((stream::iter(objects.into_iter().map(Ok)), next.map(|token| (after, Some(token))))))
         });
@@ -102,9 +109,9 @@ impl Bucket {
         }
     }
 
-    async fn page_bytes(&self, query: &[(&str, &str)]) -> Result<Bytes, Failure> {
+    async fn page_bytes(&self, query: &[(&str, &str)]) -> Result<BytesMut, Failure> {
         let answer = self.requests.send(Method::GET, query, self).await.map_err(|refused| refused.failure)?;
-        answer.bytes().await.map_err(|error| unavailable(&Path::default(), self, &error.without_url()))
+        body(answer, LONGEST_PAGE).await.map_err(|reason| unavailable(&Path::default(), self, &reason))
     }
 
     fn read_page(&self, page: Page) -> Vec<Listed> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key, AwsAuthorizer};
 use object_store::client::{HttpRequest, HttpRequestBody};
 use object_store::path::Path;
@@ -24,6 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Difference of clocks, in seconds, above which servers refuse signatures: 15 minutes, by S3's own rule.
 const SKEW: i64 = 15 * 60;
+
+/// Maximum bytes of an error's body.
+const LONGEST_ERROR: usize = 64 << 10;
 
 /// Sends signed requests on one bucket.
 pub(super) struct Requests {
@@ -116,7 +120,7 @@ impl Requests {
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let region = header("x-amz-bucket-region").filter(|region| *region != self.region);
         let skew = header("date").and_then(|date| skew(&date)).filter(|skew| skew.abs() > SKEW);
-        let body = answer.bytes().await.unwrap_or_default();
+        let body = body(answer, LONGEST_ERROR).await.unwrap_or_default();
         let ErrorBody { code } = quick_xml::de::from_reader(&*body).unwrap_or_default();
         let mut said = format!("{server} answers {status}");
         if !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -137,6 +141,21 @@ impl Requests {
         };
         Refused { failure, by_policy: status == StatusCode::FORBIDDEN && code == "AccessDenied" }
     }
+}
+
+/// Reads a body of at most `most` bytes.
+///
+/// # Errors
+/// If it breaks off or is longer.
+pub(super) async fn body(mut answer: Response, most: usize) -> Result<BytesMut, String> {
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| error.without_url().to_string())? {
+        if bytes.len() + chunk.len() > most {
+            return Err(format!("an answer of more than {most} bytes"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
 }
 
 /// URL of the bucket.

@@ -52,7 +52,7 @@ async fn permissions(mut nats: NatsServer) {
     operator.dead(1).await;
     run(&mut nats, &["dead", "drop", "--all", "--yes"]);
 
-    // What only one of them may, and what nobody may.
+    // Rights of one of them alone, and rights that nobody has.
     let evidence = connect(&nats, "worker").await.jetstream.get_stream("TAGMILL_EVIDENCE").await.expect("it may look");
     let missing = evidence.get_last_raw_message_by_subject("tagmill.evidence.1.1").await.expect_err("there is none");
     assert!(missing.to_string().contains("no message found"), "{missing}");

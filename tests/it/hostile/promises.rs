@@ -1,4 +1,4 @@
-//! What `docs/security.md` promises has a test, by name.
+//! Each promise of `docs/security.md` has a test, by name.
 
 use crate::support::repository;
 

@@ -76,7 +76,7 @@ impl Format {
         }
     }
 
-    /// What it is to a build that does not read it.
+    /// Name in a build that does not read it.
     const fn unread(self) -> &'static str {
         match self {
             Self::Jxl => "JPEG XL, which builds with --features jxl read",

@@ -60,7 +60,7 @@ fn allow(context: &mut HeifContext<'_>, memory: u64, pixels: u64) -> Result<(), 
 fn pixels(picture: &ImageHandle) -> Result<DynamicImage, Failure> {
     let mut options = DecodingOptions::new().ok_or_else(|| Format::Heic.broken("out of memory"))?;
     options.set_convert_hdr_to_8bit(true);
-    // What the decoder notices of damage is a warning otherwise.
+    // Damage that the decoder notices is a warning otherwise.
     options.set_strict_decoding(true);
     options.set_num_library_threads(1);
     options.set_num_codec_threads(1);

@@ -27,7 +27,7 @@ const DNG_VERSION: u16 = 50706;
 
 const MODERN_JPEG: u64 = 7;
 
-/// How colours are stored.
+/// Storage of colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colours {
     Grey {
